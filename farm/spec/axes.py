@@ -1,0 +1,112 @@
+"""Axes of a batch: the fields that vary, and the value syntax people know from XYZ plots.
+
+A value list may be a JSON list, or text in webui's notation: ``1, 2, 5``, ``1-5``,
+``1-10 (+3)``, ``10-1 (-3)``, ``1-10 [4]`` (four evenly spaced numbers). Text fields split
+on commas as CSV does, quotes protect commas. Ranges include their end when a step meets it
+and never overshoot it.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from farm.errors import InvalidInput
+
+PROMPT_SR = "prompt_sr"
+"""Prompt search and replace: the first value is searched for, each value replaces it."""
+
+INTEGER_FIELDS = frozenset({"width", "height", "steps", "seed"})
+FLOAT_FIELDS = frozenset({"cfg_scale"})
+TEXT_FIELDS = frozenset({"checkpoint", "prompt", "negative_prompt", "sampler", PROMPT_SR})
+AXIS_FIELDS = INTEGER_FIELDS | FLOAT_FIELDS | TEXT_FIELDS
+MAX_VALUES = 10_000
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
+_RANGE = re.compile(
+    rf"\s*({_NUMBER})\s*-\s*({_NUMBER})"
+    rf"(?:\s*\(\s*([-+](?:\d+\.?\d*|\.\d+))\s*\)|\s*\[\s*(\d+)\s*\])?\s*"
+)
+
+
+def parse_values(field: str, values: Any) -> list[Any]:
+    """The values of axis ``field`` as a list of numbers or texts.
+
+    Raises:
+        InvalidInput: unknown field, no values, too many, or text that is no number or range.
+    """
+    where = f"axes.{field}"
+    if field not in AXIS_FIELDS:
+        raise InvalidInput(
+            f"{where}: {field!r} cannot be an axis.",
+            field=where,
+            value=field,
+            remedy=f"Use one of {', '.join(sorted(AXIS_FIELDS))}.",
+        )
+    if isinstance(values, str):
+        parsed = _from_text(field, values)
+    elif isinstance(values, Sequence):
+        parsed = list(values)
+    else:
+        parsed = [values]
+    if not parsed or len(parsed) > MAX_VALUES:
+        raise InvalidInput(
+            f"{where}: {len(parsed)} values.",
+            field=where,
+            value=len(parsed),
+            remedy=f"Give between 1 and {MAX_VALUES} values.",
+        )
+    return parsed
+
+
+def _from_text(field: str, text: str) -> list[Any]:
+    parts = [part.strip() for part in next(csv.reader([text], skipinitialspace=True), [])]
+    if field in TEXT_FIELDS:
+        return parts
+    return [number for part in parts if part for number in _numbers(field, part)]
+
+
+def _numbers(field: str, part: str) -> list[int] | list[float]:
+    convert: Any = int if field in INTEGER_FIELDS else float
+    try:
+        return [convert(part)]
+    except ValueError:
+        found = _RANGE.fullmatch(part)
+    if not found:
+        raise _unreadable(field, part)
+    first, last, step, points = found.groups()
+    try:
+        if points is not None:
+            return _evenly_spaced(convert, float(first), float(last), int(points))
+        return _stepped(convert, convert(first), convert(last), step)
+    except ValueError:
+        raise _unreadable(field, part) from None
+
+
+def _stepped(convert: Any, first: Any, last: Any, step: str | None) -> list[Any]:
+    delta = convert(step) if step else (1 if last >= first else -1)
+    if delta == 0 or (last - first) * delta < 0:
+        raise ValueError("a step that never reaches the end")
+    # The small slack keeps 0.1 + 0.1 + 0.1 inside a range that ends at 0.3.
+    count = int((last - first) / delta + 1e-9) + 1
+    if count > MAX_VALUES:
+        raise ValueError("too many values")
+    return [convert(round(first + index * delta, 10)) for index in range(count)]
+
+
+def _evenly_spaced(convert: Any, first: float, last: float, points: int) -> list[Any]:
+    if not 1 <= points <= MAX_VALUES:
+        raise ValueError("no points, or too many")
+    gap = (last - first) / (points - 1) if points > 1 else 0.0
+    return [convert(round(first + index * gap, 10)) for index in range(points)]
+
+
+def _unreadable(field: str, part: str) -> InvalidInput:
+    return InvalidInput(
+        f"axes.{field}: {part!r} is neither a number nor a range.",
+        field=f"axes.{field}",
+        value=part,
+        remedy='Write numbers and ranges such as "1, 5-9, 10-30 (+5), 1-10 [4]".',
+    )

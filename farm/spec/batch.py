@@ -1,0 +1,276 @@
+"""BatchRequest, what a person sends; BatchSpec, what is stored; and ``job(ord)`` between them."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from farm.errors import InvalidInput
+from farm.spec.axes import PROMPT_SR, parse_values
+from farm.spec.job import MAX_PIXELS, MAX_PROMPT, MAX_SEED, JobSpec
+from farm.spec.problems import validated
+
+MAX_JOBS = 10_000_000
+MAX_COUNT = 100_000
+MAX_LISTED = 10_000
+PRIORITIES = {"interactive": 90, "normal": 50, "background": 10}
+
+
+def _priority(value: Any) -> Any:
+    if isinstance(value, str) and value in PRIORITIES:
+        return PRIORITIES[value]
+    return value
+
+
+Priority = Annotated[int, BeforeValidator(_priority), Field(ge=0, le=100)]
+
+
+class BatchRequest(BaseModel):
+    """A batch as a client writes it.
+
+    Fields left out of a job take the checkpoint's own defaults (its native size and
+    guidance). ``seed`` -1 draws one at random. Every cell of the axes is made ``count``
+    times, with seeds seed, seed+1, ...; ``jobs`` lists explicit jobs instead of axes,
+    each overriding the fields above it.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    name: str = Field(default="", max_length=200)
+    checkpoint: str | None = Field(default=None, min_length=1, max_length=200)
+    prompt: str = Field(default="", max_length=MAX_PROMPT)
+    negative_prompt: str = Field(default="", max_length=MAX_PROMPT)
+    width: int | None = None
+    height: int | None = None
+    steps: int | None = None
+    sampler: str | None = None
+    cfg_scale: float | None = None
+    seed: int = Field(default=-1, ge=-1, le=MAX_SEED)
+    strict: bool = False
+    count: int = Field(default=1, ge=1, le=MAX_COUNT)
+    axes: dict[str, Any] = Field(default_factory=dict, max_length=8)
+    jobs: list[dict[str, Any]] | None = Field(default=None, min_length=1, max_length=MAX_LISTED)
+    priority: Priority = PRIORITIES["normal"]
+
+
+@dataclass(frozen=True)
+class BatchSpec:
+    """A validated batch: ``total`` jobs, each a pure function of its number.
+
+    Attributes:
+        template: the fields all jobs share, complete but for what the axes set.
+        axes: (field, values) pairs, slowest first; the checkpoint axis always leads, so
+            that a sweep loads each checkpoint once.
+        count: images per cell; image i of a cell has seed + i.
+    """
+
+    template: Mapping[str, Any]
+    axes: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    count: int = 1
+
+    @property
+    def total(self) -> int:
+        return math.prod(len(values) for _, values in self.axes) * self.count
+
+    def coordinates(self, ord: int) -> tuple[int, ...]:
+        """Index on each axis of job ``ord``, in the order of ``axes``."""
+        cell = ord // self.count
+        found = []
+        for _, values in reversed(self.axes):
+            cell, index = divmod(cell, len(values))
+            found.append(index)
+        return tuple(reversed(found))
+
+    def job(self, ord: int) -> JobSpec:
+        """Job number ``ord``, 0 <= ord < total. Raises IndexError outside."""
+        if not 0 <= ord < self.total:
+            raise IndexError(f"job {ord} of a batch of {self.total}")
+        return JobSpec.model_validate(self._values(self.coordinates(ord), ord % self.count))
+
+    def checkpoint_run(self, ord: int) -> tuple[str, int]:
+        """The checkpoint of job ``ord`` and the first later job that needs another."""
+        if not self.axes or self.axes[0][0] != "checkpoint":
+            return self.template["checkpoint"], self.total
+        names = self.axes[0][1]
+        run = self.total // len(names)
+        index = ord // run
+        return names[index], (index + 1) * run
+
+    def checkpoints(self) -> tuple[str, ...]:
+        if self.axes and self.axes[0][0] == "checkpoint":
+            return tuple(dict.fromkeys(self.axes[0][1]))
+        return (self.template["checkpoint"],)
+
+    def _values(self, indices: tuple[int, ...], image: int) -> dict[str, Any]:
+        values = dict(self.template)
+        replacement: tuple[str, str] | None = None
+        for (field, choices), index in zip(self.axes, indices, strict=True):
+            if field == PROMPT_SR:
+                replacement = (choices[0], choices[index])
+            else:
+                values[field] = choices[index]
+        if replacement:
+            for text in ("prompt", "negative_prompt"):
+                values[text] = values.get(text, "").replace(*replacement)
+        values["seed"] += image
+        return values
+
+    def stored(self) -> dict[str, Any]:
+        """As JSON; a list of pairs, because a JSON object has no order in Postgres."""
+        return {
+            "template": dict(self.template),
+            "axes": [[field, list(values)] for field, values in self.axes],
+            "count": self.count,
+        }
+
+    @classmethod
+    def restored(cls, stored: Mapping[str, Any]) -> BatchSpec:
+        axes = tuple((field, tuple(values)) for field, values in stored["axes"])
+        return cls(template=stored["template"], axes=axes, count=stored["count"])
+
+
+Defaults = Mapping[str, Mapping[str, Any]]
+"""Checkpoint name to its default fields: width, height, steps, cfg_scale, sampler."""
+
+
+def freeze(request: BatchRequest, defaults: Defaults) -> BatchSpec:
+    """The batch as it will run, or :class:`InvalidInput` naming what is wrong.
+
+    Every value of every axis is checked, without expanding their product.
+    """
+    axes = [(field, tuple(parse_values(field, given))) for field, given in request.axes.items()]
+    axes.sort(key=lambda axis: axis[0] != "checkpoint")
+    template = _template(request, defaults, dict(axes))
+    spec = BatchSpec(template=template, axes=tuple(axes), count=request.count)
+    if spec.total > MAX_JOBS:
+        raise InvalidInput(
+            f"axes: {spec.total} jobs in one batch.",
+            field="axes",
+            value=spec.total,
+            remedy=f"Split it into batches of at most {MAX_JOBS} jobs.",
+        )
+    _check_axes(spec, defaults)
+    return spec
+
+
+def freeze_listed(request: BatchRequest, defaults: Defaults) -> list[JobSpec]:
+    """The explicit ``jobs`` of a request, each validated; the first wrong one is named."""
+    if request.axes or request.count != 1:
+        raise InvalidInput(
+            "jobs: a batch lists its jobs or spans axes, not both.",
+            field="jobs",
+            remedy="Leave out axes and count, or leave out jobs.",
+        )
+    listed = []
+    for index, overrides in enumerate(request.jobs or []):
+        where = f"jobs[{index}]"
+        merged = validated(
+            BatchRequest,
+            {**request.model_dump(exclude={"jobs"}), **overrides},
+            prefix=where,
+        )
+        listed.append(validated(JobSpec, _template(merged, defaults, {}), prefix=where))
+    return listed
+
+
+def _template(
+    request: BatchRequest, defaults: Defaults, axes: Mapping[str, tuple[Any, ...]]
+) -> dict[str, Any]:
+    name = axes["checkpoint"][0] if "checkpoint" in axes else request.checkpoint
+    checkpoint = _known_checkpoint(name, defaults)
+    fields = set(JobSpec.model_fields)
+    given = {
+        field: value
+        for field, value in request.model_dump(include=fields).items()
+        if value is not None
+    }
+    template = {**defaults[checkpoint], **given, "checkpoint": checkpoint}
+    if template["seed"] == -1:
+        template["seed"] = random.randrange(2**32)
+    return template
+
+
+def _known_checkpoint(name: str | None, defaults: Defaults) -> str:
+    if name is None and len(defaults) == 1:
+        return next(iter(defaults))
+    if name in defaults:
+        return str(name)
+    known = ", ".join(sorted(defaults)) or "none yet: no worker has registered a checkpoint"
+    raise InvalidInput(
+        f"checkpoint: {name!r} is not known to this farm." if name else "checkpoint: not given.",
+        field="checkpoint",
+        value=name,
+        remedy=f"Known checkpoints: {known}.",
+    )
+
+
+def _check_axes(spec: BatchSpec, defaults: Defaults) -> None:
+    base = spec._values((0,) * len(spec.axes), 0)
+    names = {field: f"axes.{field}[0]" for field, _ in spec.axes}
+    validated(JobSpec, base, names=names)
+    for field, values in spec.axes:
+        for index, value in enumerate(values):
+            where = f"axes.{field}[{index}]"
+            if field == "checkpoint":
+                _known_checkpoint(value, defaults)
+            elif field == PROMPT_SR:
+                _check_replacement(spec, values, where)
+            else:
+                checked = validated(JobSpec, {**base, field: value}, names={**names, field: where})
+                _check_reach(field, checked, spec, where)
+    _check_pixels(spec)
+
+
+def _check_reach(field: str, job: JobSpec, spec: BatchSpec, where: str) -> None:
+    if field == "seed" and job.seed + spec.count - 1 > MAX_SEED:
+        raise InvalidInput(
+            f"{where}: seed {job.seed} plus count {spec.count} passes {MAX_SEED}.",
+            field=where,
+            value=job.seed,
+            remedy="Use a smaller seed.",
+        )
+
+
+def _check_replacement(spec: BatchSpec, values: tuple[Any, ...], where: str) -> None:
+    if not all(isinstance(value, str) and value for value in values):
+        raise InvalidInput(
+            f"{where}: every value must be text.",
+            field=where,
+            remedy="Quote it, and leave none empty.",
+        )
+    search, longest = values[0], max(map(len, values))
+    axes = dict(spec.axes)
+    found = False
+    for field in ("prompt", "negative_prompt"):
+        for text in axes.get(field, (spec.template.get(field, ""),)):
+            found = found or search in text
+            if len(text) + text.count(search) * (longest - len(search)) > MAX_PROMPT:
+                raise InvalidInput(
+                    f"{where}: a replaced {field} would be longer than {MAX_PROMPT} characters.",
+                    field=where,
+                    remedy="Use shorter replacements.",
+                )
+    if not found:
+        raise InvalidInput(
+            f"{where}: {search!r} is in no prompt.",
+            field=where,
+            value=search,
+            remedy="The first value is what is searched for; write it as it stands in the prompt.",
+        )
+
+
+def _check_pixels(spec: BatchSpec) -> None:
+    axes = dict(spec.axes)
+    width = max(axes.get("width", (spec.template["width"],)))
+    height = max(axes.get("height", (spec.template["height"],)))
+    if width * height > MAX_PIXELS:
+        raise InvalidInput(
+            f"axes: the largest cell, {width}x{height}, is more than 16 megapixels.",
+            field="axes",
+            remedy="Use smaller widths or heights.",
+        )

@@ -1,0 +1,144 @@
+"""Settings: what a process is told by its environment.
+
+Read only where a process is put together; everything else is given what it needs.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from platformdirs import user_data_dir
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from farm.errors import InvalidInput, SetupError
+
+_PREFIX = "FARM_"
+_SECRET = ("api_key", "database_url", "broker_url")
+_SETUP_HINTS = {
+    "database_url": "postgresql://user:password@host/farm",
+    "broker_url": "redis://host:6379/0",
+}
+
+
+class Settings(BaseSettings):
+    """Every setting is an environment variable: ``FARM_`` and the name in capitals.
+
+    Attributes:
+        home: folder of the one-machine farm: databases, images, logs, models.
+        database_url: Postgres, ``postgresql://...``; None: not told.
+        broker_url: Redis or Valkey, ``redis://...`` or ``redis+socket:///path``; None: not told.
+        storage_url: where images go: a folder, or any fsspec URL such as ``s3://bucket/prefix``.
+        models: folders with checkpoints, separated like ``PATH``.
+        host, port: where the API listens.
+        url: the API, for clients; by default the one on this machine.
+        api_key: the key clients send.
+        log_level, log_json: how much is logged, and whether as one JSON object a line.
+
+    Raises:
+        InvalidInput: a variable has a value that cannot be used; names both.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid"
+    )
+
+    home: Path = Field(default_factory=lambda: Path(user_data_dir("farm")))
+    database_url: str | None = None
+    broker_url: str | None = None
+    storage_url: str = Field(default_factory=lambda told: str(told["home"] / "images"))
+    models: Annotated[list[Path], NoDecode] = Field(
+        default_factory=lambda told: [told["home"] / "models"]
+    )
+    host: str = "127.0.0.1"
+    port: int = Field(default=7900, ge=1, le=65535)
+    url: str = Field(default_factory=lambda told: address(told["host"], told["port"]))
+    api_key: str | None = None
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_json: bool = False
+
+    def __init__(self, **told: Any) -> None:
+        try:
+            super().__init__(**told)
+        except ValidationError as error:
+            raise _explained(error) from None
+
+    def required(self, name: str) -> str:
+        """The value of a setting this process cannot do without.
+
+        Raises:
+            SetupError: it is not set; says what to set it to.
+        """
+        value = getattr(self, name)
+        if value is None:
+            hint = _SETUP_HINTS.get(name, "its value")
+            raise SetupError(
+                f"{_PREFIX}{name.upper()} is not set.",
+                field=f"{_PREFIX}{name.upper()}",
+                remedy=f"Set it, for example to {hint}, or let `farm up` start everything.",
+            )
+        return str(value)
+
+    @field_validator("home")
+    @classmethod
+    def _whole_path(cls, path: Path) -> Path:
+        return path.expanduser().absolute()
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return value.split(os.pathsep) if isinstance(value, str) else value
+
+    @field_validator("models")
+    @classmethod
+    def _whole_paths(cls, paths: list[Path]) -> list[Path]:
+        return [path.expanduser().absolute() for path in paths]
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _capitals(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgres(cls, url: str | None) -> str | None:
+        return _with_scheme(url, "postgresql://", "postgres://")
+
+    @field_validator("broker_url")
+    @classmethod
+    def _redis(cls, url: str | None) -> str | None:
+        return _with_scheme(url, "redis://", "rediss://", "redis+socket://")
+
+    @field_validator("url")
+    @classmethod
+    def _http(cls, url: str) -> str:
+        _with_scheme(url, "http://", "https://")
+        return url.rstrip("/")
+
+
+def address(host: str, port: int) -> str:
+    """The URL at which this machine reaches what listens on ``host``."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _with_scheme(url: str | None, *schemes: str) -> str | None:
+    if url is not None and not url.startswith(schemes):
+        raise ValueError(f"it must start with {' or '.join(schemes)}")
+    return url
+
+
+def _explained(error: ValidationError) -> InvalidInput:
+    first = error.errors()[0]
+    name = str(first["loc"][0])
+    variable = _PREFIX + name.upper()
+    reason = first["msg"].removeprefix("Value error, ")
+    value = "..." if name in _SECRET else str(first["input"])
+    return InvalidInput(
+        f"{variable}={value}: {reason[0].lower()}{reason[1:]}.",
+        field=variable,
+        value=value,
+        remedy=f"Correct the environment variable {variable}, or unset it for the default.",
+    )

@@ -1,0 +1,116 @@
+"""A pool of Postgres connections; the one way in which Farm reaches Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from farm.errors import Unavailable
+
+Connection = psycopg.Connection[DictRow]
+
+_UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
+
+_PATIENCE = 5.0
+
+
+def describe(url: str) -> str:
+    """Where ``url`` points, without its password."""
+    parts = psycopg.conninfo.conninfo_to_dict(url)
+    return f"{parts.get('host', 'localhost')}/{parts.get('dbname', '')}"
+
+
+class Database:
+    """Connections to one Postgres database, each row a dict.
+
+    Args:
+        url: a libpq connection string or URI.
+        min_size, max_size: connections kept and allowed.
+        name: application_name, seen in pg_stat_activity.
+
+    Every method raises :class:`farm.errors.Unavailable` when Postgres is out of reach.
+    """
+
+    def __init__(
+        self, url: str, *, min_size: int = 1, max_size: int = 8, name: str = "farm"
+    ) -> None:
+        self.url = url
+        self._pool: ConnectionPool[Connection] = ConnectionPool(
+            url,
+            min_size=min_size,
+            max_size=max_size,
+            kwargs=connect_options(name),
+            check=ConnectionPool.check_connection,
+            timeout=_PATIENCE,
+            open=False,
+        )
+        self._pool.open()
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._pool.close(timeout=2)
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection in a transaction that commits at the end, or rolls back on an error."""
+        try:
+            with self._pool.connection() as connection:
+                yield connection
+        except _UNREACHABLE as error:
+            raise self._unavailable(error) from error
+
+    def all(self, query: str, values: dict[str, Any] | None = None) -> list[DictRow]:
+        """Run one statement and give all its rows."""
+        with self.connection() as connection:
+            return connection.execute(query, values).fetchall()
+
+    def one(self, query: str, values: dict[str, Any] | None = None) -> DictRow | None:
+        """Run one statement and give its first row, if any."""
+        with self.connection() as connection:
+            return connection.execute(query, values).fetchone()
+
+    def check(self) -> None:
+        """Raise :class:`Unavailable` unless Postgres answers."""
+        self.one("SELECT 1 AS answer")
+
+    def _unavailable(self, error: Exception) -> Unavailable:
+        return Unavailable(
+            f"Postgres at {describe(self.url)} does not answer: {error}.".replace("\n", " "),
+            remedy="Check that it runs and that FARM_DATABASE_URL is right; Farm keeps trying.",
+        )
+
+
+def connect_options(name: str) -> dict[str, Any]:
+    """Connection settings of every Farm process: dead peers are noticed within 25 seconds."""
+    return {
+        "application_name": name,
+        "row_factory": dict_row,
+        "connect_timeout": 5,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 15_000,
+        "options": "-c timezone=UTC -c lock_timeout=5000",
+    }
+
+
+@contextmanager
+def dedicated(url: str, *, name: str) -> Iterator[Connection]:
+    """One connection outside any pool, in autocommit: for locks and LISTEN."""
+    try:
+        with psycopg.Connection[DictRow].connect(
+            url, autocommit=True, **connect_options(name)
+        ) as connection:
+            yield connection
+    except _UNREACHABLE as error:
+        raise Unavailable(f"Postgres at {describe(url)} went away: {error}.") from error

@@ -1,0 +1,44 @@
+"""Images: the one stored file of each succeeded job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import datetime
+
+from psycopg.rows import DictRow
+
+from farm.db.database import Database
+
+
+@dataclass(frozen=True)
+class Image:
+    """A stored image; paths are relative to the image store's root."""
+
+    path: str
+    thumb_path: str
+    mime: str
+    sha256: str
+    width: int
+    height: int
+    bytes: int
+    infotext: str
+    created_at: datetime
+
+
+COLUMNS = tuple(field.name for field in fields(Image))
+
+_FETCH = f"""
+SELECT {", ".join(COLUMNS)} FROM images WHERE batch_id = %(batch_id)s AND ord = %(ord)s
+"""
+
+
+def fetch(db: Database, batch_id: int, ord: int) -> Image | None:
+    row = db.one(_FETCH, {"batch_id": batch_id, "ord": ord})
+    return Image(**row) if row else None
+
+
+def from_row(row: DictRow, prefix: str) -> Image | None:
+    """The image among joined columns named ``<prefix><column>``, if the join found one."""
+    if row[f"{prefix}path"] is None:
+        return None
+    return Image(**{column: row[f"{prefix}{column}"] for column in COLUMNS})

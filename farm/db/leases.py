@@ -1,0 +1,130 @@
+"""Leases: claiming, starting, ending and reaping attempts; one function for each move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from psycopg.types.json import Jsonb
+
+from farm.db import queries
+from farm.db.database import Database
+from farm.spec.moves import FATAL_CRASHES, Move
+
+
+class Lease(NamedTuple):
+    """The right of one session to one attempt; ``attempt`` is the fencing token."""
+
+    batch_id: int
+    ord: int
+    attempt: int
+    session_id: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Jobs to lease to a session: ``count`` at the cursor, or these ``ords`` of the requeue."""
+
+    batch_id: int
+    session_id: str
+    count: int = 0
+    ords: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a session learns when it starts an attempt; times in seconds."""
+
+    failures: int
+    crashes: int
+    cancel_requested: bool
+    assigned_seconds: float
+    queue_seconds: float
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an attempt ended; ``image`` holds the columns of the images table."""
+
+    batch_id: int
+    ord: int
+    attempt: int
+    move: Move
+    error: dict[str, Any] | None = None
+    stats: dict[str, Any] | None = None
+    failures: int = 0
+    delay: float = 0.0
+    image: dict[str, Any] | None = None
+
+
+def claim(db: Database, claims: Iterable[Claim]) -> list[Lease]:
+    """CLAIM: lease jobs to sessions, all in one transaction."""
+    leases: list[Lease] = []
+    with db.connection() as connection:
+        for wanted in claims:
+            query = queries.RECLAIM if wanted.ords else queries.CLAIM
+            values = {**vars(wanted), "ords": list(wanted.ords)}
+            leases += [Lease(**row) for row in connection.execute(query, values)]
+    return leases
+
+
+def start(db: Database, lease: Lease) -> Started | None:
+    """START: stamp the lease; None when the message was stale or came twice."""
+    row = db.one(queries.START, lease._asdict())
+    return Started(**row) if row else None
+
+
+def end(
+    db: Database, session_id: str, worker: str, endings: Sequence[Ending]
+) -> dict[tuple[int, int, int], str]:
+    """SUCCEED, FAIL, RETRY, RELEASE or STOP attempts, in one statement.
+
+    Returns the new state by (batch, ord, attempt); what is missing there was fenced.
+    """
+    values = {
+        "session_id": session_id,
+        "worker": worker,
+        "endings": Jsonb([asdict(ending) for ending in endings]),
+    }
+    rows = db.all(queries.END, values)
+    return {(row["batch_id"], row["ord"], row["attempt"]): row["state"] for row in rows}
+
+
+def reap(db: Database, session_ids: Sequence[str], *, crashed: bool) -> int:
+    """REAP or BURY what ended sessions hold; ``crashed`` when they ended without a word."""
+    error = {
+        "class": "worker",
+        "title": "Worker lost",
+        "detail": "The worker died while it made this image.",
+        "remedy": "If it happens again, look at the worker's log; the job may be at fault.",
+    }
+    values = {
+        "session_ids": list(session_ids),
+        "crashed": crashed,
+        "fatal": FATAL_CRASHES,
+        "error": Jsonb(error),
+    }
+    return len(db.all(queries.REAP, values))
+
+
+def unstarted(db: Database, *, older_than: float) -> list[Lease]:
+    """Leases published over ``older_than`` seconds ago that no live session has started."""
+    rows = db.all(
+        """SELECT l.batch_id, l.ord, l.attempt, l.session_id
+           FROM leases l JOIN sessions s ON s.id = l.session_id
+           WHERE l.started_at IS NULL AND s.ended_at IS NULL
+             AND l.published_at < now() - make_interval(secs => %(seconds)s)""",
+        {"seconds": older_than},
+    )
+    return [Lease(**row) for row in rows]
+
+
+def republished(db: Database, leases: Sequence[Lease]) -> None:
+    """Note that these were published once more."""
+    with db.connection() as connection:
+        connection.cursor().executemany(
+            """UPDATE leases SET published_at = now(), publishes = publishes + 1
+               WHERE batch_id = %(batch_id)s AND ord = %(ord)s AND attempt = %(attempt)s""",
+            [lease._asdict() for lease in leases],
+        )

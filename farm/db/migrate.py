@@ -1,0 +1,85 @@
+"""Brings a database to this version's schema."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import psycopg
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util.exc import CommandError
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+from farm.db.database import Database, describe
+from farm.errors import SetupError, Unavailable
+
+_LOCK = 0x6661726D
+_OLDEST = 150_000
+
+
+def upgrade(url: str) -> None:
+    """Migrate the database at ``url`` to the newest revision; safe to run from many hosts at once.
+
+    Raises:
+        Unavailable: no database answers there.
+        SetupError: the server is older than Postgres 15, or a newer Farm has migrated it.
+    """
+    engine = create_engine(
+        "postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=NullPool
+    )
+    try:
+        connection = engine.connect()
+    except Exception as error:
+        raise Unavailable(
+            f"Postgres at {describe(url)} does not answer: {error}.".replace("\n", " "),
+            remedy="Check that it runs, that the database exists and that the URL is right.",
+        ) from error
+    with connection:
+        _check_server(connection.exec_driver_sql("SHOW server_version_num").scalar_one())
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
+        connection.commit()
+        try:
+            config = _config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            connection.commit()
+        except CommandError as error:
+            raise SetupError(
+                f"The database at {describe(url)} was migrated by a newer Farm: {error}.",
+                remedy="Install that version of Farm, or use another database.",
+            ) from error
+        finally:
+            connection.rollback()
+            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK})
+            connection.commit()
+    engine.dispose()
+
+
+def is_current(db: Database) -> bool:
+    """Whether the schema is the one this version needs."""
+    if db.one("SELECT to_regclass('alembic_version') AS name") == {"name": None}:
+        return False
+    row = db.one("SELECT version_num FROM alembic_version")
+    return row is not None and row["version_num"] == _head()
+
+
+@cache
+def _head() -> str | None:
+    return ScriptDirectory.from_config(_config()).get_current_head()
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def _check_server(version: str) -> None:
+    if int(version) < _OLDEST:
+        raise SetupError(
+            f"This Postgres is version {int(version) // 10_000}.",
+            remedy="Farm needs Postgres 15 or newer.",
+        )

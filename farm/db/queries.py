@@ -1,0 +1,170 @@
+"""Every statement that moves a job between tables, each named and said in one sentence.
+
+The moves are those of :mod:`farm.spec.moves`. Each is one statement: it deletes here and
+inserts there, and the delete is the fence. Time is Postgres's ``now()`` only.
+"""
+
+CLAIM = """
+WITH batch AS MATERIALIZED (
+    SELECT id, cursor, least(total, cursor + %(count)s) AS reached
+    FROM batches WHERE id = %(batch_id)s AND state = 'open' FOR UPDATE
+), moved AS (
+    UPDATE batches SET cursor = batch.reached FROM batch WHERE batches.id = batch.id
+    RETURNING batches.id, batch.cursor AS lo, batch.reached AS hi
+)
+INSERT INTO leases (batch_id, ord, attempt, session_id)
+SELECT moved.id, g.ord, 1, %(session_id)s
+FROM moved CROSS JOIN LATERAL generate_series(moved.lo, moved.hi - 1) AS g (ord)
+WHERE NOT EXISTS (SELECT FROM outcomes o WHERE o.batch_id = moved.id AND o.ord = g.ord)
+RETURNING batch_id, ord, attempt, session_id
+"""
+"""CLAIM from the cursor: advance it by up to ``count`` and lease what it passed."""
+
+RECLAIM = """
+WITH picked AS (
+    DELETE FROM requeue
+    USING batches b
+    WHERE requeue.batch_id = %(batch_id)s AND requeue.ord = ANY(%(ords)s)
+      AND requeue.not_before <= now() AND b.id = requeue.batch_id AND b.state = 'open'
+    RETURNING requeue.*
+)
+INSERT INTO leases (batch_id, ord, attempt, session_id, failures, crashes)
+SELECT batch_id, ord, attempt + 1, %(session_id)s, failures, crashes FROM picked
+RETURNING batch_id, ord, attempt, session_id
+"""
+"""CLAIM from the requeue: the next attempt of jobs that wait to be retried."""
+
+START = """
+UPDATE leases SET started_at = now()
+FROM batches b
+WHERE leases.batch_id = %(batch_id)s AND leases.ord = %(ord)s AND leases.attempt = %(attempt)s
+  AND leases.session_id = %(session_id)s AND leases.started_at IS NULL AND b.id = leases.batch_id
+RETURNING leases.failures, leases.crashes, leases.cancel_requested,
+          extract(epoch FROM now() - leases.assigned_at)::float AS assigned_seconds,
+          extract(epoch FROM now() - b.created_at)::float AS queue_seconds
+"""
+"""START an attempt: no row means a stale or repeated message."""
+
+END = """
+WITH ending AS (
+    SELECT * FROM jsonb_to_recordset(%(endings)s) AS e (
+        batch_id bigint, ord bigint, attempt integer, move text, error jsonb, stats jsonb,
+        failures integer, delay float, image jsonb)
+), ended AS (
+    DELETE FROM leases l USING ending e
+    WHERE l.batch_id = e.batch_id AND l.ord = e.ord AND l.attempt = e.attempt
+      AND l.session_id = %(session_id)s
+    RETURNING l.*
+), judged AS (
+    SELECT d.*, e.error, e.stats, e.failures AS failed_before, e.delay, e.image,
+           CASE WHEN e.move = 'succeed' THEN 'succeeded'
+                WHEN e.move = 'fail' THEN 'failed'
+                WHEN e.move = 'stop' OR b.state = 'cancelled' THEN 'cancelled'
+           END AS state, e.move
+    FROM ended d JOIN ending e USING (batch_id, ord, attempt) JOIN batches b ON b.id = d.batch_id
+), tried AS (
+    INSERT INTO attempts (batch_id, ord, attempt, session_id, worker, result, error, stats,
+                          assigned_at, started_at)
+    SELECT batch_id, ord, attempt, session_id, %(worker)s, coalesce(state, move), error,
+           coalesce(stats, '{}'), assigned_at, started_at
+    FROM judged
+), imaged AS (
+    INSERT INTO images (batch_id, ord, attempt, path, thumb_path, mime, sha256, width, height,
+                        bytes, infotext)
+    SELECT j.batch_id, j.ord, j.attempt, i.path, i.thumb_path, i.mime, i.sha256, i.width, i.height,
+           i.bytes, i.infotext
+    FROM judged j CROSS JOIN LATERAL jsonb_to_record(j.image) AS i (
+        path text, thumb_path text, mime text, sha256 text, width integer, height integer,
+        bytes bigint, infotext text)
+    WHERE j.state = 'succeeded'
+), recorded AS (
+    INSERT INTO outcomes (batch_id, ord, attempt, state, error)
+    SELECT batch_id, ord, attempt, state, error FROM judged WHERE state IS NOT NULL
+), retried AS (
+    INSERT INTO requeue (batch_id, ord, attempt, failures, crashes, not_before, reason, avoid)
+    SELECT batch_id, ord, attempt, failed_before, crashes,
+           now() + make_interval(secs => coalesce(delay, 0)),
+           coalesce(error ->> 'detail', 'released by a draining worker'),
+           CASE WHEN move = 'retry' THEN %(worker)s END
+    FROM judged WHERE state IS NULL
+), counted AS (
+    INSERT INTO batch_progress AS p (batch_id, session_id, succeeded, failed, cancelled)
+    SELECT batch_id, %(session_id)s, count(*) FILTER (WHERE state = 'succeeded'),
+           count(*) FILTER (WHERE state = 'failed'), count(*) FILTER (WHERE state = 'cancelled')
+    FROM judged WHERE state IS NOT NULL GROUP BY batch_id ORDER BY batch_id
+    ON CONFLICT (batch_id, session_id) DO UPDATE
+    SET succeeded = p.succeeded + excluded.succeeded, failed = p.failed + excluded.failed,
+        cancelled = p.cancelled + excluded.cancelled
+)
+SELECT batch_id, ord, attempt, coalesce(state, 'waiting') AS state FROM judged
+"""
+"""SUCCEED, FAIL, RETRY, RELEASE or STOP a group of attempts: the ones not returned were fenced."""
+
+REAP = """
+WITH gone AS (
+    DELETE FROM leases l USING sessions s
+    WHERE s.id = l.session_id AND s.id = ANY(%(session_ids)s) AND s.ended_at IS NOT NULL
+    RETURNING l.*, s.worker
+), judged AS (
+    SELECT g.*, g.crashes + (g.started_at IS NOT NULL AND %(crashed)s)::int AS deaths,
+           b.state = 'cancelled' AS unwanted
+    FROM gone g JOIN batches b ON b.id = g.batch_id
+), tried AS (
+    INSERT INTO attempts (batch_id, ord, attempt, session_id, worker, result, error,
+                          assigned_at, started_at)
+    SELECT batch_id, ord, attempt, session_id, worker, 'lost', %(error)s, assigned_at, started_at
+    FROM judged WHERE started_at IS NOT NULL
+), retried AS (
+    INSERT INTO requeue (batch_id, ord, attempt, failures, crashes, not_before, reason, avoid)
+    SELECT batch_id, ord, attempt, failures, deaths, now(), 'its worker went away', NULL
+    FROM judged WHERE NOT unwanted AND deaths < %(fatal)s
+), recorded AS (
+    INSERT INTO outcomes (batch_id, ord, attempt, state, error)
+    SELECT batch_id, ord, attempt, CASE WHEN unwanted THEN 'cancelled' ELSE 'failed' END,
+           CASE WHEN NOT unwanted THEN %(error)s::jsonb END
+    FROM judged WHERE unwanted OR deaths >= %(fatal)s
+), counted AS (
+    INSERT INTO batch_progress AS p (batch_id, session_id, failed, cancelled)
+    SELECT batch_id, 'dispatcher', count(*) FILTER (WHERE NOT unwanted),
+           count(*) FILTER (WHERE unwanted)
+    FROM judged WHERE unwanted OR deaths >= %(fatal)s GROUP BY batch_id ORDER BY batch_id
+    ON CONFLICT (batch_id, session_id) DO UPDATE
+    SET failed = p.failed + excluded.failed, cancelled = p.cancelled + excluded.cancelled
+)
+SELECT batch_id, ord, attempt, deaths FROM judged
+"""
+"""REAP or BURY what ended sessions left in flight; only jobs that had started count a crash."""
+
+CANCEL = """
+WITH batch AS (
+    UPDATE batches SET state = 'cancelled' WHERE id = %(batch_id)s AND state = 'open' RETURNING id
+), flagged AS (
+    UPDATE leases SET cancel_requested = true FROM batch WHERE leases.batch_id = batch.id
+)
+SELECT id FROM batch
+"""
+"""CANCEL a batch: one row and what is in flight; jobs in no table are cancelled by it."""
+
+STOP_WAITING = """
+WITH gone AS (
+    DELETE FROM requeue USING batches b
+    WHERE b.id = requeue.batch_id AND b.state = 'cancelled' RETURNING requeue.*
+), recorded AS (
+    INSERT INTO outcomes (batch_id, ord, attempt, state)
+    SELECT batch_id, ord, attempt, 'cancelled' FROM gone
+)
+INSERT INTO batch_progress AS p (batch_id, session_id, cancelled)
+SELECT batch_id, 'dispatcher', count(*) FROM gone GROUP BY batch_id
+ON CONFLICT (batch_id, session_id) DO UPDATE SET cancelled = p.cancelled + excluded.cancelled
+"""
+"""CANCEL the jobs of cancelled batches that wait to be retried."""
+
+FINISH = """
+UPDATE batches b SET state = CASE WHEN b.state = 'open' THEN 'done' ELSE b.state END,
+                     ended_at = now()
+WHERE b.ended_at IS NULL AND (b.state = 'cancelled' OR (b.state = 'open' AND b.cursor = b.total))
+  AND NOT EXISTS (SELECT FROM leases l WHERE l.batch_id = b.id)
+  AND NOT EXISTS (SELECT FROM requeue r WHERE r.batch_id = b.id)
+RETURNING b.id
+"""
+"""Close the batches of which nothing is pending, in flight or waiting."""

@@ -1,0 +1,152 @@
+"""Sessions: the lives of workers, kept by heartbeats that only Postgres's clock judges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from farm.db.database import Database
+
+_OPEN = """
+INSERT INTO sessions (id, worker, host, pid, device, profile, capacity, lease_until)
+VALUES (%(id)s, %(worker)s, %(host)s, %(pid)s, %(device)s, %(profile)s, %(capacity)s,
+        now() + make_interval(secs => %(lease)s))
+"""
+
+_SUCCEED = """
+UPDATE sessions SET lease_until = now()
+WHERE worker = %(worker)s AND host = %(host)s AND id <> %(id)s AND ended_at IS NULL
+"""
+
+_BEAT = """
+UPDATE sessions
+SET lease_until = now() + make_interval(secs => %(lease)s), resident = %(resident)s,
+    stats = %(stats)s
+WHERE id = %(id)s AND ended_at IS NULL
+RETURNING state
+"""
+
+_EXPIRE = """
+UPDATE sessions SET state = 'dead', ended_at = now()
+WHERE ended_at IS NULL AND lease_until < now()
+RETURNING id, worker
+"""
+
+_LIVE = """
+SELECT s.id, s.worker, s.host, s.pid, s.device, s.profile, s.capacity, s.state, s.resident,
+       s.stats, s.started_at, s.lease_until, l.running, l.assigned
+FROM sessions s
+CROSS JOIN LATERAL (
+    SELECT count(started_at) AS running, count(*) - count(started_at) AS assigned
+    FROM leases WHERE session_id = s.id) l
+WHERE s.ended_at IS NULL
+ORDER BY s.worker, s.id
+"""
+
+
+@dataclass(frozen=True)
+class NewSession:
+    id: str
+    worker: str
+    host: str
+    pid: int
+    device: dict[str, Any]
+    profile: str
+    capacity: int
+
+
+@dataclass(frozen=True)
+class Session:
+    """A session that has not ended; ``state`` is ``live`` or ``draining``."""
+
+    id: str
+    worker: str
+    host: str
+    pid: int
+    device: dict[str, Any]
+    profile: str
+    capacity: int
+    state: str
+    resident: list[str]
+    stats: dict[str, Any]
+    started_at: datetime
+    lease_until: datetime
+    running: int
+    assigned: int
+
+
+def open(db: Database, session: NewSession, *, lease: float) -> None:
+    """Begin a session; one with the same worker name on the same host is over at once.
+
+    A supervisor starts a worker again only when its process is gone, so its jobs need not
+    wait for the old lease to run out. Were it still alive, the fence would hold.
+    """
+    values = {**vars(session), "device": Jsonb(session.device), "lease": lease}
+    with db.connection() as connection:
+        connection.execute(_SUCCEED, values)
+        connection.execute(_OPEN, values)
+        connection.execute("NOTIFY farm_work")
+
+
+def beat(
+    db: Database, id: str, *, lease: float, resident: Sequence[str], stats: dict[str, Any]
+) -> tuple[str, list[tuple[int, int, int]]] | None:
+    """Extend the lease; None when the session is over.
+
+    Returns the state and the (batch, ord, attempt) that their owners want stopped.
+    """
+    values = {"id": id, "lease": lease, "resident": list(resident), "stats": Jsonb(stats)}
+    with db.connection() as connection:
+        # A heartbeat lost in a server crash costs nothing, so it need not wait for the disk.
+        connection.execute("SET LOCAL synchronous_commit = off")
+        row = connection.execute(_BEAT, values).fetchone()
+        if row is None:
+            return None
+        unwanted = connection.execute(
+            """SELECT batch_id, ord, attempt FROM leases
+               WHERE session_id = %(id)s AND cancel_requested""",
+            values,
+        ).fetchall()
+    return row["state"], [(job["batch_id"], job["ord"], job["attempt"]) for job in unwanted]
+
+
+def drain(db: Database, id: str) -> None:
+    """Give the session no more jobs."""
+    with db.connection() as connection:
+        connection.execute(
+            "UPDATE sessions SET state = 'draining' WHERE id = %s AND state = 'live'", (id,)
+        )
+
+
+def close(db: Database, id: str) -> None:
+    """End the session in good order; what it still holds goes back to the queue."""
+    with db.connection() as connection:
+        connection.execute(
+            """UPDATE sessions SET state = 'closed', ended_at = now(), lease_until = now()
+               WHERE id = %s AND ended_at IS NULL""",
+            (id,),
+        )
+        connection.execute("NOTIFY farm_work")
+
+
+def expire(db: Database) -> list[str]:
+    """End the sessions whose heartbeat is overdue; their ids."""
+    return [row["id"] for row in db.all(_EXPIRE)]
+
+
+def left_behind(db: Database) -> list[str]:
+    """Sessions that were closed in good order with leases still to their name."""
+    rows = db.all(
+        """SELECT DISTINCT s.id FROM leases l JOIN sessions s ON s.id = l.session_id
+           WHERE s.ended_at IS NOT NULL"""
+    )
+    return [row["id"] for row in rows]
+
+
+def live(db: Database) -> list[Session]:
+    """Every session that has not ended, by worker name."""
+    return [Session(**row) for row in db.all(_LIVE)]

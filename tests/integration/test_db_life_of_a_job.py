@@ -1,0 +1,198 @@
+"""Random moves on the real database and on the table in farm.spec.moves must agree."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from farm.db import backlog, batches, leases, sessions, users
+from farm.db.batches import NewBatch
+from farm.db.database import Database
+from farm.db.leases import Claim, Ending, Lease
+from farm.db.sessions import NewSession
+from farm.spec.batch import BatchSpec
+from farm.spec.moves import ENDED, FATAL_CRASHES, IN_FLIGHT, TABLE, Move, State, after
+
+TEMPLATE = {"checkpoint": "demo", "prompt": "p", "width": 64, "height": 64, "seed": 1}
+IMAGE = {
+    "path": "a.png",
+    "thumb_path": "a.webp",
+    "mime": "image/png",
+    "sha256": "0" * 64,
+    "width": 64,
+    "height": 64,
+    "bytes": 1,
+    "infotext": "",
+}
+
+
+def accept(db: Database, total: int) -> int:
+    spec = BatchSpec(template=TEMPLATE, count=total)
+    return batches.accept(db, NewBatch(users.local(db).id, spec=spec)).id
+
+
+def open_session(db: Database, id: str, *, lease: float = 60, worker: str | None = None) -> str:
+    sessions.open(db, NewSession(id, worker or id, "host", 1, {}, "cpu", 8), lease=lease)
+    return id
+
+
+class LifeOfAJob(RuleBasedStateMachine):
+    """Two sessions and one batch; every statement against what the table of moves says."""
+
+    db: Database
+    total = 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.serial = 0
+        self.batch = accept(self.db, self.total)
+        self.state = dict.fromkeys(range(self.total), State.PENDING)
+        self.lease: dict[int, Lease] = {}
+        self.crashes = dict.fromkeys(range(self.total), 0)
+        self.cancelled = False
+        self.stale: list[Lease] = []
+        self.live = [self._session(), self._session()]
+
+    def _session(self) -> str:
+        self.serial += 1
+        return open_session(self.db, f"b{self.batch}s{self.serial}")
+
+    def move(self, ord: int, move: Move) -> None:
+        reached = after(self.state[ord], move)
+        assert reached, f"{move} does not apply to {self.state[ord]}"
+        # Whatever would go back to the queue of a cancelled batch is cancelled instead.
+        if self.cancelled and reached is State.WAITING:
+            reached = State.CANCELLED
+        self.state[ord] = reached
+
+    @rule(count=st.integers(1, 4), which=st.integers(0, 1))
+    def claim_from_the_cursor(self, count: int, which: int) -> None:
+        for lease in leases.claim(self.db, [Claim(self.batch, self.live[which], count=count)]):
+            self._leased(lease)
+
+    @rule(which=st.integers(0, 1), ords=st.sets(st.integers(0, 5), min_size=1))
+    def claim_from_the_requeue(self, which: int, ords: set[int]) -> None:
+        claim = Claim(self.batch, self.live[which], ords=sorted(ords))
+        for lease in leases.claim(self.db, [claim]):
+            self._leased(lease)
+
+    def _leased(self, lease: Lease) -> None:
+        assert not self.cancelled
+        self.move(lease.ord, Move.CLAIM)
+        if lease.ord in self.lease:
+            assert lease.attempt > self.lease[lease.ord].attempt
+            self.stale.append(self.lease[lease.ord])
+        self.lease[lease.ord] = lease
+
+    @rule(ord=st.integers(0, 5))
+    def start(self, ord: int) -> None:
+        if ord not in self.lease:
+            return
+        started = leases.start(self.db, self.lease[ord])
+        assert (started is not None) == (self.state[ord] is State.ASSIGNED)
+        if started:
+            assert started.cancel_requested == self.cancelled
+            self.move(ord, Move.START)
+
+    @rule(
+        ord=st.integers(0, 5),
+        move=st.sampled_from([Move.SUCCEED, Move.FAIL, Move.RETRY, Move.RELEASE, Move.STOP]),
+    )
+    def end(self, ord: int, move: Move) -> None:
+        if ord not in self.lease or self.state[ord] not in TABLE[move]:
+            return
+        lease = self.lease[ord]
+        image = IMAGE if move is Move.SUCCEED else None
+        ending = Ending(self.batch, ord, lease.attempt, move, image=image)
+        accepted = leases.end(self.db, lease.session_id, "w", [ending])
+        self.move(ord, move)
+        reached = self.state[ord]
+        assert accepted == {(self.batch, ord, lease.attempt): reached}
+
+    @rule(which=st.integers(0, 20))
+    def a_late_result_is_fenced(self, which: int) -> None:
+        gone = [lease for ord, lease in self.lease.items() if self.state[ord] not in IN_FLIGHT]
+        for lease in (self.stale + gone)[which : which + 1]:
+            ending = Ending(self.batch, lease.ord, lease.attempt, Move.SUCCEED, image=IMAGE)
+            assert leases.end(self.db, lease.session_id, "w", [ending]) == {}
+            assert leases.start(self.db, lease) is None
+
+    @rule(which=st.integers(0, 1), crashed=st.booleans())
+    def a_session_ends(self, which: int, crashed: bool) -> None:
+        gone = self.live[which]
+        if crashed:
+            self.db.all(
+                "UPDATE sessions SET lease_until = 'epoch' WHERE id = %(id)s RETURNING id",
+                {"id": gone},
+            )
+            assert gone in sessions.expire(self.db)
+        else:
+            sessions.close(self.db, gone)
+        leases.reap(self.db, [gone], crashed=crashed)
+        for ord, lease in self.lease.items():
+            if lease.session_id == gone and self.state[ord] in IN_FLIGHT:
+                self.crashes[ord] += crashed and self.state[ord] is State.RUNNING
+                fatal = self.crashes[ord] >= FATAL_CRASHES and not self.cancelled
+                self.move(ord, Move.BURY if fatal else Move.REAP)
+        self.live[which] = self._session()
+
+    @rule()
+    def cancel(self) -> None:
+        batches.cancel(self.db, self.batch)
+        done = all(state in ENDED for state in self.state.values())
+        if not self.cancelled and not (done and self._stored_state() == "done"):
+            self.cancelled = True
+            for ord, state in self.state.items():
+                if state in TABLE[Move.CANCEL]:
+                    self.move(ord, Move.CANCEL)
+
+    @rule()
+    def the_dispatcher_tidies(self) -> None:
+        finished = backlog.finish(self.db)
+        if self.batch in finished:
+            assert all(state in ENDED for state in self.state.values())
+
+    def _stored_state(self) -> str:
+        row = self.db.one("SELECT state FROM batches WHERE id = %(id)s", {"id": self.batch})
+        assert row is not None
+        return str(row["state"])
+
+    @invariant()
+    def every_job_is_where_the_table_says(self) -> None:
+        rows = self.db.all(
+            "SELECT ord, state FROM jobs WHERE batch_id = %(id)s ORDER BY ord", {"id": self.batch}
+        )
+        assert {row["ord"]: row["state"] for row in rows} == self.state
+
+    @invariant()
+    def the_counts_add_up(self) -> None:
+        found = batches.fetch(self.db, self.batch)
+        assert found is not None
+        states = list(self.state.values())
+        assert sum(found.counts.values()) == self.total
+        assert found.counts["succeeded"] == states.count(State.SUCCEEDED)
+        assert found.counts["failed"] == states.count(State.FAILED)
+        assert found.counts["running"] == states.count(State.RUNNING)
+        images = self.db.all("SELECT ord FROM images WHERE batch_id = %(id)s", {"id": self.batch})
+        assert len(images) == states.count(State.SUCCEEDED)
+
+
+def test_every_job_is_in_exactly_one_state_whatever_happens(db: Database) -> None:
+    machine = type("Bound", (LifeOfAJob,), {"db": db})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_ended_jobs_never_move(state: State) -> None:
+    moves = [move for move in Move if after(state, move)]
+    assert bool(moves) == (state not in ENDED)

@@ -33,6 +33,7 @@ class Settings(BaseSettings):
         storage_url: where images go: a folder, or any fsspec URL such as ``s3://bucket/prefix``.
         models: folders with checkpoints, separated like ``PATH``.
         host, port: where the API listens.
+        local: a farm for the one person at this machine, who needs no key.
         url: the API, for clients; by default the one on this machine.
         api_key: the key clients send.
         log_level, log_json: how much is logged, and whether as one JSON object a line.
@@ -54,6 +55,7 @@ class Settings(BaseSettings):
     )
     host: str = "127.0.0.1"
     port: int = Field(default=7900, ge=1, le=65535)
+    local: bool = False
     url: str = Field(default_factory=lambda told: address(told["host"], told["port"]))
     api_key: str | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

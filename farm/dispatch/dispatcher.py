@@ -1,0 +1,169 @@
+"""The dispatcher: one leader that hands waiting jobs to sessions and tidies up after the dead."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+
+from farm.broker.queue import Publisher
+from farm.db import backlog, batches, jobs, leases, sessions
+from farm.db.database import Database
+from farm.dispatch.leadership import leadership
+from farm.dispatch.placement import Run, Seat, Snapshot, place
+from farm.errors import Unavailable
+from farm.spec.batch import BatchSpec
+from farm.spec.moves import FATAL_CRASHES, runs_alone
+
+_log = logging.getLogger(__name__)
+
+IDLE = 1.0
+"""Seconds between cycles when nobody wakes the dispatcher."""
+
+_PAUSE = 0.02
+_RETRY = 0.5
+_REPUBLISH = 5.0
+_TIDY = 1.0
+_MANY = 2000
+
+
+class Dispatcher:
+    """Places jobs in cycles. All that it must not forget is in Postgres."""
+
+    def __init__(self, db: Database, publisher: Publisher) -> None:
+        self._db = db
+        self._publisher = publisher
+        self._specs: dict[int, BatchSpec | None] = {}
+        self._served: dict[int, float] = {}
+        self._sent: dict[str, str] = {}
+        self._tidied = 0.0
+
+    def run(self, stop: threading.Event) -> None:
+        """Lead whenever nobody else does, until ``stop`` is set."""
+        while not stop.is_set():
+            try:
+                with leadership(self._db.url, stop) as wake:
+                    while wake is not None and not stop.is_set():
+                        self.cycle()
+                        # Several wishes that come together are served by one cycle.
+                        stop.wait(_PAUSE)
+                        wake(IDLE)
+            except Unavailable as error:
+                _log.warning("not leading: %s", error)
+                stop.wait(_RETRY)
+
+    def cycle(self) -> int:
+        """One round: tidy at times, place what waits, publish it. The number of jobs placed."""
+        now = time.monotonic()
+        if now - self._tidied > _TIDY:
+            self._tidy()
+            self._tidied = now
+        snapshot = self._snapshot(now)
+        if not snapshot.runs or not snapshot.seats:
+            return 0
+        claims = place(snapshot)
+        placed = leases.claim(self._db, claims)
+        for claim in claims:
+            self._served[claim.batch_id] = now
+        checkpoints = {run.batch_id: run.checkpoint for run in snapshot.runs}
+        for lease in placed:
+            self._sent[lease.session_id] = checkpoints[lease.batch_id]
+        if placed:
+            self._publisher.publish(placed)
+        return len(placed)
+
+    def _snapshot(self, now: float) -> Snapshot:
+        live = sessions.live(self._db)
+        self._sent = {s.id: self._sent[s.id] for s in live if s.id in self._sent}
+        suspects = backlog.suspects(self._db, crashes=FATAL_CRASHES - 1)
+        seats = [
+            Seat(
+                session_id=session.id,
+                worker=session.worker,
+                capacity=session.capacity,
+                held=session.running + session.assigned,
+                warm=frozenset([*session.resident, *filter(None, [self._sent.get(session.id)])]),
+            )
+            for session in live
+            if session.state == "live" and session.id not in suspects
+        ]
+        if not any(seat.held < seat.capacity for seat in seats):
+            return Snapshot(seats, ())
+        return Snapshot(seats, self._waiting(now))
+
+    def _waiting(self, now: float) -> list[Run]:
+        """Retries and the heads of open batches: highest priority first, then oldest batch."""
+        retries = [
+            Run(
+                batch_id=retry.batch_id,
+                checkpoint=self._checkpoint_run(retry.batch_id, retry.ord)[0],
+                priority=retry.priority,
+                count=1,
+                waited=self._waited(retry.batch_id, now),
+                ord=retry.ord,
+                avoid=retry.avoid,
+                alone=runs_alone(retry.crashes),
+            )
+            for retry in backlog.retries(self._db, limit=_MANY)
+        ]
+        heads = []
+        for batch in backlog.open_batches(self._db, limit=_MANY):
+            checkpoint, end = self._checkpoint_run(batch.id, batch.cursor)
+            heads.append(
+                Run(
+                    batch_id=batch.id,
+                    checkpoint=checkpoint,
+                    priority=batch.priority,
+                    count=min(end, batch.total) - batch.cursor,
+                    waited=self._waited(batch.id, now),
+                )
+            )
+        return sorted(
+            retries + heads, key=lambda run: (-run.priority, run.batch_id, run.ord is None)
+        )
+
+    def _waited(self, batch_id: int, now: float) -> float:
+        return now - self._served.setdefault(batch_id, now)
+
+    def _checkpoint_run(self, batch_id: int, ord: int) -> tuple[str, int]:
+        """The checkpoint of a job, and the first later job that needs another."""
+        if batch_id not in self._specs:
+            self._specs[batch_id] = batches.specification(self._db, batch_id)
+        spec = self._specs[batch_id]
+        if spec is not None:
+            return spec.checkpoint_run(ord)
+        return jobs.checkpoint_run(self._db, batch_id, ord)
+
+    def _tidy(self) -> None:
+        self._reap()
+        self._republish()
+        for batch_id in backlog.finish(self._db):
+            self._specs.pop(batch_id, None)
+            self._served.pop(batch_id, None)
+            _log.info("batch %s has ended", batch_id)
+
+    def _reap(self) -> None:
+        dead = sessions.expire(self._db)
+        if dead:
+            lost = leases.reap(self._db, dead, crashed=True)
+            _log.warning("sessions %s are dead; %d jobs go back to the queue", dead, lost)
+        closed = sessions.left_behind(self._db)
+        if closed:
+            leases.reap(self._db, closed, crashed=False)
+        if dead or closed:
+            self._publisher.forget(dead + closed)
+
+    def _republish(self) -> None:
+        """Send again what a live session should have started long ago and its queue has lost."""
+        overdue = leases.unstarted(self._db, older_than=_REPUBLISH)
+        by_session = Counter(lease.session_id for lease in overdue)
+        missing = {
+            session_id
+            for session_id, count in by_session.items()
+            if (waiting := self._publisher.waiting(session_id)) is not None and waiting < count
+        }
+        lost = [lease for lease in overdue if lease.session_id in missing]
+        if lost and self._publisher.publish(lost):
+            leases.republished(self._db, lost)
+            _log.warning("%d messages were lost by the broker and sent again", len(lost))

@@ -1,0 +1,39 @@
+"""``python -m farm.api``: one API process."""
+
+from __future__ import annotations
+
+import uvicorn
+
+from farm import log
+from farm.api.app import create_app
+from farm.api.deps import Services
+from farm.db.database import Database
+from farm.settings import Settings
+from farm.storage import ImageStore
+from farm.supervisor import watch_lifeline
+
+
+def main() -> None:
+    settings = Settings()
+    log.configure("api", level=settings.log_level, as_json=settings.log_json)
+    watch_lifeline()
+    with Database(settings.required("database_url"), max_size=16, name="farm api") as db:
+        services = Services(
+            db=db,
+            images=ImageStore(settings.storage_url),
+            broker_url=settings.required("broker_url"),
+            local=settings.local,
+        )
+        uvicorn.run(
+            create_app(services),
+            host=settings.host,
+            port=settings.port,
+            access_log=False,
+            log_config=None,
+            # Long event streams must not hold up a restart.
+            timeout_graceful_shutdown=3,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""What the routes are given: the farm's services, the caller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+
+from farm.db import users
+from farm.db.database import Database
+from farm.db.users import User
+from farm.errors import Unauthorized
+from farm.storage import ImageStore
+
+
+@dataclass(frozen=True)
+class Services:
+    """What an API process works with.
+
+    Attributes:
+        local: a farm for the one person at this machine: no keys, see
+            :class:`farm.api.guard.Guard`.
+    """
+
+    db: Database
+    images: ImageStore
+    broker_url: str
+    local: bool
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+Serving = Annotated[Services, Depends(_services)]
+
+_bearer = HTTPBearer(auto_error=False, description="A key made by `farm key`.")
+_header = APIKeyHeader(name="X-API-Key", auto_error=False)
+
+
+def calling(
+    services: Serving,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    header: Annotated[str | None, Depends(_header)],
+) -> User:
+    """The user who sends the request; Unauthorized where a key is missing or unknown."""
+    key = bearer.credentials if bearer else header
+    if not key:
+        if services.local:
+            return users.local(services.db)
+        raise Unauthorized(
+            "This needs a key.",
+            field="Authorization",
+            remedy="Send `Authorization: Bearer KEY`; for the command line set FARM_API_KEY.",
+        )
+    user = users.for_key(services.db, key)
+    if user is None:
+        raise Unauthorized(
+            "Nobody issued this key.", field="Authorization", remedy="Ask for a new one."
+        )
+    return user
+
+
+Caller = Annotated[User, Depends(calling)]

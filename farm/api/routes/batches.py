@@ -1,0 +1,113 @@
+"""/v1/batches: submit, list, look, cancel."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Response
+
+from farm.api import names
+from farm.api.deps import Caller, Serving, calling
+from farm.api.schemas import Batch, BatchPage, Job, JobPage, WholeBatch
+from farm.api.submission import submit
+from farm.db import batches, jobs
+from farm.db.database import Database
+from farm.errors import InvalidInput
+from farm.spec.batch import BatchRequest
+
+router = APIRouter(prefix="/v1/batches", tags=["batches"])
+
+MAX_PAGE = 500
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Entries on a page.")]
+Cursor = Annotated[
+    str | None, Query(max_length=200, description="`next_cursor` of the page before.")
+]
+
+
+@router.post("", status_code=202, summary="Submit a batch")
+def create(
+    request: BatchRequest,
+    response: Response,
+    services: Serving,
+    caller: Caller,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+) -> WholeBatch:
+    """Accepts a batch whole or refuses it whole; answers before any image is made.
+
+    With an `Idempotency-Key`, sending the same request again answers 200 with the batch made
+    the first time, so that a client may repeat a request whose answer it never got.
+    """
+    accepted = submit(services.db, caller, request, idempotency_key)
+    response.status_code = 202 if accepted.created else 200
+    response.headers["Location"] = f"/v1/batches/{accepted.id}"
+    return WholeBatch.whole(existing(services.db, str(accepted.id)))
+
+
+@router.get("", summary="List batches, newest first")
+def listing(services: Serving, limit: Limit = 50, cursor: Cursor = None) -> BatchPage:
+    before = names.position(cursor, "batches") if cursor is not None else None
+    found = batches.page(services.db, limit=limit + 1, before=before)
+    shown = found[:limit]
+    more = len(found) > limit
+    return BatchPage(
+        batches=[Batch.of(batch) for batch in shown],
+        next_cursor=names.cursor("batches", shown[-1].id) if more else None,
+    )
+
+
+@router.get("/{batch}", summary="One batch")
+def show(batch: str, services: Serving) -> WholeBatch:
+    return WholeBatch.whole(existing(services.db, batch))
+
+
+@router.get("/{batch}/jobs", summary="Jobs of a batch, in order")
+def list_jobs(
+    batch: str,
+    services: Serving,
+    state: Annotated[str | None, Query(max_length=20)] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> JobPage:
+    if state is not None and state not in jobs.STATES:
+        raise InvalidInput(
+            f"state: {state!r} is not a state of a job.",
+            field="state",
+            value=state,
+            remedy=f"Use one of {', '.join(jobs.STATES)}.",
+        )
+    number = existing(services.db, batch).id
+    place = f"jobs/{number}/{state or ''}"
+    after = names.position(cursor, place) if cursor is not None else -1
+    found = jobs.page(services.db, number, limit=limit + 1, after=after, state=state)
+    shown = found[:limit]
+    more = len(found) > limit
+    return JobPage(
+        jobs=[Job.of(job) for job in shown],
+        next_cursor=names.cursor(place, shown[-1].ord) if more else None,
+    )
+
+
+@router.get("/{batch}/summary", summary="What the images of a batch took")
+def summary(batch: str, services: Serving) -> dict[str, Any]:
+    """Throughput, mean seconds of each stage, peak memory, images by worker."""
+    found = existing(services.db, batch)
+    return {"id": str(found.id), **batches.summary(services.db, found.id)}
+
+
+@router.post(
+    "/{batch}:cancel", summary="Cancel what has not ended", dependencies=[Depends(calling)]
+)
+def cancel(batch: str, services: Serving) -> Batch:
+    """Running jobs stop at their next step; what is made stays. Doing it twice is fine."""
+    found = batches.cancel(services.db, names.batch_number(batch))
+    if found is None:
+        raise names.no_batch(batch)
+    return Batch.of(found)
+
+
+def existing(db: Database, name: str) -> batches.Batch:
+    """The batch of that name, or NotFound."""
+    found = batches.fetch(db, names.batch_number(name))
+    if found is None:
+        raise names.no_batch(name)
+    return found

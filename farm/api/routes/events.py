@@ -1,0 +1,42 @@
+"""/v1/batches/{id}/events: a batch as it happens."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from anyio import to_thread
+from fastapi import APIRouter
+from sse_starlette.sse import EventSourceResponse
+
+from farm.api.deps import Serving
+from farm.api.live import follow
+from farm.api.routes.batches import existing
+from farm.api.schemas import Batch
+
+router = APIRouter(prefix="/v1/batches", tags=["batches"])
+
+
+@router.get(
+    "/{batch}/events",
+    summary="Follow a batch (server-sent events)",
+    response_class=EventSourceResponse,
+)
+async def events(batch: str, services: Serving) -> EventSourceResponse:
+    """`batch` whenever it changed, `progress` while jobs run, `end` once nothing is left to do.
+
+    The first event comes at once, so a client that lost the stream just opens it again.
+    """
+
+    def look() -> Batch:
+        return Batch.of(existing(services.db, batch))
+
+    found = await to_thread.run_sync(look)
+
+    def progress() -> AsyncIterator[dict[str, Any]]:
+        # Imported late: an API that nobody watches needs no broker client.
+        from farm.broker import progress_events
+
+        return progress_events(services.broker_url, int(found.id))
+
+    return EventSourceResponse(follow(look, progress), ping=10)

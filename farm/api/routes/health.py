@@ -1,0 +1,66 @@
+"""/healthz and /readyz: is the process alive, can it serve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import APIRouter
+from redis import Redis, RedisError
+from starlette.responses import JSONResponse, Response
+
+from farm import __version__
+from farm.api.deps import Serving
+from farm.api.errors import problem
+from farm.api.schemas import Health
+from farm.db.database import Database
+from farm.db.migrate import is_current
+from farm.errors import FarmError, Unavailable
+
+router = APIRouter(tags=["health"])
+
+_PATIENCE = 2.0
+
+
+@router.get("/", include_in_schema=False)
+def index() -> dict[str, str]:
+    return {"name": "farm", "version": __version__, "batches": "/v1/batches", "docs": "/docs"}
+
+
+@router.get("/healthz", summary="The process lives")
+def health() -> Health:
+    return Health(status="ok", version=__version__)
+
+
+@router.get("/readyz", summary="Everything it needs is there", responses={503: {}})
+def ready(services: Serving) -> Response:
+    """Each part on its own: `database`, `schema`, `broker`; 503 unless all say `ok`."""
+    database = _state(services.db.check)
+    parts = {
+        "database": database,
+        "schema": _state(lambda: _check_schema(services.db)) if database == "ok" else "unknown",
+        "broker": _state(lambda: _check_broker(services.broker_url)),
+    }
+    wrong = [f"{name}: {state}" for name, state in parts.items() if state != "ok"]
+    if wrong:
+        return problem(503, "Unavailable", "; ".join(wrong), parts=parts)
+    return JSONResponse({"status": "ready", "version": __version__, "parts": parts})
+
+
+def _check_schema(db: Database) -> None:
+    if not is_current(db):
+        raise Unavailable("Its schema is another version's.", remedy="Run `farm migrate`.")
+
+
+def _check_broker(url: str) -> None:
+    # Celery's spelling of a Unix socket is not the Redis client's.
+    plain = url.replace("redis+socket://", "unix://")
+    with Redis.from_url(plain, socket_connect_timeout=_PATIENCE, socket_timeout=_PATIENCE) as redis:
+        redis.ping()
+
+
+def _state(check: Callable[[], None]) -> str:
+    try:
+        check()
+    except (FarmError, RedisError, OSError) as error:
+        return str(error) or type(error).__name__
+    return "ok"

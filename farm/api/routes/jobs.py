@@ -1,0 +1,71 @@
+"""/v1/jobs and /v1/images: one job, its picture."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query
+from starlette.responses import Response
+
+from farm.api import names, thumbnails
+from farm.api.deps import Serving
+from farm.api.schemas import JobWithAttempts
+from farm.db import images, jobs
+from farm.db.images import Image
+from farm.errors import NotFound
+from farm.spec.job import MAX_SIDE
+from farm.storage import ImageStore
+
+router = APIRouter(prefix="/v1")
+
+
+@router.get("/jobs/{job}", tags=["jobs"], summary="One job with its attempts")
+def show(job: str, services: Serving) -> JobWithAttempts:
+    batch, ord = names.job_number(job)
+    found = jobs.fetch(services.db, batch, ord)
+    if found is None:
+        raise names.no_job(job)
+    return JobWithAttempts.of(found.job, attempts=found.attempts)
+
+
+@router.get(
+    "/images/{job}",
+    tags=["images"],
+    summary="The picture a job made",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}, "image/webp": {}}}},
+)
+def picture(
+    job: str,
+    services: Serving,
+    w: Annotated[
+        int | None, Query(ge=16, le=MAX_SIDE, description="Width: a smaller WebP is enough.")
+    ] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Its bytes as stored, generation parameters included, or a thumbnail at least `w` wide."""
+    image = images.fetch(services.db, *names.job_number(job))
+    if image is None:
+        raise NotFound(
+            f"There is no image of job {job[:40]}.",
+            field="job",
+            value=job,
+            remedy=f"See /v1/jobs/{job[:40]} for its state.",
+        )
+    small = w is not None and w < image.width
+    tag = f'"{image.sha256}-{w}"' if small else f'"{image.sha256}"'
+    headers = {"ETag": tag, "Cache-Control": "private, max-age=31536000, immutable"}
+    if if_none_match and tag in if_none_match:
+        return Response(status_code=304, headers=headers)
+    if small and w is not None:
+        return Response(_smaller(services.images, image, w), 200, headers, "image/webp")
+    suffix = image.mime.rpartition("/")[2]
+    headers["Content-Disposition"] = f'inline; filename="{job}.{suffix}"'
+    return Response(services.images.get(image.path), 200, headers, image.mime)
+
+
+def _smaller(store: ImageStore, image: Image, width: int) -> bytes:
+    thumbnail = store.get(image.thumb_path)
+    if width <= thumbnails.width_of(thumbnail):
+        return thumbnail
+    return thumbnails.scaled(store.get(image.path), width)

@@ -1,0 +1,235 @@
+"""What the API answers with, as it stands in the OpenAPI document."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Self
+
+from pydantic import BaseModel, Field
+
+from farm.db import batches, jobs, sessions
+from farm.db.assets import Asset
+from farm.db.images import Image
+from farm.spec.job import JobSpec
+
+THUMBNAIL = 256
+"""Width in pixels that ``thumbnail`` links ask for."""
+
+
+class Counts(BaseModel):
+    """Jobs by state; they add up to ``total``. Assigned and waiting jobs count as pending."""
+
+    pending: int
+    running: int
+    succeeded: int
+    failed: int
+    cancelled: int
+
+
+class Batch(BaseModel):
+    """A batch. ``ended`` is true once nothing of it is pending or running."""
+
+    id: str
+    name: str
+    user: str
+    state: str = Field(description="pending, running, done or cancelled")
+    ended: bool
+    priority: int
+    total: int
+    counts: Counts
+    created_at: datetime
+    ended_at: datetime | None
+    links: dict[str, str]
+
+    @classmethod
+    def of(cls, batch: batches.Batch, **more: Any) -> Self:
+        here = f"/v1/batches/{batch.id}"
+        return cls(
+            id=str(batch.id),
+            name=batch.name,
+            user=batch.user,
+            state=batch.state,
+            ended=not batch.counts["pending"] and not batch.counts["running"],
+            priority=batch.priority,
+            total=batch.total,
+            counts=Counts(**batch.counts),
+            created_at=batch.created_at,
+            ended_at=batch.ended_at,
+            links={
+                "self": here,
+                "jobs": f"{here}/jobs",
+                "events": f"{here}/events",
+                "summary": f"{here}/summary",
+                "cancel": f"{here}:cancel",
+            },
+            **more,
+        )
+
+
+class Axis(BaseModel):
+    field: str
+    values: list[Any]
+
+
+class Specification(BaseModel):
+    """What all jobs of a batch share, what varies (slowest first), images per cell."""
+
+    template: dict[str, Any]
+    axes: list[Axis]
+    count: int
+
+
+class WholeBatch(Batch):
+    """A batch with what it was made from; null when it lists its jobs one by one."""
+
+    spec: Specification | None
+
+    @classmethod
+    def whole(cls, batch: batches.Batch) -> Self:
+        stored = batch.spec
+        spec = stored and Specification(
+            template=stored["template"],
+            axes=[Axis(field=field, values=values) for field, values in stored["axes"]],
+            count=stored["count"],
+        )
+        return cls.of(batch, spec=spec)
+
+
+class BatchPage(BaseModel):
+    """Batches, newest first."""
+
+    batches: list[Batch]
+    next_cursor: str | None
+
+
+class StoredImage(BaseModel):
+    url: str
+    thumbnail: str
+    sha256: str
+    width: int
+    height: int
+    bytes: int
+    mime: str
+    infotext: str
+
+    @classmethod
+    def of(cls, job: str, image: Image) -> Self:
+        url = f"/v1/images/{job}"
+        return cls(
+            url=url,
+            thumbnail=f"{url}?w={THUMBNAIL}",
+            sha256=image.sha256,
+            width=image.width,
+            height=image.height,
+            bytes=image.bytes,
+            mime=image.mime,
+            infotext=image.infotext,
+        )
+
+
+class Job(BaseModel):
+    """A job; ``stats`` and times are those of its last attempt that ended."""
+
+    id: str = Field(examples=["12-0"])
+    batch: str
+    ord: int
+    state: str = Field(
+        description="pending, assigned, running, waiting, succeeded, failed or cancelled"
+    )
+    attempt: int
+    spec: JobSpec
+    image: StoredImage | None
+    stats: dict[str, Any] | None
+    error: dict[str, Any] | None
+    worker: str | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    links: dict[str, str]
+
+    @classmethod
+    def of(cls, job: jobs.Job, **more: Any) -> Self:
+        id = f"{job.batch_id}-{job.ord}"
+        links = {"self": f"/v1/jobs/{id}", "batch": f"/v1/batches/{job.batch_id}"}
+        return cls(
+            id=id,
+            batch=str(job.batch_id),
+            ord=job.ord,
+            state=job.state,
+            attempt=job.attempt,
+            spec=job.spec,
+            image=StoredImage.of(id, job.image) if job.image else None,
+            stats=job.stats,
+            error=job.error,
+            worker=job.worker,
+            started_at=job.started_at,
+            ended_at=job.ended_at,
+            links=links | ({"image": f"/v1/images/{id}"} if job.image else {}),
+            **more,
+        )
+
+
+class JobWithAttempts(Job):
+    attempts: list[dict[str, Any]]
+
+
+class JobPage(BaseModel):
+    """Jobs in the order of the batch."""
+
+    jobs: list[Job]
+    next_cursor: str | None
+
+
+class Worker(BaseModel):
+    """A worker's present session."""
+
+    name: str
+    session: str
+    host: str
+    state: str = Field(description="live or draining")
+    device: dict[str, Any]
+    profile: str
+    capacity: int = Field(description="jobs it holds at once")
+    running: int
+    assigned: int
+    resident: list[str] = Field(description="checkpoints in its memory")
+    stats: dict[str, Any]
+    started_at: datetime
+    lease_until: datetime
+
+    @classmethod
+    def of(cls, session: sessions.Session) -> Self:
+        values = {name: part for name, part in vars(session).items() if name in cls.model_fields}
+        return cls(name=session.worker, session=session.id, **values)
+
+
+class Workers(BaseModel):
+    workers: list[Worker]
+
+
+class Checkpoint(BaseModel):
+    """A model file that a worker has seen; ``error`` says why it cannot be used."""
+
+    name: str
+    family: str | None
+    bytes: int
+    defaults: dict[str, Any]
+    error: str | None
+
+    @classmethod
+    def of(cls, asset: Asset) -> Self:
+        return cls(
+            name=asset.name,
+            family=asset.family,
+            bytes=asset.bytes,
+            defaults=asset.defaults,
+            error=asset.error,
+        )
+
+
+class Assets(BaseModel):
+    checkpoints: list[Checkpoint]
+
+
+class Health(BaseModel):
+    status: str
+    version: str

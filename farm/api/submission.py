@@ -1,0 +1,63 @@
+"""From a request to an accepted batch: everything is checked before anything is written."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from farm.db import assets, batches
+from farm.db.batches import Accepted, NewBatch
+from farm.db.database import Database
+from farm.db.users import User
+from farm.errors import InvalidInput
+from farm.spec.batch import BatchRequest, freeze, freeze_listed
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+_MAX_DEPTH = 8
+
+
+def submit(db: Database, user: User, request: BatchRequest, key: str | None) -> Accepted:
+    """Accept a batch once for each idempotency ``key``.
+
+    Raises:
+        InvalidInput: the request is wrong; names the field.
+        Conflict: the key was used with another request.
+    """
+    refuse_unstorable(dict(request))
+    known = assets.defaults(db)
+    listed = freeze_listed(request, known) if request.jobs is not None else None
+    return batches.accept(
+        db,
+        NewBatch(
+            user_id=user.id,
+            spec=freeze(request, known) if listed is None else None,
+            jobs=listed,
+            name=request.name,
+            priority=request.priority,
+            idempotency_key=key,
+            # As understood rather than as sent: spaces and the order of fields mean nothing.
+            request_hash=hashlib.sha256(request.model_dump_json().encode()).digest(),
+        ),
+    )
+
+
+def refuse_unstorable(value: Any, field: str = "", depth: int = 0) -> None:
+    """Raise InvalidInput for what JSON can say and Postgres cannot store, or nested too deeply."""
+    if depth > _MAX_DEPTH:
+        raise InvalidInput(f"{field[:80]}: nested too deeply.", field=field[:80])
+    if isinstance(value, str) and _UNSTORABLE.search(value):
+        raise InvalidInput(
+            f"{field}: it contains a NUL character or half a surrogate pair.",
+            field=field,
+            value=value,
+            remedy="Remove the characters U+0000 and U+D800 to U+DFFF.",
+        )
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            refuse_unstorable(name, field or "body", depth)
+            refuse_unstorable(part, f"{field}.{name}".lstrip("."), depth + 1)
+    elif isinstance(value, list):
+        for index, part in enumerate(value):
+            refuse_unstorable(part, f"{field}[{index}]", depth + 1)

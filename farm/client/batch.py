@@ -1,0 +1,241 @@
+"""A batch, its jobs and their images, as a client holds them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from farm.client.transport import Transport
+from farm.errors import SetupError, Unavailable
+
+PATIENCE = 60.0
+"""Seconds for which a lost farm may come back before waiting for it is given up."""
+
+_PAUSE = 0.5
+_PAGE = 200
+_ENDED = frozenset({"succeeded", "failed", "cancelled"})
+
+Event = tuple[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Image:
+    """A stored image; ``data`` is the API's answer about it."""
+
+    job: str
+    ord: int
+    seed: int
+    data: dict[str, Any]
+    _transport: Transport = field(repr=False)
+
+    @property
+    def infotext(self) -> str:
+        return str(self.data["infotext"])
+
+    def read(self) -> bytes:
+        """The file, checked against its sha256."""
+        found = self._transport.content(self.data["url"])
+        if hashlib.sha256(found).hexdigest() != self.data["sha256"]:
+            raise Unavailable(
+                f"The image of job {self.job} arrived damaged.", remedy="Fetch it again."
+            )
+        return found
+
+    def save(self, path: str | Path) -> bool:
+        """Write the file, whole or not at all; False if it was there already."""
+        path = Path(path)
+        try:
+            if path.is_file() and _digest(path) == self.data["sha256"]:
+                return False
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+            try:
+                partial.write_bytes(self.read())
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
+        except OSError as error:
+            raise SetupError(
+                f"{path} could not be written: {error.strerror}.",
+                field="folder",
+                value=str(path.parent),
+                remedy="Choose another folder, or free some space, and download again.",
+            ) from error
+        return True
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job; ``data`` is the API's answer about it."""
+
+    data: dict[str, Any]
+    _transport: Transport = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        return str(self.data["id"])
+
+    @property
+    def ord(self) -> int:
+        return int(self.data["ord"])
+
+    @property
+    def state(self) -> str:
+        return str(self.data["state"])
+
+    @property
+    def ended(self) -> bool:
+        return self.state in _ENDED
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return dict(self.data["spec"])
+
+    @property
+    def image(self) -> Image | None:
+        stored = self.data["image"]
+        return stored and Image(self.id, self.ord, self.spec["seed"], stored, self._transport)
+
+
+class Batch:
+    """A batch; ``data`` is the API's newest answer about it."""
+
+    def __init__(self, data: dict[str, Any], transport: Transport) -> None:
+        self.data = data
+        self._transport = transport
+
+    @property
+    def id(self) -> str:
+        return str(self.data["id"])
+
+    @property
+    def state(self) -> str:
+        return str(self.data["state"])
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.data["ended"])
+
+    @property
+    def total(self) -> int:
+        return int(self.data["total"])
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return dict(self.data["counts"])
+
+    def refresh(self) -> Batch:
+        self._take(self._transport.get(self._link("self")))
+        return self
+
+    def cancel(self) -> Batch:
+        """Cancel what has not ended; images made so far stay."""
+        self._take(self._transport.post(self._link("cancel")))
+        return self
+
+    def summary(self) -> dict[str, Any]:
+        """Throughput, mean seconds of each stage, peak memory, images by worker."""
+        return dict(self._transport.get(self._link("summary")))
+
+    def events(self) -> Iterator[Event]:
+        """Name and data of what happens, up to ``end``: ``batch`` on change, ``progress``.
+
+        Opens the stream again when it breaks; Unavailable after PATIENCE seconds in vain.
+        """
+        lost = None
+        while True:
+            try:
+                for name, data in self._transport.events(self._link("events")):
+                    lost = None
+                    if name in ("batch", "end"):
+                        self._take(data)
+                    yield name, data
+                    if name == "end":
+                        return
+            except Unavailable:
+                lost = lost or time.monotonic()
+                if time.monotonic() - lost > PATIENCE:
+                    raise
+            time.sleep(_PAUSE)
+
+    def wait(self, on_change: Callable[[Batch], object] | None = None) -> Batch:
+        """Until the batch has ended, calling ``on_change`` whenever its counts moved."""
+        for name, _ in self.events():
+            if on_change and name == "batch":
+                on_change(self)
+        return self
+
+    def jobs(self, state: str | None = None) -> Iterator[Job]:
+        """Its jobs in order, as they are now; only those in ``state`` if given."""
+        cursor = None
+        while True:
+            page = self._page(cursor, state)
+            for data in page["jobs"]:
+                yield Job(data, self._transport)
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+    def images(self) -> Iterator[Image]:
+        """Every image in the order of the jobs, waiting for those still to come."""
+        cursor, done = None, -1
+        while True:
+            page = self._page(cursor)
+            for job in (Job(data, self._transport) for data in page["jobs"]):
+                if job.ord <= done:
+                    continue
+                if not job.ended:
+                    break
+                done = job.ord
+                if job.image:
+                    yield job.image
+            else:
+                cursor = page["next_cursor"]
+                if cursor is None:
+                    return
+                continue
+            time.sleep(_PAUSE)
+
+    def download(
+        self, folder: str | Path, on_image: Callable[[Path, bool], object] | None = None
+    ) -> list[Path]:
+        """Save the images made so far as ``<ord>-<seed>.png``; what is there whole is kept.
+
+        Args:
+            on_image: called for each with its path and whether it had to be fetched.
+        """
+        paths = []
+        for job in self.jobs("succeeded"):
+            image = job.image
+            if image:
+                path = Path(folder) / self.file_name(job)
+                fetched = image.save(path)
+                paths.append(path)
+                if on_image:
+                    on_image(path, fetched)
+        return paths
+
+    def file_name(self, job: Job) -> str:
+        """``<ord>-<seed>.png``, the ord padded so that names sort in the order of the jobs."""
+        return f"{job.ord:0{len(str(self.total - 1))}d}-{job.spec['seed']}.png"
+
+    def _page(self, cursor: str | None, state: str | None = None) -> dict[str, Any]:
+        found = self._transport.get(self._link("jobs"), limit=_PAGE, cursor=cursor, state=state)
+        return dict(found)
+
+    def _link(self, name: str) -> str:
+        return str(self.data["links"][name])
+
+    def _take(self, data: dict[str, Any]) -> None:
+        # Only a whole answer carries `spec`; it never changes, so what is known stays.
+        self.data = {**self.data, **data}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

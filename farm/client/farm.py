@@ -1,0 +1,105 @@
+"""Farm: where a client begins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from uuid import uuid4
+
+from farm.client.batch import Batch, Job
+from farm.client.transport import Transport
+from farm.settings import Settings
+
+
+class Farm:
+    """A farm, by its API.
+
+    Args:
+        url: its address; by default FARM_URL, else the farm that `farm up` runs in ``home``,
+            else http://127.0.0.1:7900.
+        key: its API key; by default FARM_API_KEY. A farm on one's own machine needs none.
+        home: the one-machine farm's folder; by default FARM_HOME.
+
+    Every method raises Unavailable when no farm answers, after a few tries.
+    """
+
+    def __init__(
+        self, url: str | None = None, *, key: str | None = None, home: str | Path | None = None
+    ) -> None:
+        settings = Settings() if home is None else Settings(home=Path(home))
+        self._transport = Transport(url or _address(settings), key or settings.api_key)
+
+    def __enter__(self) -> Farm:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        return self._transport.url
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def submit(
+        self,
+        request: Mapping[str, Any] | None = None,
+        *,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> Batch:
+        """Submit a batch, given as :class:`farm.spec.batch.BatchRequest` fields.
+
+        A request that got no answer is sent again under the same idempotency key, so that it
+        never makes two batches.
+
+        Raises:
+            InvalidInput: a field is wrong; nothing was submitted.
+            Conflict: the key was used for another request.
+        """
+        key = idempotency_key or uuid4().hex
+        answer = self._transport.post("/v1/batches", {**(request or {}), **fields}, key=key)
+        return Batch(answer, self._transport)
+
+    def batch(self, id: str | int) -> Batch:
+        """The batch of that id, or NotFound."""
+        return Batch(self._transport.get(f"/v1/batches/{_segment(id)}"), self._transport)
+
+    def batches(self) -> Iterator[Batch]:
+        """Every batch, newest first."""
+        cursor = None
+        while True:
+            page = self._transport.get("/v1/batches", cursor=cursor)
+            for data in page["batches"]:
+                yield Batch(data, self._transport)
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+    def job(self, id: str) -> Job:
+        """The job of that id, such as ``12-3``, or NotFound."""
+        return Job(self._transport.get(f"/v1/jobs/{_segment(id)}"), self._transport)
+
+    def workers(self) -> list[dict[str, Any]]:
+        return list(self._transport.get("/v1/workers")["workers"])
+
+    def assets(self) -> list[dict[str, Any]]:
+        """The checkpoints that workers have seen, with their default fields."""
+        return list(self._transport.get("/v1/assets")["checkpoints"])
+
+
+def _segment(id: str | int) -> str:
+    return quote(str(id), safe="") or "none"
+
+
+def _address(settings: Settings) -> str:
+    if "url" in settings.model_fields_set:
+        return settings.url
+    try:
+        return str(json.loads((settings.home / "farm.json").read_text())["url"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return settings.url

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from farm.errors import InvalidInput
 
 GIB = 2**30
+PIXELS_512, PIXELS_1024, PIXELS_1536 = 512**2, 1024**2, 1536**2
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class MemoryProfile:
         max_rows: most rows in one forward at any size.
         buckets: row counts a forward is padded to, ascending, ending at ``max_rows``.
         vae_tile_over: pixels above which the VAE decodes in tiles of 512.
-        offload: ``model`` keeps the text encoders in host memory between uses.
+        offload: ``none``, or ``model``: text encoders stay in host memory between uses.
         slots: jobs in flight at once.
         lookahead: jobs sent ahead of a free slot, so that the device never waits for one.
     """
@@ -44,16 +45,103 @@ class MemoryProfile:
     lookahead: int
 
 
+# A card of "24 GB" offers torch a little less; the numbers here are what such cards do offer.
+_24GB = MemoryProfile(
+    name="24gb",
+    dtype="float16",
+    vae_dtype="auto",
+    memory_bytes=int(23.0 * GIB),
+    weights_bytes=int(13.5 * GIB),
+    rows_at_1024=16,
+    max_rows=32,
+    buckets=(1, 2, 4, 8, 16, 32),
+    vae_tile_over=PIXELS_1536,
+    offload="none",
+    slots=16,
+    lookahead=16,
+)
+_12GB = replace(
+    _24GB,
+    name="12gb",
+    memory_bytes=int(11.5 * GIB),
+    weights_bytes=int(7.0 * GIB),
+    rows_at_1024=8,
+    max_rows=16,
+    buckets=(1, 2, 4, 8, 16),
+    vae_tile_over=PIXELS_1024,
+    slots=8,
+    lookahead=8,
+)
+_8GB = replace(
+    _12GB,
+    name="8gb",
+    memory_bytes=int(7.6 * GIB),
+    weights_bytes=int(5.2 * GIB),
+    rows_at_1024=4,
+    max_rows=8,
+    buckets=(1, 2, 4, 8),
+    vae_tile_over=PIXELS_512,
+    offload="model",
+    slots=4,
+    lookahead=4,
+)
+_4GB = replace(
+    _8GB,
+    name="4gb",
+    memory_bytes=int(3.7 * GIB),
+    weights_bytes=int(2.2 * GIB),
+    rows_at_1024=2,
+    max_rows=4,
+    buckets=(1, 2, 4),
+    slots=2,
+    lookahead=2,
+)
+_CPU = MemoryProfile(
+    name="cpu",
+    dtype="float32",
+    vae_dtype="auto",
+    memory_bytes=16 * GIB,
+    weights_bytes=9 * GIB,
+    rows_at_1024=2,
+    max_rows=16,
+    buckets=(1, 2, 4, 8, 16),
+    vae_tile_over=PIXELS_1024,
+    offload="none",
+    slots=8,
+    lookahead=8,
+)
+PROFILES = (_24GB, _12GB, _8GB, _4GB, _CPU)
+
+
 def by_name(name: str) -> MemoryProfile:
     """The built-in profile called ``name``; raises :class:`InvalidInput` for any other."""
-    raise NotImplementedError
+    for profile in PROFILES:
+        if profile.name == name:
+            return profile
+    raise InvalidInput(
+        f"There is no memory profile {name!r}.",
+        field="profile",
+        value=name,
+        remedy=f"Choose one of {', '.join(profile.name for profile in PROFILES)}.",
+    )
 
 
 def choose(device: str, total_bytes: int) -> MemoryProfile:
-    """The largest built-in profile that a device of ``total_bytes`` carries.
+    """The largest built-in profile that a device carries, its budgets grown to the device.
 
     Args:
         device: torch device name, ``cpu`` or ``cuda...``.
         total_bytes: memory of the card, or of the machine for ``cpu``.
     """
-    raise NotImplementedError
+    if device == "cpu":
+        return scaled(_CPU, total_bytes)
+    cards = (profile for profile in PROFILES if profile is not _CPU)
+    return scaled(
+        next((card for card in cards if card.memory_bytes <= total_bytes), _4GB), total_bytes
+    )
+
+
+def scaled(profile: MemoryProfile, total_bytes: int) -> MemoryProfile:
+    """``profile`` on a device of ``total_bytes``: the weights keep their share of it."""
+    share = profile.weights_bytes / profile.memory_bytes
+    return replace(profile, memory_bytes=total_bytes, weights_bytes=int(total_bytes * share))

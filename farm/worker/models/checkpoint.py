@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Mapping
 
-from farm.worker.models.text import TextEncoding
+import torch
+from torch import Tensor, nn
+
+from farm.worker.memory.profiles import MemoryProfile
+from farm.worker.models.decoder import Decoder
+from farm.worker.models.text import TextEncoder, TextEncoding
 
 
 class Checkpoint:
@@ -21,18 +25,35 @@ class Checkpoint:
         load_seconds: what loading took.
     """
 
-    name: str
-    family: str
-    prediction: str
-    dtype: torch.dtype
-    device: torch.device
-    bytes: int
-    alphas_cumprod: list[float]
-    load_seconds: float
+    def __init__(
+        self,
+        name: str,
+        modules: Mapping[str, nn.Module],
+        *,
+        family: str,
+        prediction: str,
+        alphas_cumprod: list[float],
+        profile: MemoryProfile,
+        device: torch.device,
+        size: int,
+        load_seconds: float,
+    ) -> None:
+        self.name = name
+        self.family = family
+        self.prediction = prediction
+        self.alphas_cumprod = alphas_cumprod
+        self.device = device
+        self.bytes = size
+        self.load_seconds = load_seconds
+        self.dtype: torch.dtype = getattr(torch, profile.dtype)
+        self._unet = modules["unet"]
+        self._decoder = Decoder(modules["vae"], tile_over=profile.vae_tile_over)
+        texts = [modules[part] for part in ("text_encoder", "text_encoder_2") if part in modules]
+        self._text = TextEncoder(texts, device)
 
     def encode(self, text: str, *, negative: bool = False) -> TextEncoding:
         """Encode a prompt of any length; an empty negative one is all zeros on SDXL."""
-        raise NotImplementedError
+        return self._text.encode(text, negative=negative)
 
     def predict(
         self,
@@ -50,12 +71,23 @@ class Checkpoint:
             t: [R] float32 timesteps in 0..999, fractions allowed.
             tokens: [R, T, C].
             pooled: [R, P]; SDXL only.
-            size_ids: [R, 6] original size, crop and target size; SDXL only.
+            size_ids: [R, 6] height and width of the original, top and left of the crop, height
+                and width of the target, in pixels; SDXL only.
 
         Returns:
             [R, 4, h, w] float32: the noise or the velocity, see ``prediction``.
         """
-        raise NotImplementedError
+        extra = None
+        if pooled is not None and size_ids is not None:
+            extra = {"text_embeds": pooled.to(self.dtype), "time_ids": size_ids.float()}
+        output: Tensor = self._unet(
+            x.to(self.dtype),
+            t,
+            encoder_hidden_states=tokens.to(self.dtype),
+            added_cond_kwargs=extra,
+            return_dict=False,
+        )[0]
+        return output.float()
 
     def decode(self, latent: Tensor) -> Tensor:
         """A latent [4, h, w] float32 to pixels [8h, 8w, 3] uint8 on the CPU.
@@ -63,4 +95,4 @@ class Checkpoint:
         Raises:
             NumericFailure: the latent, or the image even in float32, is not finite.
         """
-        raise NotImplementedError
+        return self._decoder.decode(latent)

@@ -1,0 +1,89 @@
+"""One model of a checkpoint on its way into memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from farm.worker.models.header import Header, damaged
+from farm.worker.models.parts import Part, Weights, from_folder
+from farm.worker.models.reader import DTYPES, read_tensors
+
+SHOWN_NAMES = 4
+
+
+@dataclass(frozen=True)
+class PartPlan:
+    """Which tensors of which file go onto which module.
+
+    Attributes:
+        module: built on ``meta``; :meth:`load` gives it its weights.
+        names: tensors of the file that belong to it.
+        folder_names: they go by a diffusers folder's names, not by a single file's.
+        dtype, device: where the weights go.
+    """
+
+    part: Part
+    module: nn.Module
+    header: Header
+    names: tuple[str, ...]
+    folder_names: bool
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def bytes(self) -> int:
+        """Memory the weights will take."""
+        return sum(weight.numel() for weight in self.module.parameters()) * self.dtype.itemsize
+
+    def check(self) -> None:
+        """Raise :class:`CheckpointError` unless the file has every weight in its shape."""
+        entries = {name: self.header.tensors[name] for name in self.names}
+        shapes = {
+            name: torch.empty(entry.shape, dtype=DTYPES[entry.dtype], device="meta")
+            for name, entry in entries.items()
+        }
+        try:
+            found = self._translate(shapes)
+        except (KeyError, AttributeError) as error:  # how the key maps stumble over a gap
+            raise self._lacks(str(error)) from error
+        expected = self.module.state_dict()
+        if missing := [name for name in expected if found.get(name) is None]:
+            raise self._lacks(_some(missing))
+        if odd := [name for name in expected if found[name].shape != expected[name].shape]:
+            raise damaged(
+                self.header.path,
+                f"has a {self.part.name} of unusual shape: {_some(odd)}",
+                f"Put its configs into {self.header.path.stem}.config/ beside it.",
+            )
+
+    def load(self) -> nn.Module:
+        """Read the weights into the module; raises as :func:`read_tensors` does."""
+        weights = read_tensors(self.header, self.names, dtype=self.dtype, device=self.device)
+        found = self._translate(weights)
+        own = {name: found[name].contiguous() for name in self.module.state_dict()}
+        self.module.load_state_dict(own, assign=True)
+        self._fill_positions()
+        return self.module
+
+    def _translate(self, weights: Weights) -> Weights:
+        if self.folder_names:
+            return from_folder(weights, self.module)
+        return self.part.translate(weights, self.module)
+
+    def _fill_positions(self) -> None:
+        """CLIP's position numbers are no weights, so that they are still on ``meta``."""
+        for name, buffer in list(self.module.named_buffers()):
+            owner = self.module.get_submodule(name.rpartition(".")[0])
+            positions = torch.arange(buffer.shape[-1], device=self.device)
+            owner.register_buffer("position_ids", positions.expand(1, -1), persistent=False)
+
+    def _lacks(self, what: str) -> Exception:
+        return damaged(self.header.path, f"lacks weights of its {self.part.name}: {what}")
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - SHOWN_NAMES
+    return ", ".join(names[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")

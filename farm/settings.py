@@ -33,6 +33,10 @@ class Settings(BaseSettings):
         storage_url: where images go: a folder, or any fsspec URL such as ``s3://bucket/prefix``.
         models: folders with checkpoints, separated like ``PATH``.
         host, port: where the API listens.
+        worker_name: what a worker is called, such as ``gpu0``; unique on its host.
+        device: what a worker holds: ``cpu``, or the UUID of its GPU.
+        lease_seconds: without a heartbeat for so long, a worker has lost its jobs.
+        drain_seconds: how long a worker that is told to stop may finish what it runs.
         local: a farm for the one person at this machine, who needs no key.
         url: the API, for clients; by default the one on this machine.
         api_key: the key clients send.
@@ -56,6 +60,10 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=7900, ge=1, le=65535)
     local: bool = False
+    worker_name: str = Field(default="cpu0", min_length=1, max_length=100)
+    device: str = "cpu"
+    lease_seconds: float = Field(default=15.0, ge=3, le=3600)
+    drain_seconds: float = Field(default=30.0, ge=0, le=3600)
     url: str = Field(default_factory=lambda told: address(told["host"], told["port"]))
     api_key: str | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

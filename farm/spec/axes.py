@@ -62,7 +62,11 @@ def parse_values(field: str, values: Any) -> list[Any]:
 
 
 def _from_text(field: str, text: str) -> list[Any]:
-    parts = [part.strip() for part in next(csv.reader([text], skipinitialspace=True), [])]
+    try:
+        rows = list(csv.reader(text.splitlines(), skipinitialspace=True))
+    except csv.Error:
+        raise _unreadable(field, text[:100]) from None
+    parts = [part.strip() for row in rows for part in row]
     if field in TEXT_FIELDS:
         return parts
     return [number for part in parts if part for number in _numbers(field, part)]

@@ -1,0 +1,207 @@
+"""Attempts: what happens between a message and a row in outcomes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import lru_cache
+from typing import Any
+
+from farm import __version__
+from farm.broker.progress import Progress
+from farm.db import batches, jobs, leases
+from farm.db.database import Database
+from farm.db.leases import Ending, Lease, Started
+from farm.errors import Cancelled, FarmError, InvalidInput, Unavailable
+from farm.spec.batch import BatchSpec
+from farm.spec.infotext import infotext
+from farm.spec.job import JobSpec
+from farm.spec.moves import Move, judge
+from farm.storage import ImageStore
+from farm.worker import picture
+from farm.worker.engine import Engine
+from farm.worker.engine.stats import EngineStats, Rendered
+from farm.worker.writer import Writer
+
+_log = logging.getLogger(__name__)
+
+JobKey = tuple[int, int, int]
+"""Batch, ord and attempt."""
+
+
+class Attempts:
+    """Runs attempts on the engine and sees each to its end.
+
+    Args:
+        session_id: whose leases these are.
+        profile: name of the memory profile, written into each image.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        engine: Engine,
+        *,
+        session_id: str,
+        profile: str,
+        images: ImageStore,
+        writer: Writer,
+        progress: Progress,
+    ) -> None:
+        self._db = db
+        self._engine = engine
+        self._session_id = session_id
+        self._profile = profile
+        self._images = images
+        self._writer = writer
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._running: set[JobKey] = set()
+        self._released: set[JobKey] = set()
+        self._draining = False
+        self._specification = lru_cache(maxsize=256)(self._read_specification)
+        self.succeeded = 0
+
+    def run(self, batch_id: int, ord: int, attempt: int) -> None:
+        """Make one image, or record why there is none. Returns when Postgres has taken it."""
+        job = (batch_id, ord, attempt)
+        try:
+            started = leases.start(self._db, Lease(*job, self._session_id))
+        except Unavailable as error:
+            # The lease stays assigned, so the dispatcher sends the message again.
+            _log.warning("%s could not start: %s", name(job), error)
+            return
+        if started is None:
+            _log.info("%s: stale message dropped", name(job))
+            return
+        with self._lock:
+            self._running.add(job)
+        try:
+            self._finish(job, self._attempt(job, started))
+        finally:
+            with self._lock:
+                self._running.discard(job)
+                self._released.discard(job)
+
+    def cancel(self, job: JobKey) -> None:
+        """Stop a running attempt at its next step, because its owner wants that."""
+        self._engine.cancel(name(job))
+
+    def drain(self) -> None:
+        """Take no new attempts; those that run may end."""
+        self._draining = True
+
+    def release(self) -> None:
+        """Give back what still runs, uncharged."""
+        with self._lock:
+            self._released |= self._running
+        for job in list(self._released):
+            self._engine.cancel(name(job))
+
+    def _attempt(self, job: JobKey, started: Started) -> Ending:
+        """The ending of an attempt, whatever happens."""
+        if started.cancel_requested:
+            return Ending(*job, Move.STOP)
+        if self._draining:
+            return Ending(*job, Move.RELEASE, failures=started.failures)
+        try:
+            return self._succeed(job, started)
+        except Cancelled:
+            released = job in self._released
+            move = Move.RELEASE if released else Move.STOP
+            return Ending(*job, move, failures=started.failures)
+        except Exception as error:
+            return _failed(job, started, error)
+
+    def _succeed(self, job: JobKey, started: Started) -> Ending:
+        spec = self._job(job)
+        rendered = self._engine.submit(name(job), spec).result()
+        began = time.perf_counter()
+        text = infotext(spec, self._parameters(rendered, job))
+        row = picture.store(self._images, picture.encode(rendered.image, text), job)
+        stats = {
+            "queue_seconds": started.queue_seconds,
+            "store_seconds": time.perf_counter() - began,
+            **_columns(rendered.stats),
+        }
+        return Ending(*job, Move.SUCCEED, image=row, stats=stats)
+
+    def _parameters(self, rendered: Rendered, job: JobKey) -> Mapping[str, object]:
+        """What beside the specification decided the pixels."""
+        buckets = "/".join(map(str, rendered.stats.buckets))
+        return {
+            "Version": f"farm {__version__}",
+            "Farm job": f"{job[0]}-{job[1]}",
+            "Farm profile": self._profile,
+            "Farm bucket": buckets,
+        }
+
+    def _finish(self, job: JobKey, ending: Ending) -> None:
+        state = self._writer.end(ending)
+        if state is None:
+            _log.warning("%s was fenced; its result is dropped", name(job))
+        if state != "succeeded" and ending.image:
+            self._drop(ending.image)
+        if state:
+            self.succeeded += state == "succeeded"
+            self._progress.tell(job[0], {"job": f"{job[0]}-{job[1]}", "state": state})
+
+    def _drop(self, image: Mapping[str, Any]) -> None:
+        for path in (image["path"], image["thumb_path"]):
+            try:
+                self._images.delete(path)
+            except FarmError as error:
+                _log.warning("orphan %s stays behind: %s", path, error)
+
+    def _job(self, job: JobKey) -> JobSpec:
+        batch_id, ord, _ = job
+        spec = self._specification(batch_id)
+        found = spec.job(ord) if spec else jobs.specification(self._db, batch_id, ord)
+        if found is None:
+            raise InvalidInput(f"Job {batch_id}-{ord} has no specification.")
+        return found
+
+    def _read_specification(self, batch_id: int) -> BatchSpec | None:
+        return batches.specification(self._db, batch_id)
+
+
+def name(job: JobKey) -> str:
+    """How the engine calls an attempt: ``12-3.1``."""
+    return f"{job[0]}-{job[1]}.{job[2]}"
+
+
+def _columns(stats: EngineStats) -> dict[str, Any]:
+    columns = asdict(stats)
+    memory = columns.pop("memory")
+    return {
+        **columns,
+        "vram_active": memory["active"],
+        "vram_reserved": memory["reserved"],
+        "system_used": memory["system_used"],
+        "system_total": memory["system_total"],
+    }
+
+
+def _failed(job: JobKey, started: Started, error: Exception) -> Ending:
+    if isinstance(error, FarmError):
+        described = error.to_dict()
+        _log.warning("%s failed: %s", name(job), error)
+    else:
+        _log.exception("%s failed", name(job))
+        described = {
+            "class": "worker",
+            "title": "Unexpected failure",
+            "detail": f"{type(error).__name__}: {error}",
+            "remedy": "Look at the worker's log; the same job may succeed on another worker.",
+        }
+    verdict = judge(described["class"], started.failures)
+    return Ending(
+        *job,
+        verdict.move,
+        error=described,
+        failures=verdict.failures,
+        delay=verdict.delay,
+    )

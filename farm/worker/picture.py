@@ -1,0 +1,63 @@
+"""Pictures: an image as a PNG with its infotext, and as a small WebP."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from PIL.PngImagePlugin import PngInfo
+
+from farm.storage import ImageStore, image_path
+
+THUMB_SIDE = 256
+"""Pixels of a thumbnail's longer side."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An image's two files, and the columns that describe them."""
+
+    png: bytes
+    thumb: bytes
+    columns: dict[str, Any]
+
+
+def encode(pixels: NDArray[np.uint8], infotext: str) -> Encoded:
+    """Encode ``pixels``, [height, width, 3], losslessly, with ``infotext`` as webui keeps it."""
+    picture = Pillow.fromarray(pixels)
+    info = PngInfo()
+    if infotext.isascii():
+        info.add_text("parameters", infotext)
+    else:
+        info.add_itxt("parameters", infotext)
+    png = io.BytesIO()
+    # Level 1 is half the time of the default for a few per cent of size.
+    picture.save(png, "PNG", pnginfo=info, compress_level=1)
+    thumb = io.BytesIO()
+    small = picture.copy()
+    small.thumbnail((THUMB_SIDE, THUMB_SIDE), Pillow.Resampling.LANCZOS)
+    small.save(thumb, "WEBP", quality=80, method=2)
+    data = png.getvalue()
+    columns = {
+        "mime": "image/png",
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "width": picture.width,
+        "height": picture.height,
+        "bytes": len(data),
+        "infotext": infotext,
+    }
+    return Encoded(data, thumb.getvalue(), columns)
+
+
+def store(images: ImageStore, encoded: Encoded, job: tuple[int, int, int]) -> dict[str, Any]:
+    """Put both files under names unique to (batch, ord, attempt); the row that names them."""
+    path = image_path(*job, ".png")
+    thumb_path = image_path(*job, ".thumb.webp")
+    images.put(thumb_path, encoded.thumb)
+    images.put(path, encoded.png)
+    return {"path": path, "thumb_path": thumb_path, **encoded.columns}

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+from itertools import product
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from farm.errors import InvalidInput
+from farm.spec.batch import BatchRequest, BatchSpec, freeze, freeze_listed
+from farm.spec.problems import validated
+
+DEFAULTS = {
+    "demo": {"width": 128, "height": 128, "cfg_scale": 3.0, "steps": 20},
+    "big": {"width": 1024, "height": 1024, "cfg_scale": 7.0},
+}
+
+
+def frozen(**fields: Any) -> BatchSpec:
+    request = validated(BatchRequest, {"checkpoint": "demo", "prompt": "a red apple", **fields})
+    return freeze(request, DEFAULTS)
+
+
+def test_fields_left_out_take_the_checkpoints_defaults() -> None:
+    job = frozen(seed=5).job(0)
+    assert (job.width, job.height, job.cfg_scale, job.steps) == (128, 128, 3.0, 20)
+    assert (job.sampler, job.negative_prompt, job.seed) == ("Euler a", "", 5)
+
+
+def test_a_given_field_wins_over_the_default() -> None:
+    assert frozen(width=64, cfg_scale=1).job(0).width == 64
+
+
+def test_images_of_a_cell_have_seeds_in_a_row() -> None:
+    assert [frozen(seed=7, count=3).job(ord).seed for ord in range(3)] == [7, 8, 9]
+
+
+def test_a_random_seed_is_drawn_once_and_stored() -> None:
+    spec = frozen(seed=-1, count=2)
+    first, second = spec.job(0).seed, spec.job(1).seed
+    assert second == first + 1
+    assert BatchSpec.restored(spec.stored()).job(0).seed == first
+
+
+def test_the_last_axis_runs_fastest_and_the_checkpoint_slowest() -> None:
+    axes = {"steps": [5, 6], "checkpoint": ["demo", "big"], "cfg_scale": [1, 2]}
+    spec = frozen(axes=axes, count=2, seed=0)
+    cells = [(job.checkpoint, job.steps, job.cfg_scale) for job in map(spec.job, range(0, 16, 2))]
+    assert cells == list(product(["demo", "big"], [5, 6], [1.0, 2.0]))
+    assert spec.checkpoint_run(0) == ("demo", 8)
+    assert spec.checkpoint_run(9) == ("big", 16)
+
+
+def test_search_and_replace_reaches_both_prompts() -> None:
+    spec = frozen(negative_prompt="red noise", axes={"prompt_sr": "red, blue"})
+    assert [spec.job(0).prompt, spec.job(1).prompt] == ["a red apple", "a blue apple"]
+    assert spec.job(1).negative_prompt == "blue noise"
+
+
+@given(
+    st.lists(st.integers(1, 150), min_size=1, max_size=5),
+    st.lists(st.sampled_from(["Euler", "Euler a"]), min_size=1, max_size=3),
+    st.integers(1, 4),
+    st.integers(0, 2**40),
+)
+def test_a_stored_batch_gives_the_same_jobs(
+    steps: list[int], samplers: list[str], count: int, seed: int
+) -> None:
+    spec = frozen(axes={"steps": steps, "sampler": samplers}, count=count, seed=seed)
+    again = BatchSpec.restored(json.loads(json.dumps(spec.stored())))
+    jobs = [spec.job(ord) for ord in range(spec.total)]
+    assert jobs == [again.job(ord) for ord in range(again.total)]
+    assert len(jobs) == len(steps) * len(samplers) * count
+    assert {job.steps for job in jobs} == set(steps)
+
+
+def test_there_is_no_job_past_the_end() -> None:
+    with pytest.raises(IndexError):
+        frozen(count=2).job(2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "where"),
+    [
+        ({"checkpoint": "nope"}, "checkpoint"),
+        ({"width": 130}, "width"),
+        ({"width": 8}, "width"),
+        ({"height": 100_000}, "height"),
+        ({"width": 4096, "height": 4096 + 8}, "height"),
+        ({"steps": 0}, "steps"),
+        ({"steps": 10_000}, "steps"),
+        ({"steps": "many"}, "steps"),
+        ({"sampler": "Eulr"}, "sampler"),
+        ({"cfg_scale": 1e6}, "cfg_scale"),
+        ({"cfg_scale": float("nan")}, "cfg_scale"),
+        ({"prompt": "x" * 10_000_000}, "prompt"),
+        ({"prompt": ["a"]}, "prompt"),
+        ({"seed": -2}, "seed"),
+        ({"count": 0}, "count"),
+        ({"priority": 101}, "priority"),
+        ({"priority": "high"}, "priority"),
+        ({"stepz": 3}, "stepz"),
+        ({"axes": {"steps": [20, 0]}}, "axes.steps[1]"),
+        ({"axes": {"steps": [0, 20]}}, "axes.steps[0]"),
+        ({"axes": {"sampler": ["Euler", "x"]}}, "axes.sampler[1]"),
+        ({"axes": {"prompt_sr": ["zebra", "b"]}}, "axes.prompt_sr[1]"),
+        ({"axes": {"width": [4096], "height": [64, 4096], "x": [1]}}, "axes.x"),
+        ({"axes": {"steps": "1-100", "seed": "1-10000", "cfg_scale": "1-20"}}, "axes"),
+    ],
+)
+def test_bad_input_names_its_field(fields: dict[str, Any], where: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        frozen(**fields)
+    assert raised.value.field is not None
+    assert raised.value.field.startswith(where.partition("[")[0])
+    assert len(str(raised.value)) < 1000
+
+
+def test_listed_jobs_override_what_stands_above_them() -> None:
+    request = BatchRequest(
+        checkpoint="demo", steps=5, seed=1, jobs=[{"prompt": "a"}, {"prompt": "b", "steps": 6}]
+    )
+    assert [(job.prompt, job.steps) for job in freeze_listed(request, DEFAULTS)] == [
+        ("a", 5),
+        ("b", 6),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("jobs", "where"), [([{}, {"steps": 0}], "jobs[1].steps"), ([{"stepz": 1}], "jobs[0].stepz")]
+)
+def test_a_wrong_listed_job_is_named(jobs: list[dict[str, Any]], where: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        freeze_listed(BatchRequest(checkpoint="demo", jobs=jobs), DEFAULTS)
+    assert raised.value.field == where
+
+
+def test_the_only_checkpoint_need_not_be_named() -> None:
+    only = {"demo": DEFAULTS["demo"]}
+    assert freeze(BatchRequest(prompt="p"), only).job(0).checkpoint == "demo"
+    with pytest.raises(InvalidInput, match="Known checkpoints: big, demo"):
+        freeze(BatchRequest(prompt="p"), DEFAULTS)

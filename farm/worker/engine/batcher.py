@@ -1,0 +1,195 @@
+"""What the GPU does next. Pure: it sees only descriptions of jobs, and decides.
+
+The rules, in order:
+
+1. A finished latent is decoded at once: that completes a job and frees its memory.
+2. **The oldest job decides which checkpoint has the turn, and which size.** Younger jobs of the
+   same checkpoint and size ride along while there are rows left, the oldest first. So every job
+   is some day the oldest, is then in every forward until it is done, and cannot starve.
+3. The one exception saves loads: while the oldest job's checkpoint is not resident, the one
+   whose turn it is goes on with its own oldest job, for at most ``patience`` seconds from the
+   beginning of its turn. A job waits no longer than that for the sake of warm weights.
+4. A rider whose text is not encoded yet is encoded before the next forward, so that batches
+   fill up; there are never more such riders than a forward has rows.
+5. Texts of different length share a forward by repeating their blocks to the common multiple,
+   up to ``MAX_BLOCKS`` or what the oldest job needs by itself.
+6. A forward is padded to the smallest bucket that holds it. A ``strict`` job pins the largest
+   bucket and its own text length, which makes its image bit-equal under any load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import lcm
+from typing import Literal, TypeAlias
+
+MAX_BLOCKS = 4
+
+Stage: TypeAlias = Literal["encode", "denoise", "decode"]
+RowsAllowed: TypeAlias = Callable[[str, int, int], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A job as the batcher sees it.
+
+    Attributes:
+        order: its age, the lower the older, unique.
+        stage: what it waits for.
+        width, height: of its latent's image, in pixels; known before the text is encoded.
+        rows: of a forward that it takes: 2 with guidance, 1 without.
+        blocks: of 77 tokens that its texts repeat to; 1 while not encoded.
+        strict: pins the shape of the forward.
+    """
+
+    order: int
+    stage: Stage
+    checkpoint: str
+    width: int
+    height: int
+    rows: int
+    blocks: int = 1
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Make a checkpoint resident."""
+
+    checkpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Encode:
+    """Encode the text that the job of this order waits for."""
+
+    order: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decode:
+    """Decode the latent of the job of this order."""
+
+    order: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Take all these jobs one step further.
+
+    Attributes:
+        checkpoint, width, height: the same for all of them.
+        orders: of the jobs, the oldest first.
+        bucket: rows of the forward; a single job that needs more takes several forwards.
+        blocks: of 77 tokens that every row's text is repeated to.
+    """
+
+    checkpoint: str
+    width: int
+    height: int
+    orders: tuple[int, ...]
+    bucket: int
+    blocks: int
+
+
+Decision: TypeAlias = Load | Encode | Decode | Forward
+
+
+class Batcher:
+    """Decides, by the rules above.
+
+    Args:
+        rows_allowed: most rows of one forward for (checkpoint, width, height); asked only of
+            resident checkpoints.
+        buckets: row counts that forwards are padded to.
+        patience: most seconds a turn is prolonged to save a load.
+    """
+
+    def __init__(
+        self, rows_allowed: RowsAllowed, buckets: Iterable[int], *, patience: float = 10.0
+    ) -> None:
+        self._rows_allowed = rows_allowed
+        self._buckets = sorted(buckets)
+        self._patience = patience
+        self._turn: tuple[str, float] | None = None
+
+    def decide(
+        self, jobs: Sequence[Waiting], resident: Sequence[str], now: float
+    ) -> Decision | None:
+        """What to do next, or None without jobs.
+
+        Args:
+            jobs: all of them, the oldest first.
+            resident: checkpoints in memory.
+            now: seconds on a clock that never goes back.
+        """
+        if not jobs:
+            return None
+        for job in jobs:
+            if job.stage == "decode":
+                return Decode(job.order)
+        checkpoint = self._checkpoint(jobs, resident, now)
+        if checkpoint not in resident:
+            return Load(checkpoint)
+        if self._turn is None or self._turn[0] != checkpoint:
+            self._turn = (checkpoint, now)
+        return self._advance([job for job in jobs if job.checkpoint == checkpoint])
+
+    def _checkpoint(self, jobs: Sequence[Waiting], resident: Sequence[str], now: float) -> str:
+        wanted = jobs[0].checkpoint
+        if wanted in resident or self._turn is None:
+            return wanted
+        current, began = self._turn
+        goes_on = current in resident and any(job.checkpoint == current for job in jobs)
+        return current if goes_on and now - began < self._patience else wanted
+
+    def _advance(self, jobs: Sequence[Waiting]) -> Encode | Forward:
+        """One step for the oldest of these jobs and all that can ride along."""
+        oldest = jobs[0]
+        allowed = self._rows_allowed(oldest.checkpoint, oldest.width, oldest.height)
+        most = max((bucket for bucket in self._buckets if bucket <= allowed), default=1)
+        batch = _Batch(oldest, most)
+        for job in jobs[1:]:
+            batch.take(job)
+        for job in batch.jobs:
+            if job.stage == "encode":
+                return Encode(job.order)
+        return Forward(
+            checkpoint=oldest.checkpoint,
+            width=oldest.width,
+            height=oldest.height,
+            orders=tuple(job.order for job in batch.jobs),
+            bucket=most if batch.strict else self._bucket(min(batch.rows, most)),
+            blocks=batch.blocks,
+        )
+
+    def _bucket(self, rows: int) -> int:
+        return next((bucket for bucket in self._buckets if bucket >= rows), rows)
+
+
+class _Batch:
+    """Jobs that can share one forward."""
+
+    def __init__(self, oldest: Waiting, most_rows: int) -> None:
+        self.jobs = [oldest]
+        self.rows = oldest.rows
+        self.blocks = oldest.blocks
+        self.strict = oldest.strict
+        self._most_rows = most_rows
+
+    def take(self, job: Waiting) -> None:
+        """Let a job ride along if it fits."""
+        oldest = self.jobs[0]
+        blocks = lcm(self.blocks, job.blocks)
+        if (
+            (job.width, job.height) == (oldest.width, oldest.height)
+            and self.rows + job.rows <= self._most_rows
+            and blocks <= max(MAX_BLOCKS, oldest.blocks)
+            and not (self.strict and blocks != self.blocks)
+            and not (job.strict and blocks != job.blocks)
+        ):
+            self.jobs.append(job)
+            self.rows += job.rows
+            self.blocks = blocks
+            self.strict = self.strict or job.strict

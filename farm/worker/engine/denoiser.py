@@ -1,0 +1,137 @@
+"""Forwards of many jobs: run them, book them, and get over those that fail."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeAlias
+
+import torch
+
+from farm.worker.engine.batcher import Forward
+from farm.worker.engine.failures import not_finite, out_of_memory
+from farm.worker.engine.job import Job
+from farm.worker.engine.jobs import Jobs
+from farm.worker.engine.limits import RowLimits
+from farm.worker.engine.pulse import Pulse
+from farm.worker.engine.requests import Denoise
+from farm.worker.engine.runner import Runner, Stepped
+from farm.worker.engine.slot import Slot
+from farm.worker.models.checkpoint import Checkpoint
+from farm.worker.samplers import compile_program
+
+log = logging.getLogger(__name__)
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+
+PROGRESS_SECONDS = 0.2
+
+
+class Denoiser:
+    """Takes jobs step by step from noise to latent.
+
+    A step is booked one step late, when the next one already keeps the device at work.
+    """
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        limits: RowLimits,
+        pulse: Pulse,
+        *,
+        device: torch.device,
+        on_progress: Progress | None,
+    ) -> None:
+        self._jobs = jobs
+        self._limits = limits
+        self._pulse = pulse
+        self._device = device
+        self._on_progress = on_progress
+        self._runner = Runner(device)
+        self._running: tuple[Stepped, list[Job]] | None = None
+
+    def forward(self, forward: Forward, checkpoint: Checkpoint) -> None:
+        """Take jobs one step further; those that cannot begin end here."""
+        jobs = self._jobs.present(forward.orders)
+        for job in jobs:
+            with self._jobs.blame([job]):
+                self._open(job, checkpoint)
+        slots = [job.slot for job in jobs if job.slot]
+        if len(slots) < len(jobs):
+            return
+        try:
+            stepped = self._runner.step(
+                checkpoint, slots, bucket=forward.bucket, blocks=forward.blocks
+            )
+        except Exception as error:  # noqa: BLE001 - logged and answered there
+            self._recover(error, forward, checkpoint)
+            return
+        self.book()
+        self._running = (stepped, jobs)
+        if any(slot.finished for slot in slots):
+            self.book()
+
+    def book(self) -> None:
+        """Wait for the step under way; charge its jobs, and send on what it finished or broke."""
+        if self._running is None:
+            return
+        (stepped, jobs), self._running = self._running, None
+        with self._jobs.blame(jobs):
+            rows, seconds = stepped.rows, stepped.seconds()
+            self._pulse.worked(
+                seconds, forwards=rows.forwards, rows=rows.count, padded=rows.padding
+            )
+            for job, position, good in zip(jobs, stepped.positions, stepped.finite(), strict=True):
+                if job in self._jobs:
+                    share = seconds * job.waiting.rows / rows.count
+                    job.ledger.step(
+                        share, rows=rows.count, forwards=rows.forwards, bucket=rows.bucket
+                    )
+                    self._send_on(job, position + 1, good=good)
+
+    def rest(self) -> None:
+        """Let go of everything while there is nothing to do."""
+        self.book()
+        self._runner.forget()
+
+    def _open(self, job: Job, checkpoint: Checkpoint) -> None:
+        if job.slot:
+            return
+        request = job.request
+        assert isinstance(request, Denoise)
+        self._limits.check(checkpoint, request)
+        program = compile_program(request.sampler, request.steps, checkpoint.alphas_cumprod)
+        job.open(Slot(request, program, self._device))
+
+    def _send_on(self, job: Job, done: int, *, good: bool) -> None:
+        if not good:
+            self._jobs.fail([job], not_finite(job, done))
+            return
+        if self._on_progress and job.due(PROGRESS_SECONDS):
+            try:
+                self._on_progress(job.key, done, job.steps)
+            except Exception:
+                log.exception("telling the progress of %s failed", job.key)
+        if done == job.steps:
+            self._jobs.send(job, job.close())
+
+    def _recover(self, error: Exception, forward: Forward, checkpoint: Checkpoint) -> None:
+        """After a forward that failed before any slot moved: smaller, or else one by one."""
+        traceback.clear_frames(error.__traceback__)
+        self.book()
+        self._runner.forget()
+        jobs = self._jobs.present(forward.orders)
+        log.warning("a forward of %d jobs failed: %r", len(jobs), error)
+        if out_of_memory(error):
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+            shape = (forward.checkpoint, forward.width, forward.height)
+            if self._limits.halve(*shape, rows=forward.bucket):
+                return
+        if len(jobs) == 1:
+            self._jobs.fail(jobs, error)
+            return
+        for job in jobs:
+            self.forward(replace(forward, orders=(job.order,)), checkpoint)

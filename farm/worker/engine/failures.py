@@ -1,0 +1,48 @@
+"""What an exception on the device means for the jobs it happened to."""
+
+from __future__ import annotations
+
+import traceback
+
+import torch
+
+from farm.errors import DoesNotFit, FarmError, NumericFailure
+from farm.worker.engine.job import Job
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the device, or the machine, had no memory left.
+
+    On a CPU torch raises a plain RuntimeError that only its text tells apart.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def explained(error: Exception, job: Job) -> Exception:
+    """The error that the job's owner is told; running out of memory is put in their words."""
+    # A traceback keeps the locals of its frames, and with them tensors, as long as it lives.
+    traceback.clear_frames(error.__traceback__)
+    if isinstance(error, FarmError) or not out_of_memory(error):
+        return error
+    size = f"{job.spec.width}x{job.spec.height}"
+    refusal = DoesNotFit(
+        f"The device ran out of memory at {size} on {job.spec.checkpoint!r}.",
+        field="width",
+        value=size,
+        remedy="Make the image smaller, or use a device with more memory.",
+    )
+    refusal.__cause__ = error
+    return refusal
+
+
+def not_finite(job: Job, step: int) -> NumericFailure:
+    """The latent of this job stopped being numbers at ``step``, counted from 1."""
+    return NumericFailure(
+        f"The latent became NaN or infinite at step {step} of {job.steps} "
+        f"on {job.spec.checkpoint!r}.",
+        field="checkpoint",
+        value=job.spec.checkpoint,
+        remedy="Run the checkpoint in a higher precision, or lower cfg_scale.",
+    )

@@ -1,0 +1,106 @@
+"""A job inside the engine."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from math import lcm
+from time import monotonic
+from typing import Any
+
+from torch import Tensor
+
+from farm.spec.job import JobSpec
+from farm.worker.engine.batcher import Stage, Waiting
+from farm.worker.engine.requests import Decode, Denoise, EncodeText, Made, Request
+from farm.worker.engine.rows import TOKENS_A_BLOCK
+from farm.worker.engine.slot import Slot
+from farm.worker.engine.stats import Ledger, Rendered
+from farm.worker.recipes.txt2img import txt2img
+
+_STAGES: dict[type[Request], Stage] = {
+    EncodeText: "encode",
+    Denoise: "denoise",
+    Decode: "decode",
+}
+
+
+class Job:
+    """A recipe under way, the request it waits for, and what it has cost.
+
+    Attributes:
+        key: what its owner calls it.
+        order: its age in the engine, the lower the older.
+        request: what the recipe waits for.
+        waiting: the same, as the batcher sees it.
+        slot: its place on the device, from the first step to the last.
+        image: [height, width, 3] uint8 on the CPU, once the recipe has ended.
+    """
+
+    request: Request
+    waiting: Waiting
+
+    def __init__(self, key: str, spec: JobSpec, order: int) -> None:
+        self.key = key
+        self.spec = spec
+        self.order = order
+        self.future: Future[Rendered] = Future()
+        self.future.set_running_or_notify_cancel()
+        self.ledger = Ledger()
+        self.slot: Slot | None = None
+        self.image: Tensor | None = None
+        self._recipe = txt2img(spec)
+        self._wait_for(next(self._recipe))
+        self._denoise_began = 0.0
+        self._reported = 0.0
+
+    @property
+    def steps(self) -> int:
+        """Of the denoising under way."""
+        return len(self.slot.program.steps) if self.slot else 0
+
+    def send(self, value: Any) -> None:
+        """Hand the recipe what it waited for, and take its next request or its image."""
+        try:
+            self._wait_for(self._recipe.send(Made(self.request, value)))
+        except StopIteration as end:
+            self.image = end.value
+
+    def open(self, slot: Slot) -> None:
+        """Start denoising."""
+        self.slot = slot
+        self._denoise_began = monotonic()
+
+    def close(self) -> Tensor:
+        """End denoising, and return the latent."""
+        assert self.slot is not None
+        latent, self.slot = self.slot.x, None
+        self.ledger.denoise_seconds += monotonic() - self._denoise_began
+        return latent
+
+    def due(self, seconds: float) -> bool:
+        """Whether its progress was last told ``seconds`` ago or more; then it counts as told."""
+        now = monotonic()
+        if now - self._reported < seconds:
+            return False
+        self._reported = now
+        return True
+
+    def _wait_for(self, request: Request) -> None:
+        self.request = request
+        rows = 1 if self.spec.cfg_scale == 1 else 2
+        width, height, blocks = self.spec.width, self.spec.height, 1
+        if isinstance(request, Denoise):
+            texts = [text for text in (request.prompt, request.negative) if text]
+            rows = len(texts)
+            width, height = request.width, request.height
+            blocks = lcm(*(text.value.tokens.shape[1] // TOKENS_A_BLOCK for text in texts))
+        self.waiting = Waiting(
+            order=self.order,
+            stage=_STAGES[type(request)],
+            checkpoint=request.checkpoint,
+            width=width,
+            height=height,
+            rows=rows,
+            blocks=blocks,
+            strict=self.spec.strict,
+        )

@@ -1,0 +1,161 @@
+"""The engine: one thread that turns many jobs into images on one device."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from itertools import count
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+from time import monotonic
+from typing import Self
+from weakref import WeakValueDictionary
+
+import torch
+
+from farm.errors import Conflict, Unavailable
+from farm.spec.job import JobSpec
+from farm.worker.engine.core import Core
+from farm.worker.engine.denoiser import Progress
+from farm.worker.engine.job import Job
+from farm.worker.engine.pulse import Counters, Heartbeat
+from farm.worker.engine.stats import Rendered
+from farm.worker.memory.profiles import MemoryProfile
+from farm.worker.models.cache import ModelCache
+
+log = logging.getLogger(__name__)
+
+STOP_GRACE_SECONDS = 10.0
+
+
+class Engine:
+    """Renders jobs; they join and leave between any two steps of the others.
+
+    Every method may be called from any thread. ``with Engine(...) as engine:`` starts and stops
+    it.
+
+    Args:
+        models: the checkpoints of this device.
+        profile: how many rows share a forward, and in what shapes.
+        device: where everything runs.
+        on_progress: called on the engine's thread with (key, steps done, steps) a few times a
+            second for each job; it must be quick.
+    """
+
+    def __init__(
+        self,
+        models: ModelCache,
+        profile: MemoryProfile,
+        device: torch.device,
+        *,
+        on_progress: Progress | None = None,
+    ) -> None:
+        self._core = Core(models, profile, device, on_progress=on_progress)
+        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._futures: WeakValueDictionary[str, Future[Rendered]] = WeakValueDictionary()
+        self._orders = count()
+        self._lock = Lock()
+        self._closed = False
+        self._deadline: float | None = None
+        self._thread = Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin work, on jobs submitted before too."""
+        self._thread.start()
+
+    def stop(self, timeout: float = 0.0) -> bool:
+        """Take no more jobs, go on for at most ``timeout`` seconds, and end.
+
+        Jobs that are not done by then end with :class:`farm.errors.Unavailable`.
+
+        Returns:
+            Whether the thread has ended; False if one call on the device does not return.
+        """
+        with self._lock:
+            self._closed = True
+            self._inbox.put(partial(self._close, monotonic() + timeout))
+        if self._thread.ident is None:
+            self._thread.start()
+        self._thread.join(timeout + STOP_GRACE_SECONDS)
+        return not self._thread.is_alive()
+
+    def submit(self, key: str, spec: JobSpec) -> Future[Rendered]:
+        """Queue a job behind those that are here.
+
+        Returns:
+            A future of its image. It raises :class:`farm.errors.CheckpointError`,
+            ``DoesNotFit``, ``NumericFailure``, ``Cancelled`` or ``Unavailable``. Its own
+            ``cancel`` does nothing: use :meth:`cancel`.
+
+        Raises:
+            Conflict: a job of this key is still running.
+            Unavailable: the engine was stopped.
+        """
+        with self._lock:
+            if self._closed:
+                raise Unavailable("The engine was stopped.", remedy="Send the job elsewhere.")
+            known = self._futures.get(key)
+            if known is not None and not known.done():
+                raise Conflict(
+                    f"Job {key!r} is already running here.",
+                    field="key",
+                    value=key,
+                    remedy="Wait for it, or cancel it first.",
+                )
+            job = Job(key, spec, next(self._orders))
+            self._futures[key] = job.future
+            self._inbox.put(partial(self._core.jobs.add, job))
+        return job.future
+
+    def cancel(self, key: str) -> None:
+        """End a job before its next step; one that is not here is not missed."""
+        self._inbox.put(partial(self._core.jobs.cancel, key))
+
+    def heartbeat(self) -> Heartbeat:
+        """What the engine is doing and since when, for a watchdog."""
+        return self._core.pulse.heartbeat
+
+    @property
+    def counters(self) -> Counters:
+        """What it has done in all."""
+        return self._core.pulse.counters
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        while self._listen():
+            try:
+                self._core.turn()
+            except Exception as error:  # a defect of the engine itself: nobody's job is sound
+                log.exception("the engine failed; all its jobs end")
+                self._core.jobs.fail(list(self._core.jobs), error)
+        leaving = Unavailable(
+            "The engine was stopped before the image was done.", remedy="Send the job elsewhere."
+        )
+        self._core.jobs.fail(list(self._core.jobs), leaving)
+
+    def _listen(self) -> bool:
+        """Hear everything that was asked for, waiting while there is nothing to do.
+
+        Returns:
+            Whether to go on.
+        """
+        while True:
+            idle = not self._core.jobs and self._deadline is None
+            if idle:
+                self._core.rest()
+            try:
+                self._inbox.get(block=idle)()
+            except Empty:
+                break
+        return self._deadline is None or (bool(self._core.jobs) and monotonic() < self._deadline)
+
+    def _close(self, deadline: float) -> None:
+        self._deadline = deadline

@@ -1,0 +1,68 @@
+"""What the engine is doing now, and what it has done so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from time import monotonic
+from typing import Literal, TypeAlias
+
+Activity: TypeAlias = Literal["idle", "load", "encode", "denoise", "decode"]
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What the engine is doing, and since when on the monotonic clock.
+
+    It beats with every load, text, forward and decode. A long ``load`` is no reason to worry,
+    nor is being ``idle``; a ``denoise``, one forward, of many times its usual seconds is.
+    """
+
+    doing: Activity
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Sums over the engine's life.
+
+    Attributes:
+        forwards: calls of the model.
+        rows: in them, without padding.
+        padded_rows: added to fill buckets.
+        busy_seconds: that the device loaded, encoded, denoised or decoded.
+    """
+
+    forwards: int = 0
+    rows: int = 0
+    padded_rows: int = 0
+    busy_seconds: float = 0.0
+
+
+class Pulse:
+    """Written by the engine's thread; any other may read its two values."""
+
+    def __init__(self) -> None:
+        self.heartbeat = Heartbeat("idle", monotonic())
+        self.counters = Counters()
+
+    @contextmanager
+    def doing(self, activity: Activity) -> Iterator[None]:
+        """Beat at both ends of the block."""
+        self.heartbeat = Heartbeat(activity, monotonic())
+        try:
+            yield
+        finally:
+            self.heartbeat = Heartbeat("idle", monotonic())
+
+    def worked(self, seconds: float, *, forwards: int = 0, rows: int = 0, padded: int = 0) -> None:
+        """Count work done on the device."""
+        done = self.counters
+        self.counters = replace(
+            done,
+            forwards=done.forwards + forwards,
+            rows=done.rows + rows,
+            padded_rows=done.padded_rows + padded,
+            busy_seconds=done.busy_seconds + seconds,
+        )

@@ -1,0 +1,114 @@
+"""Takes slots one step further on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from farm.worker.engine.rows import Rows
+from farm.worker.engine.slot import Slot
+from farm.worker.engine.stopwatch import Stopwatch
+from farm.worker.models.checkpoint import Checkpoint
+from farm.worker.samplers import Step
+
+
+class Stepped:
+    """A step of several slots that may still be running on the device.
+
+    Attributes:
+        slots: that were taken further.
+        positions: the step that each of them did, from 0.
+        rows: the forward's rows.
+    """
+
+    def __init__(self, rows: Rows, watch: Stopwatch, checksums: Tensor) -> None:
+        self.rows = rows
+        self.slots = rows.slots
+        self.positions = [slot.position - 1 for slot in rows.slots]
+        self._watch = watch
+        self._checksums = checksums
+
+    def seconds(self) -> float:
+        """What the step took. Waits for its end."""
+        return self._watch.seconds()
+
+    def finite(self) -> list[bool]:
+        """For each slot, whether its latent is free of NaN and Inf. Waits for the step's end."""
+        self._watch.seconds()
+        return [isfinite(checksum) for checksum in self._checksums.tolist()]
+
+
+class Runner:
+    """Runs forwards on one device. Nothing in it waits for the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._rows: Rows | None = None
+
+    def step(
+        self, checkpoint: Checkpoint, slots: Sequence[Slot], *, bucket: int, blocks: int
+    ) -> Stepped:
+        """One forward and one update for all slots, whatever their samplers and steps.
+
+        Only when all of it is queued do the slots advance: after an exception they stand where
+        they stood, and the step can be tried again.
+        """
+        watch = Stopwatch(self._device)
+        rows = self._packed(slots, bucket=bucket, blocks=blocks)
+        c_in, t, c_skip, c_out, *update = self._columns(checkpoint.prediction, slots)
+        x = torch.stack([slot.x for slot in slots])
+        output = rows.predict(checkpoint, x * c_in, t.flatten())
+        estimate = c_skip * x + c_out * output
+        following = update[0] * x + update[1] * estimate
+        following += update[2] * torch.stack([slot.previous for slot in slots])
+        if any(slot.step.update.noise for slot in slots):
+            # Drawn only now: on a GPU the host draws while the model runs.
+            noise = torch.stack([slot.noise() for slot in slots])
+            following += update[3] * self._upload(noise)
+        # A sum is finite only if all it adds up is, and is one small number to bring home.
+        checksums = self._download(following.sum(dim=(1, 2, 3)))
+        for slot, latent, clean in zip(slots, following.unbind(), estimate.unbind(), strict=True):
+            slot.advance(latent, clean)
+        watch.stop()
+        return Stepped(rows, watch, checksums)
+
+    def forget(self) -> None:
+        """Let go of everything kept for the next step."""
+        self._rows = None
+
+    def _packed(self, slots: Sequence[Slot], *, bucket: int, blocks: int) -> Rows:
+        if self._rows is None or not self._rows.fits(slots, bucket=bucket, blocks=blocks):
+            self._rows = None
+            self._rows = Rows(slots, bucket=bucket, blocks=blocks, device=self._device)
+        return self._rows
+
+    def _columns(self, prediction: str, slots: Sequence[Slot]) -> tuple[Tensor, ...]:
+        """The numbers of this step, one column a number, [S, 1, 1, 1] each."""
+        table = [_numbers(prediction, slot.step) for slot in slots]
+        return self._upload(torch.tensor(table)).view(len(table), -1, 1, 1, 1).unbind(1)
+
+    def _upload(self, tensor: Tensor) -> Tensor:
+        if self._device.type != "cuda":
+            return tensor
+        return tensor.pin_memory().to(self._device, non_blocking=True)
+
+    def _download(self, tensor: Tensor) -> Tensor:
+        if self._device.type != "cuda":
+            return tensor
+        home = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return home.copy_(tensor, non_blocking=True)
+
+
+def _numbers(prediction: str, step: Step) -> tuple[float, ...]:
+    """c_in, t, c_skip, c_out and the update's coefficients.
+
+    The model sees ``c_in x``, and ``c_skip x + c_out output`` is its estimate of the clean
+    latent (Karras et al. 2022, table 1; v as in Salimans and Ho 2022, arXiv 2202.00512).
+    """
+    power = step.sigma**2 + 1
+    if prediction == "v_prediction":
+        return (power**-0.5, step.t, 1 / power, -step.sigma * power**-0.5, *step.update)
+    return (power**-0.5, step.t, 1.0, -step.sigma, *step.update)

@@ -1,0 +1,39 @@
+"""An image from text alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from farm.spec.job import JobSpec
+from farm.worker.engine.requests import Decode, Denoise, EncodeText, Made, Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from farm.worker.models.text import TextEncoding
+
+
+def txt2img(spec: JobSpec) -> Recipe:
+    """Read the prompts, sample a latent from the seed's noise, decode it.
+
+    Returns:
+        [height, width, 3] uint8 pixels on the CPU.
+    """
+    prompt: Made[TextEncoding] = yield EncodeText(spec.checkpoint, spec.prompt)
+    negative: Made[TextEncoding] | None = None
+    if spec.cfg_scale != 1:
+        negative = yield EncodeText(spec.checkpoint, spec.negative_prompt, negative=True)
+    latent: Made[Tensor] = yield Denoise(
+        checkpoint=spec.checkpoint,
+        width=spec.width,
+        height=spec.height,
+        sampler=spec.sampler,
+        steps=spec.steps,
+        prompt=prompt,
+        negative=negative,
+        cfg_scale=spec.cfg_scale,
+        seed=spec.seed,
+        strict=spec.strict,
+    )
+    image: Made[Tensor] = yield Decode(spec.checkpoint, latent)
+    return image.value

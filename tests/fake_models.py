@@ -1,0 +1,150 @@
+"""A checkpoint without weights, whose denoiser is known in closed form, and a cache of such."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from farm.errors import CheckpointError
+from farm.spec.job import JobSpec
+from farm.worker.memory.profiles import MemoryProfile, by_name
+from farm.worker.models.text import TextEncoding
+
+ALPHAS = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).tolist()
+"""Stable Diffusion's own noise schedule."""
+LOG_SIGMAS = np.log((1 - np.array(ALPHAS)) / np.array(ALPHAS)) / 2
+SPREAD = 0.5
+"""Standard deviation of the clean latents this model believes in; their mean is the text's."""
+WORDS_A_BLOCK = 5
+"""Words of a prompt that fill a block of 77 tokens here."""
+
+
+def mean_of(text: str) -> float:
+    """What the fake takes a text to mean: the mean of all clean latents, in -1..1."""
+    return ((sum(map(ord, text)) * 7919) % 2001 - 1000) / 1000
+
+
+def denoised(x: Any, sigma: Any, mean: Any) -> Any:
+    """The best estimate of the clean latent, for clean latents that are normal around ``mean``."""
+    return (x * SPREAD**2 + mean * sigma**2) / (SPREAD**2 + sigma**2)
+
+
+@dataclass
+class FakeCheckpoint:
+    """Computes what a real one does for a one-number world, and remembers what it was asked."""
+
+    name: str
+    family: str = "sd15"
+    prediction: str = "epsilon"
+    fault: Callable[[str, Any], None] = lambda what, seen: None
+
+    def __post_init__(self) -> None:
+        self.alphas_cumprod = ALPHAS
+        self.bytes = 1000
+        self.forwards: list[int] = []
+        self.encoded: list[str] = []
+        self.decoded = 0
+        self.poisoned: set[float] = set()
+        """Texts, by their mean, for which the model answers NaN."""
+
+    def encode(self, text: str, *, negative: bool = False) -> TextEncoding:
+        self.fault("encode", text)
+        self.encoded.append(text)
+        blocks = max(1, -(-len(text.split()) // WORDS_A_BLOCK))
+        tokens = torch.full((1, 77 * blocks, 8), mean_of(text))
+        return TextEncoding(tokens, tokens[:, 0] if self.family == "sdxl" else None)
+
+    def predict(
+        self,
+        x: Tensor,
+        t: Tensor,
+        tokens: Tensor,
+        *,
+        pooled: Tensor | None = None,
+        size_ids: Tensor | None = None,
+    ) -> Tensor:
+        means = tokens.mean(dim=(1, 2))
+        self.fault("predict", means.tolist())
+        assert (pooled is not None) == (size_ids is not None) == (self.family == "sdxl")
+        self.forwards.append(len(x))
+        sigmas = np.exp(np.interp(t.double().numpy(), np.arange(1000), LOG_SIGMAS))
+        sigma = torch.tensor(sigmas).view(-1, 1, 1, 1)
+        mean = means.double().view(-1, 1, 1, 1)
+        latent = x.double() * (sigma**2 + 1) ** 0.5
+        noise = (latent - denoised(latent, sigma, mean)) / sigma
+        bad = [row for row, value in enumerate(means.tolist()) if round(value, 3) in self.poisoned]
+        noise[bad] = torch.nan
+        if self.prediction == "epsilon":
+            return noise.float()
+        # v = (x / sqrt(sigma² + 1) - sqrt(sigma² + 1) clean) / sigma, from x = clean + sigma noise
+        clean = latent - sigma * noise
+        power = sigma**2 + 1
+        return ((latent / power - clean) * power**0.5 / sigma).float()
+
+    def decode(self, latent: Tensor) -> Tensor:
+        self.fault("decode", latent)
+        self.decoded += 1
+        pixels = (latent[:3] * 64 + 128).clamp(0, 255).to(torch.uint8)
+        return pixels.repeat_interleave(8, 1).repeat_interleave(8, 2).permute(1, 2, 0)
+
+
+class FakeModels:
+    """Holds one checkpoint at a time, as a card that is full does."""
+
+    def __init__(self, *checkpoints: FakeCheckpoint) -> None:
+        self.known = {checkpoint.name: checkpoint for checkpoint in checkpoints}
+        self.loads: list[str] = []
+        self.resident: tuple[str, ...] = ()
+        self.bytes = 0
+
+    def get(self, name: str) -> FakeCheckpoint:
+        if name not in self.known:
+            raise CheckpointError(f"There is no checkpoint {name!r}.", field="checkpoint")
+        if name not in self.resident:
+            self.loads.append(name)
+            self.resident = (name,)
+        return self.known[name]
+
+    @contextmanager
+    def use(self, name: str) -> Iterator[FakeCheckpoint]:
+        yield self.get(name)
+
+
+def profile(rows: int = 16) -> MemoryProfile:
+    """A profile with buckets of 1, 2, 4 ... up to ``rows``."""
+    buckets = tuple(2**power for power in range(rows.bit_length()) if 2**power <= rows)
+    return replace(by_name("cpu"), buckets=buckets, max_rows=buckets[-1])
+
+
+def spec(prompt: str = "a red apple", seed: int = 1, **changes: Any) -> JobSpec:
+    """A small job for the checkpoint called ``fake``."""
+    values: dict[str, Any] = {
+        "checkpoint": "fake",
+        "width": 64,
+        "height": 64,
+        "steps": 4,
+        "cfg_scale": 3.0,
+    }
+    return JobSpec(prompt=prompt, seed=seed, **(values | changes))
+
+
+class Gate:
+    """Holds a thread at a call until the test opens it; ``reached`` says that it is there."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self._open = threading.Event()
+
+    def open(self) -> None:
+        self._open.set()
+
+    def __call__(self) -> None:
+        self.reached.set()
+        assert self._open.wait(60), "the test never opened the gate"

@@ -6,7 +6,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from farm.errors import NumericFailure
 
@@ -46,7 +46,7 @@ class Decoder:
         if not bool(torch.isfinite(latent).all()):
             raise NumericFailure("The latent holds NaN or infinity before it is decoded.")
         for dtype in LADDER[LADDER.index(self.dtype) :]:
-            vae = self._vae if dtype == self.dtype else deepcopy(self._loaded).to(dtype)
+            vae = self._vae if dtype == self.dtype else self._cast(dtype)
             pixels = self._pixels(vae, latent)
             if pixels is not None:
                 self._vae = vae
@@ -55,6 +55,10 @@ class Decoder:
             "The VAE gives NaN or infinity even in float32.",
             remedy="Lower the guidance scale, or use another checkpoint.",
         )
+
+    def _cast(self, dtype: torch.dtype) -> Any:
+        # Not the model's own .to, which warns of modules to keep in float32 and names none.
+        return nn.Module.to(deepcopy(self._loaded), dtype)
 
     def _pixels(self, vae: Any, latent: Tensor) -> Tensor | None:
         """The picture, or None where it is not finite.

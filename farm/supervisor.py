@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from farm.errors import SetupError
 
@@ -69,11 +70,11 @@ class Supervisor:
     """Keeps groups of processes running; a later group is stopped before an earlier one.
 
     Args:
-        logs: folder where each process's output goes, one file a name.
+        logs: folder where each process's output goes, one file a name; None: where ours goes.
         held: a file descriptor that every child inherits and so keeps open.
     """
 
-    def __init__(self, logs: Path, *, held: int | None = None) -> None:
+    def __init__(self, logs: Path | None, *, held: int | None = None) -> None:
         self._logs = logs
         self._lifeline = list(os.pipe())  # read end, write end
         self._inherited = self._lifeline[:1] if held is None else [self._lifeline[0], held]
@@ -83,7 +84,8 @@ class Supervisor:
 
     def start(self, *processes: Process) -> None:
         """Start a group."""
-        self._logs.mkdir(parents=True, exist_ok=True)
+        if self._logs:
+            self._logs.mkdir(parents=True, exist_ok=True)
         group = [_Child(each, self._logs, self._inherited) for each in processes]
         self._groups.append(group)
         for child in group:
@@ -158,26 +160,24 @@ class Supervisor:
 class _Child:
     """One process through all its lives."""
 
-    def __init__(self, process: Process, logs: Path, inherited: Sequence[int]) -> None:
+    def __init__(self, process: Process, logs: Path | None, inherited: Sequence[int]) -> None:
         self.process = process
         self.backoff = Backoff()
-        self._log = logs / f"{process.name}.log"
+        self._log = logs / f"{process.name}.log" if logs else None
         self._inherited = inherited
         self._running: subprocess.Popen[bytes] | None = None
         self._began = self._due = self._ends = 0.0
 
     def start(self) -> None:
         self._began = time.monotonic()
-        if self._log.exists() and self._log.stat().st_size > _MAX_LOG:
-            self._log.replace(self._log.with_suffix(".log.1"))
         try:
-            with self._log.open("ab") as output:
+            with _opened(self._log) as output:
                 self._running = subprocess.Popen(
                     list(self.process.argv),
                     env={**os.environ, **self.process.env, _LIFELINE: str(self._inherited[0])},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
-                    stderr=subprocess.STDOUT,
+                    stderr=output,
                     pass_fds=self._inherited,
                     # Ctrl-C in a terminal must reach us alone, so that we stop them in order.
                     start_new_session=True,
@@ -216,6 +216,8 @@ class _Child:
         self._running = None
 
     def trouble(self, what: str) -> SetupError:
+        if self._log is None:
+            return SetupError(f"{self.process.name} {what}.", field=self.process.name)
         return SetupError(
             f"{self.process.name} {what}. Its last lines:\n{_last_lines(self._log)}\n",
             field=self.process.name,
@@ -248,6 +250,14 @@ def watch_lifeline(grace: float = 10.0) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, args=(int(lifeline),), name="lifeline", daemon=True).start()
+
+
+def _opened(log: Path | None) -> contextlib.AbstractContextManager[BinaryIO | None]:
+    if log is None:
+        return contextlib.nullcontext()
+    if log.exists() and log.stat().st_size > _MAX_LOG:
+        log.replace(log.with_suffix(".log.1"))
+    return log.open("ab")
 
 
 def _last_lines(log: Path, count: int = 12) -> str:

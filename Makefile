@@ -1,0 +1,41 @@
+# Farm: what can be made. `make` alone prints this list.
+.DEFAULT_GOAL := help
+.PHONY: help install demo up test check format clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+help: ## print this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## install Farm and its tools into .venv
+
+# The tested set of versions; torch alone is several gigabytes, so the first run takes a while.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -e '.[worker,dev]'
+	@touch $@
+
+demo: $(INSTALLED) ## start a farm, make pictures, leave it running
+	$(BIN)/farm demo
+
+up: $(INSTALLED) ## start a farm and stay with it
+	$(BIN)/farm up
+
+test: $(INSTALLED) ## run the whole suite on real servers
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED) ## style, types and layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## put the code into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove what make has made
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,237 @@
+"""The dispatcher's cycles against a real Postgres and a real broker, without workers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from farm.broker.progress import client_url
+from farm.broker.queue import Publisher, queue_name
+from farm.db import batches, leases, sessions, users
+from farm.db.batches import Batch, NewBatch
+from farm.db.database import Database
+from farm.db.leases import Ending, Lease
+from farm.db.sessions import NewSession
+from farm.dispatch import dispatcher as dispatching
+from farm.dispatch.dispatcher import Dispatcher
+from farm.errors import Conflict
+from farm.spec.batch import BatchSpec
+from farm.spec.job import JobSpec
+from farm.spec.moves import Move
+from tests.conftest import eventually
+
+TEMPLATE = {"checkpoint": "demo", "prompt": "p", "width": 64, "height": 64, "seed": 1}
+
+
+@pytest.fixture
+def broker(broker_url: str) -> Iterator[redis.Redis]:
+    client = redis.Redis.from_url(client_url(broker_url))
+    client.flushall()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def dispatcher(db: Database, broker: redis.Redis, broker_url: str) -> Iterator[Dispatcher]:
+    publisher = Publisher(broker_url)
+    yield Dispatcher(db, publisher)
+    publisher.close()
+
+
+def submit(db: Database, total: int, **fields: Any) -> int:
+    spec = BatchSpec(template=TEMPLATE, count=total)
+    return batches.accept(db, NewBatch(users.local(db).id, **{"spec": spec, **fields})).id
+
+
+def worker(db: Database, name: str = "gpu0", *, capacity: int = 4, lease: float = 60) -> str:
+    session = NewSession(f"s-{name}-{capacity}-{lease}", name, "host", 1, {}, "cpu", capacity)
+    sessions.open(db, session, lease=lease)
+    return session.id
+
+
+def queued(broker: redis.Redis, session: str) -> int:
+    return int(broker.llen(queue_name(session)))
+
+
+def fetched(db: Database, batch: int) -> Batch:
+    found = batches.fetch(db, batch)
+    assert found
+    return found
+
+
+def test_a_session_gets_no_more_than_it_can_hold(
+    db: Database, broker: redis.Redis, dispatcher: Dispatcher
+) -> None:
+    batch, session = submit(db, 10), worker(db, capacity=4)
+    assert dispatcher.cycle() == 4
+    assert dispatcher.cycle() == 0
+    assert queued(broker, session) == 4
+    assert fetched(db, batch).counts["pending"] == 10
+
+    lease = Lease(batch, 0, 1, session)
+    assert leases.start(db, lease)
+    leases.end(db, session, "gpu0", [Ending(batch, 0, 1, Move.FAIL)])
+    assert dispatcher.cycle() == 1
+
+
+def test_lost_messages_are_sent_again_and_only_those(
+    db: Database,
+    broker: redis.Redis,
+    dispatcher: Dispatcher,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatching, "_REPUBLISH", 0.0)
+    monkeypatch.setattr(dispatching, "_TIDY", 0.0)
+    submit(db, 3)
+    session = worker(db)
+    dispatcher.cycle()
+    dispatcher.cycle()
+    assert queued(broker, session) == 3, "what waits in the queue is not sent twice"
+    broker.flushall()
+    dispatcher.cycle()
+    assert queued(broker, session) == 3
+
+
+def test_a_dead_sessions_jobs_go_to_another(
+    db: Database,
+    broker: redis.Redis,
+    dispatcher: Dispatcher,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatching, "_TIDY", 0.0)
+    batch = submit(db, 2)
+    dead = worker(db, "gpu0")
+    dispatcher.cycle()
+    assert leases.start(db, Lease(batch, 0, 1, dead))
+    db.one("UPDATE sessions SET lease_until = 'epoch' RETURNING id")
+    other = worker(db, "gpu1")
+    assert dispatcher.cycle() == 2
+    rows = db.all("SELECT ord, attempt, session_id, crashes FROM leases ORDER BY ord")
+    assert [tuple(row.values()) for row in rows] == [(0, 2, other, 1), (1, 2, other, 0)]
+    assert queued(broker, dead) == 0
+    history = db.all("SELECT ord, attempt, result FROM attempts")
+    assert [tuple(row.values()) for row in history] == [(0, 1, "lost")]
+
+
+def test_a_worker_that_comes_back_succeeds_its_dead_session_at_once(
+    db: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatching, "_TIDY", 0.0)
+    submit(db, 1)
+    worker(db, "gpu0", lease=3600)
+    dispatcher.cycle()
+    again = worker(db, "gpu0", lease=60)
+    dispatcher.cycle()
+    dispatcher.cycle()
+    assert [row["session_id"] for row in db.all("SELECT session_id FROM leases")] == [again]
+
+
+def test_a_cancelled_batch_ends_and_gets_no_more_places(
+    db: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatching, "_TIDY", 0.0)
+    batch, session = submit(db, 10), worker(db, capacity=2)
+    dispatcher.cycle()
+    started = Lease(batch, 0, 1, session)
+    leases.start(db, started)
+    cancelled = batches.cancel(db, batch)
+    assert cancelled
+    assert cancelled.counts == {
+        "pending": 1,
+        "running": 1,
+        "succeeded": 0,
+        "failed": 0,
+        "cancelled": 8,
+    }
+    answer = sessions.beat(db, session, lease=60, resident=[], stats={})
+    assert answer == ("live", [(batch, 0, 1), (batch, 1, 1)])
+    for ord in (0, 1):
+        leases.end(db, session, "gpu0", [Ending(batch, ord, 1, Move.STOP)])
+    dispatcher.cycle()
+    assert fetched(db, batch).ended_at
+    assert fetched(db, batch).counts["cancelled"] == 10
+    assert batches.cancel(db, batch) == fetched(db, batch), "twice is as good as once"
+
+
+def test_higher_priority_goes_first_then_the_older(db: Database, dispatcher: Dispatcher) -> None:
+    first, second, urgent = submit(db, 2), submit(db, 2), submit(db, 1, priority=90)
+    worker(db, capacity=3)
+    dispatcher.cycle()
+    rows = db.all("SELECT batch_id FROM leases ORDER BY batch_id")
+    assert [row["batch_id"] for row in rows] == [first, first, urgent]
+    assert second not in [row["batch_id"] for row in rows]
+
+
+def test_listed_jobs_run_grouped_by_checkpoint_in_order(
+    db: Database, dispatcher: Dispatcher
+) -> None:
+    jobs = [JobSpec(**{**TEMPLATE, "checkpoint": name}) for name in "aab"]
+    batch = submit(db, 3, spec=None, jobs=jobs)
+    worker(db, capacity=8)
+    while dispatcher.cycle():
+        pass
+    assert [row["ord"] for row in db.all("SELECT ord FROM leases ORDER BY ord")] == [0, 1, 2]
+    assert fetched(db, batch).explicit
+
+
+def test_the_same_request_twice_is_one_batch(db: Database) -> None:
+    user = users.local(db).id
+    spec = BatchSpec(template=TEMPLATE, count=2)
+    new = NewBatch(user, spec=spec, idempotency_key="k", request_hash=b"1")
+    first, again = batches.accept(db, new), batches.accept(db, new)
+    assert (first.id, first.created, again.created) == (again.id, True, False)
+    other = NewBatch(user, spec=spec, idempotency_key="k", request_hash=b"2")
+    with pytest.raises(Conflict) as raised:
+        batches.accept(db, other)
+    assert raised.value.field == "Idempotency-Key"
+    assert len(batches.page(db, limit=10)) == 1
+
+
+def test_a_standby_leads_when_the_leader_goes(database_url: str, broker_url: str) -> None:
+    stops = [threading.Event(), threading.Event()]
+    databases = [Database(database_url), Database(database_url)]
+    cycles: list[int] = []
+
+    class Counting(Dispatcher):
+        def __init__(self, number: int) -> None:
+            super().__init__(databases[number], Publisher(broker_url))
+            self.number = number
+
+        def cycle(self) -> int:
+            cycles.append(self.number)
+            return super().cycle()
+
+    threads = [
+        threading.Thread(target=Counting(number).run, args=(stops[number],)) for number in (0, 1)
+    ]
+    threads[0].start()
+    eventually(lambda: 0 in cycles)
+    threads[1].start()
+    eventually(lambda: cycles.count(0) > 2)
+    assert 1 not in cycles
+    stops[0].set()
+    threads[0].join()
+    eventually(lambda: 1 in cycles)
+    stops[1].set()
+    threads[1].join()
+    for database in databases:
+        database.close()
+
+
+def test_a_leader_that_loses_postgres_leads_again(database_url: str, broker_url: str) -> None:
+    stop = threading.Event()
+    with Database(database_url) as database:
+        running = Dispatcher(database, Publisher(broker_url))
+        thread = threading.Thread(target=running.run, args=(stop,))
+        thread.start()
+        holder = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
+        eventually(lambda: database.one(holder))
+        first = database.one(holder)
+        database.all(f"SELECT pg_terminate_backend(pid) FROM ({holder}) AS h")
+        eventually(lambda: (now := database.one(holder)) and now != first)
+        stop.set()
+        thread.join()

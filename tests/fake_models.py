@@ -38,7 +38,11 @@ def denoised(x: Any, sigma: Any, mean: Any) -> Any:
 
 @dataclass
 class FakeCheckpoint:
-    """Computes what a real one does for a one-number world, and remembers what it was asked."""
+    """Computes what a real one does for a one-number world, and remembers what it was asked.
+
+    ``fault(what, seen)`` is called before every "encode", "predict" and "decode" and may raise;
+    it sees the text, the means of all rows, or the latent. ``poisoned`` texts are answered NaN.
+    """
 
     name: str
     family: str = "sd15"
@@ -51,8 +55,7 @@ class FakeCheckpoint:
         self.forwards: list[int] = []
         self.encoded: list[str] = []
         self.decoded = 0
-        self.poisoned: set[float] = set()
-        """Texts, by their mean, for which the model answers NaN."""
+        self.poisoned: set[str] = set()
 
     def encode(self, text: str, *, negative: bool = False) -> TextEncoding:
         self.fault("encode", text)
@@ -70,17 +73,17 @@ class FakeCheckpoint:
         pooled: Tensor | None = None,
         size_ids: Tensor | None = None,
     ) -> Tensor:
-        means = tokens.mean(dim=(1, 2))
+        means = tokens.double().mean(dim=(1, 2))
         self.fault("predict", means.tolist())
         assert (pooled is not None) == (size_ids is not None) == (self.family == "sdxl")
         self.forwards.append(len(x))
         sigmas = np.exp(np.interp(t.double().numpy(), np.arange(1000), LOG_SIGMAS))
         sigma = torch.tensor(sigmas).view(-1, 1, 1, 1)
-        mean = means.double().view(-1, 1, 1, 1)
+        mean = means.view(-1, 1, 1, 1)
         latent = x.double() * (sigma**2 + 1) ** 0.5
         noise = (latent - denoised(latent, sigma, mean)) / sigma
-        bad = [row for row, value in enumerate(means.tolist()) if round(value, 3) in self.poisoned]
-        noise[bad] = torch.nan
+        poison = {mean_of(text) for text in self.poisoned}
+        noise[[round(value, 3) in poison for value in means.tolist()]] = torch.nan
         if self.prediction == "epsilon":
             return noise.float()
         # v = (x / sqrt(sigma² + 1) - sqrt(sigma² + 1) clean) / sigma, from x = clean + sigma noise
@@ -89,10 +92,10 @@ class FakeCheckpoint:
         return ((latent / power - clean) * power**0.5 / sigma).float()
 
     def decode(self, latent: Tensor) -> Tensor:
+        """The latent itself, [h, w, 4] float32, so that tests see what the engine made."""
         self.fault("decode", latent)
         self.decoded += 1
-        pixels = (latent[:3] * 64 + 128).clamp(0, 255).to(torch.uint8)
-        return pixels.repeat_interleave(8, 1).repeat_interleave(8, 2).permute(1, 2, 0)
+        return latent.permute(1, 2, 0)
 
 
 class FakeModels:

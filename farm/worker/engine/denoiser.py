@@ -65,7 +65,7 @@ class Denoiser:
             stepped = self._runner.step(
                 checkpoint, slots, bucket=forward.bucket, blocks=forward.blocks
             )
-        except Exception as error:  # noqa: BLE001 - logged and answered there
+        except Exception as error:
             self._recover(error, forward, checkpoint)
             return
         self.book()

@@ -52,6 +52,6 @@ def compile_program(sampler: str, steps: int, alphas_cumprod: Sequence[float]) -
     sigmas = schedule(model, steps)
     table = tuple(
         Step(sigma, model.timestep(sigma), update)
-        for sigma, update in zip(sigmas, updates(sigmas), strict=False)
+        for sigma, update in zip(sigmas[:-1], updates(sigmas), strict=True)
     )
     return Program(name=sampler, steps=table, initial_scale=sigmas[0])

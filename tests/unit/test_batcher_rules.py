@@ -1,0 +1,169 @@
+"""What runs next: each rule of the batcher on its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from farm.worker.engine.batcher import (
+    MAX_BLOCKS,
+    Batcher,
+    Decision,
+    Decode,
+    Encode,
+    Forward,
+    Load,
+    Waiting,
+)
+
+BUCKETS = (1, 2, 4, 8)
+
+
+def job(order: int, stage: Any = "denoise", **changes: Any) -> Waiting:
+    values: dict[str, Any] = {"checkpoint": "a", "width": 64, "height": 64, "rows": 2}
+    return Waiting(order, stage, **(values | changes))
+
+
+def decide(*jobs: Waiting, rows: int = 8, resident: tuple[str, ...] = ("a",)) -> Decision | None:
+    return Batcher(lambda *_: rows, BUCKETS).decide(jobs, resident, 0.0)
+
+
+def forward(*jobs: Waiting, rows: int = 8) -> Forward:
+    decision = decide(*jobs, rows=rows)
+    assert isinstance(decision, Forward)
+    return decision
+
+
+def test_without_jobs_there_is_nothing_to_do() -> None:
+    assert decide() is None
+
+
+def test_a_checkpoint_is_loaded_before_anything_else_for_it() -> None:
+    assert decide(job(0, "encode"), resident=()) == Load("a")
+
+
+def test_a_finished_latent_comes_first() -> None:
+    assert decide(job(0), job(1, "encode"), job(2, "decode")) == Decode(2)
+
+
+def test_a_text_comes_before_the_forward_that_its_job_could_ride_in() -> None:
+    assert decide(job(0), job(1, "encode")) == Encode(1)
+
+
+@pytest.mark.parametrize(
+    "too_much",
+    [
+        pytest.param({"width": 128}, id="another size"),
+        pytest.param({"checkpoint": "b"}, id="another checkpoint"),
+        pytest.param({"rows": 8}, id="no rows left"),
+    ],
+)
+def test_a_text_waits_while_its_job_could_not_ride(too_much: dict[str, Any]) -> None:
+    assert isinstance(decide(job(0), job(1, "encode", **too_much)), Forward)
+
+
+@pytest.mark.parametrize(
+    ("rows", "allowed", "riding", "bucket"),
+    [
+        ([2], 8, [0], 2),
+        ([1], 8, [0], 1),
+        ([2, 1], 8, [0, 1], 4),
+        ([2, 2, 2], 8, [0, 1, 2], 8),
+        ([2, 2, 2, 2, 2], 8, [0, 1, 2, 3], 8),
+        ([2, 2, 2], 4, [0, 1], 4),
+        ([2, 2, 2], 5, [0, 1], 4),
+        ([2, 2, 1], 3, [0], 2),
+        ([1, 2, 1], 2, [0, 2], 2),
+        ([2, 1], 1, [0], 1),
+    ],
+)
+def test_rows_fill_up_oldest_first_and_are_padded_to_a_bucket(
+    rows: list[int], allowed: int, riding: list[int], bucket: int
+) -> None:
+    chosen = forward(*(job(order, rows=taken) for order, taken in enumerate(rows)), rows=allowed)
+    assert list(chosen.orders) == riding
+    assert chosen.bucket == bucket
+
+
+@pytest.mark.parametrize("other", [{"width": 128}, {"height": 128}, {"checkpoint": "b"}])
+def test_only_the_same_size_and_checkpoint_ride_along(other: dict[str, Any]) -> None:
+    assert forward(job(0), job(1, **other), job(2)).orders == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "riding", "common"),
+    [
+        ([1, 1], [0, 1], 1),
+        ([1, 2], [0, 1], 2),
+        ([2, 3], [0], 2),
+        ([1, 4, 2], [0, 1, 2], 4),
+        ([1, MAX_BLOCKS + 1], [0], 1),
+        ([6, 2, 3, 4], [0, 1, 2], 6),
+        ([5, 1, 2], [0, 1], 5),
+    ],
+)
+def test_texts_repeat_to_their_common_multiple(
+    blocks: list[int], riding: list[int], common: int
+) -> None:
+    jobs = [job(order, rows=1, blocks=count) for order, count in enumerate(blocks)]
+    chosen = forward(*jobs)
+    assert (list(chosen.orders), chosen.blocks) == (riding, common)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "strict", "riding"),
+    [
+        ([1, 2, 1], 0, [0, 2]),
+        ([2, 1, 4], 0, [0, 1]),
+        ([1, 2], 1, [0, 1]),
+        ([2, 1], 1, [0]),
+    ],
+)
+def test_a_strict_job_keeps_its_shape(blocks: list[int], strict: int, riding: list[int]) -> None:
+    jobs = [job(n, rows=1, blocks=count, strict=n == strict) for n, count in enumerate(blocks)]
+    chosen = forward(*jobs)
+    assert list(chosen.orders) == riding
+    if strict in riding:
+        assert (chosen.bucket, chosen.blocks) == (8, blocks[strict])
+
+
+class TestTurns:
+    """While job 0 waits for checkpoint b, jobs of the resident a keep their turn for a while."""
+
+    OLD, RESIDENT = job(0, checkpoint="b"), job(1)
+
+    def batcher(self) -> Batcher:
+        batcher = Batcher(lambda *_: 8, BUCKETS, patience=10)
+        assert isinstance(batcher.decide([self.RESIDENT], ["a"], 100.0), Forward)
+        return batcher
+
+    @pytest.mark.parametrize("now", [100.0, 109.9])
+    def test_the_turn_goes_on_within_patience(self, now: float) -> None:
+        decision = self.batcher().decide([self.OLD, self.RESIDENT], ["a"], now)
+        assert isinstance(decision, Forward)
+        assert decision.orders == (1,)
+
+    def test_then_the_oldest_job_gets_its_checkpoint(self) -> None:
+        assert self.batcher().decide([self.OLD, self.RESIDENT], ["a"], 110.0) == Load("b")
+
+    def test_without_work_of_its_own_a_turn_ends_at_once(self) -> None:
+        assert self.batcher().decide([self.OLD], ["a"], 100.0) == Load("b")
+
+    def test_a_checkpoint_that_was_evicted_has_no_turn(self) -> None:
+        assert self.batcher().decide([self.OLD, self.RESIDENT], [], 100.0) == Load("b")
+
+    def test_what_is_resident_needs_no_patience(self) -> None:
+        decision = self.batcher().decide([self.OLD, self.RESIDENT], ["a", "b"], 100.0)
+        assert isinstance(decision, Forward)
+        assert decision.orders == (0,)
+
+    def test_a_turn_begins_after_the_load(self) -> None:
+        batcher = self.batcher()
+        assert batcher.decide([self.OLD, self.RESIDENT], ["a"], 110.0) == Load("b")
+        assert isinstance(batcher.decide([self.OLD, self.RESIDENT], ["b"], 150.0), Forward)
+        newer = [job(2, checkpoint="b")]
+        decision = batcher.decide([self.RESIDENT, *newer], ["b"], 159.9)
+        assert isinstance(decision, Forward)
+        assert decision.orders == (2,)
+        assert batcher.decide([self.RESIDENT, *newer], ["b"], 160.0) == Load("a")

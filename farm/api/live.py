@@ -73,14 +73,12 @@ async def _until_next_look(heard: asyncio.Queue[dict[str, Any]]) -> AsyncIterato
 
 
 async def _listen(progress: Progress, heard: asyncio.Queue[dict[str, Any]]) -> None:
-    while True:
-        try:
-            async for event in progress():
-                if not heard.full():
-                    heard.put_nowait(event)
-        except Exception as error:  # noqa: BLE001 - whatever ails the broker, we go on without it
-            _log.warning("no progress events: %s", error)
-        await asyncio.sleep(SELDOM)
+    try:
+        async for event in progress():
+            if not heard.full():
+                heard.put_nowait(event)
+    except Exception as error:  # noqa: BLE001 - whatever ails the broker, we go on without it
+        _log.warning("no progress events: %s", error)
 
 
 def _event(name: str, data: dict[str, Any]) -> ServerSentEvent:

@@ -13,6 +13,7 @@ from farm.api.deps import Serving
 from farm.api.live import follow
 from farm.api.routes.batches import existing
 from farm.api.schemas import Batch
+from farm.broker import progress_events
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
@@ -34,9 +35,6 @@ async def events(batch: str, services: Serving) -> EventSourceResponse:
     found = await to_thread.run_sync(look)
 
     def progress() -> AsyncIterator[dict[str, Any]]:
-        # Imported late: an API that nobody watches needs no broker client.
-        from farm.broker import progress_events
-
         return progress_events(services.broker_url, int(found.id))
 
     return EventSourceResponse(follow(look, progress), ping=10)

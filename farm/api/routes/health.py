@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fastapi import APIRouter
-from redis import Redis, RedisError
 from starlette.responses import JSONResponse, Response
 
 from farm import __version__
 from farm.api.deps import Serving
 from farm.api.errors import problem
 from farm.api.schemas import Health
+from farm.broker.progress import answers
 from farm.db.database import Database
 from farm.db.migrate import is_current
 from farm.errors import FarmError, Unavailable
 
 router = APIRouter(tags=["health"])
-
-_PATIENCE = 2.0
 
 
 @router.get("/", include_in_schema=False)
@@ -52,15 +50,15 @@ def _check_schema(db: Database) -> None:
 
 
 def _check_broker(url: str) -> None:
-    # Celery's spelling of a Unix socket is not the Redis client's.
-    plain = url.replace("redis+socket://", "unix://")
-    with Redis.from_url(plain, socket_connect_timeout=_PATIENCE, socket_timeout=_PATIENCE) as redis:
-        redis.ping()
+    if not answers(url):
+        raise Unavailable(
+            "It does not answer.", remedy="Check that it runs and that FARM_BROKER_URL is right."
+        )
 
 
 def _state(check: Callable[[], None]) -> str:
     try:
         check()
-    except (FarmError, RedisError, OSError) as error:
-        return str(error) or type(error).__name__
+    except FarmError as error:
+        return str(error)
     return "ok"

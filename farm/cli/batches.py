@@ -1,0 +1,188 @@
+"""farm ls, show, watch, cancel: batches and their jobs."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Annotated, Any
+
+import typer
+
+from farm.cli import output, progress
+from farm.client import Batch, Farm, Job
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
+BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="Its number, as `farm ls` shows.")]
+
+_FAILURES_SHOWN = 10
+
+
+def ls(
+    number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many to show.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List batches, newest first.
+
+    Example: farm ls -n 5
+    """
+    with Farm() as farm:
+        found = list(islice(farm.batches(), number))
+    if as_json:
+        output.print_json({"batches": [batch.data for batch in found]})
+        return
+    rows = [
+        (
+            batch.id,
+            batch.data["name"],
+            batch.state,
+            f"{batch.counts['succeeded']}/{batch.total}",
+            batch.counts["failed"] or "",
+            batch.data["user"],
+            output.age(batch.data["created_at"]),
+        )
+        for batch in found
+    ]
+    columns = (">id", "name", "state", ">images", ">failed", "user", ">age")
+    screen = output.console()
+    if rows:
+        screen.print(output.table("", columns, rows))
+    else:
+        screen.print('No batch yet. Try: farm submit "a red apple" -n 4 --watch')
+
+
+def show(
+    id: Annotated[str, typer.Argument(metavar="ID", help="A batch (12) or one job (12-3).")],
+    as_json: AsJson = False,
+) -> None:
+    """Show a batch or a job: its state, what it took, why it failed.
+
+    Examples: farm show 12 | farm show 12-3
+    """
+    with Farm() as farm:
+        if "-" in id:
+            job = farm.job(id)
+            if as_json:
+                output.print_json(job.data)
+            else:
+                _show_job(job)
+            return
+        batch = farm.batch(id)
+        summary = batch.summary()
+        if as_json:
+            output.print_json({**batch.data, "summary": summary})
+        else:
+            _show_batch(batch, summary)
+
+
+def watch(id: BatchId, as_json: AsJson = False) -> None:
+    """Follow a batch until it has ended; exits with 1 if an image is missing then.
+
+    Ctrl-C stops watching, not the batch. Example: farm watch 12
+    """
+    with Farm() as farm:
+        batch = progress.follow(farm.batch(id))
+        if as_json:
+            output.print_json(batch.data)
+        else:
+            outcome(batch)
+    raise typer.Exit(exit_code(batch))
+
+
+def cancel(
+    ids: Annotated[list[str], typer.Argument(metavar="BATCH...", help="Their numbers.")],
+    as_json: AsJson = False,
+) -> None:
+    """Cancel batches: jobs that run stop at their next step, images made so far stay.
+
+    Example: farm cancel 12 13
+    """
+    with Farm() as farm:
+        # All are looked up before any is cancelled: a misspelt number cancels nothing.
+        found = [batch.cancel() for batch in [farm.batch(id) for id in ids]]
+    if as_json:
+        output.print_json({"batches": [batch.data for batch in found]})
+        return
+    for batch in found:
+        output.console().print(f"batch {batch.id}: {output.counts_line(batch.counts)}")
+
+
+def outcome(batch: Batch) -> None:
+    """Say how a batch ended, and why jobs failed."""
+    screen = output.console()
+    screen.print(f"batch {batch.id} {batch.state}: {output.counts_line(batch.counts)}")
+    show_failures(batch)
+
+
+def exit_code(batch: Batch) -> int:
+    """0 if every image was made."""
+    return 0 if batch.counts["succeeded"] == batch.total else output.SOME_FAILED
+
+
+def show_failures(batch: Batch) -> None:
+    """The first failed jobs with their reasons and remedies."""
+    if not batch.counts["failed"]:
+        return
+    screen = output.console()
+    for job in islice(batch.jobs("failed"), _FAILURES_SHOWN):
+        screen.print(f"  {job.id} failed: {_reason(job.data['error'])}", markup=False)
+    hidden = batch.counts["failed"] - _FAILURES_SHOWN
+    if hidden > 0:
+        screen.print(f"  and {hidden} more")
+
+
+def statistics(summary: dict[str, Any]) -> None:
+    """Seconds by stage, speed, memory, images by worker."""
+    screen = output.console()
+    if not summary.get("images"):
+        return
+    screen.print(output.stage_table(summary))
+    for line in output.statistics_lines(summary):
+        screen.print(line)
+    rows = [(each["worker"], each["images"]) for each in summary["workers"]]
+    screen.print(output.table("", ("worker", ">images"), rows))
+
+
+def _show_batch(batch: Batch, summary: dict[str, Any]) -> None:
+    screen, data = output.console(), batch.data
+    name = f" {data['name']!r}" if data["name"] else ""
+    head = f"batch {batch.id}{name}: {batch.state}, {output.counts_line(batch.counts)}"
+    screen.print(head, markup=False)
+    if data["spec"]:
+        for field, value in data["spec"]["template"].items():
+            if value not in ("", False):
+                screen.print(f"  {field}: {value}", markup=False)
+        for axis in data["spec"]["axes"]:
+            values = ", ".join(map(str, axis["values"][:20]))
+            more = f" and {len(axis['values']) - 20} more" if len(axis["values"]) > 20 else ""
+            screen.print(f"  axis {axis['field']}: {values}{more}", markup=False)
+        screen.print(f"  count: {data['spec']['count']}")
+    statistics(summary)
+    show_failures(batch)
+
+
+def _show_job(job: Job) -> None:
+    screen, data = output.console(), job.data
+    worker = f" on {data['worker']}" if data["worker"] else ""
+    screen.print(f"job {job.id}: {job.state}{worker}, attempt {data['attempt']}", markup=False)
+    for field, value in job.spec.items():
+        if value not in ("", False):
+            screen.print(f"  {field}: {value}", markup=False)
+    if job.image:
+        stored = job.image.data
+        what = f"{stored['width']}x{stored['height']}, {output.size(stored['bytes'])}"
+        screen.print(f"image: {what}, sha256 {stored['sha256'][:12]}", markup=False)
+    if data["error"]:
+        screen.print(f"failed: {_reason(data['error'])}", markup=False)
+    stats = data["stats"] or {}
+    if stats:
+        screen.print(output.stage_table(stats))
+        for line in output.statistics_lines(stats):
+            screen.print(line)
+    for attempt in data["attempts"]:
+        line = f"attempt {attempt['attempt']} on {attempt['worker']}: {attempt['result']}"
+        reason = f": {_reason(attempt['error'])}" if attempt["error"] else ""
+        screen.print(line + reason, markup=False)
+
+
+def _reason(error: dict[str, Any] | None) -> str:
+    told = error or {}
+    return " ".join(told[part] for part in ("detail", "remedy") if told.get(part)) or "no reason"

@@ -1,0 +1,110 @@
+"""How the command line speaks: tables for people, one JSON document for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+SOME_FAILED = 1
+"""Exit code of a command that waited for a batch of which not every image was made."""
+
+_STAGES = ("queue", "load", "encode", "denoise", "decode", "store")
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Plain text unless it is a terminal."""
+    return Console(stderr=stderr, highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def print_json(document: Any) -> None:
+    """The one document of a command that was asked for ``--json``."""
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+    """A table without lines; columns whose name begins with ``>`` are aligned to the right."""
+    found = Table(title=title or None, box=None, title_justify="left", pad_edge=False)
+    for column in columns:
+        right = column.startswith(">")
+        found.add_column(column.lstrip(">"), justify="right" if right else "left")
+    for row in rows:
+        found.add_row(*(escape(_text(value)) for value in row))
+    return found
+
+
+def counts_line(counts: dict[str, int]) -> str:
+    """``3 succeeded, 1 failed``: the states that any job is in."""
+    return ", ".join(f"{number} {state}" for state, number in counts.items() if number) or "no job"
+
+
+def duration(seconds: float | None) -> str:
+    """``0.42 s``, ``12.3 s``, ``3:05``, ``2:10:00``."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def size(count: float | None) -> str:
+    """Bytes as ``512 B``, ``3.4 MB``, ``1.2 GB`` (powers of 1024, as webui shows VRAM)."""
+    if count is None:
+        return "-"
+    for unit in ("B", "KB", "MB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GB"
+
+
+def age(when: str) -> str:
+    """How long ago an ISO time was."""
+    return duration(max(0.0, (datetime.now(UTC) - datetime.fromisoformat(when)).total_seconds()))
+
+
+def stage_table(stats: dict[str, Any]) -> Table:
+    """Seconds of each stage, from the statistics of an attempt or of a whole batch."""
+    known = [stage for stage in _STAGES if stats.get(f"{stage}_seconds") is not None]
+    total = sum(stats[f"{stage}_seconds"] for stage in known) or 1.0
+    rows = [
+        (stage, duration(taken), f"{100 * taken / total:.0f}%")
+        for stage in known
+        for taken in [stats[f"{stage}_seconds"]]
+    ]
+    return table("", ("stage", ">seconds", ">share"), rows)
+
+
+def statistics_lines(stats: dict[str, Any]) -> list[str]:
+    """Speed and memory in webui's words, as far as known."""
+    lines = []
+    speed = [
+        form.format(stats[name])
+        for name, form in (
+            ("images_per_minute", "{:.1f} images/min"),
+            ("iterations_per_second", "{:.2f} it/s"),
+            ("mean_rows", "{:.1f} rows a forward"),
+            ("gpu_seconds", "{:.1f} GPU-seconds"),
+        )
+        if stats.get(name) is not None
+    ]
+    if speed:
+        lines.append(", ".join(speed))
+    if stats.get("system_total"):
+        used, total = stats.get("system_used") or 0, stats["system_total"]
+        active, reserved = size(stats.get("vram_active")), size(stats.get("vram_reserved"))
+        share = f"{size(used)}/{size(total)} ({100 * used / total:.1f}%)"
+        lines.append(f"A: {active}, R: {reserved}, Sys: {share}")
+    return lines
+
+
+def _text(value: Any) -> str:
+    return "-" if value is None else str(value)

@@ -1,0 +1,190 @@
+"""farm submit: a prompt or a batch file becomes a batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from farm.cli import output, progress
+from farm.cli.batches import AsJson, exit_code, outcome
+from farm.cli.download import fetch
+from farm.client import Farm
+from farm.errors import InvalidInput
+from farm.spec.axes import parse_values
+from farm.spec.batch import BatchRequest, freeze, freeze_listed
+from farm.spec.batchfile import read
+from farm.spec.job import MAX_STEPS, SAMPLERS
+from farm.spec.problems import validated
+
+_SUFFIXES = (".yaml", ".yml", ".json", ".txt")
+
+
+def _option(*names: str, help: str) -> Any:
+    return typer.Option(*names, help=help, show_default=False)
+
+
+What = Annotated[
+    str, typer.Argument(help="A prompt, or a batch file: .yaml, .json, or prompts in a .txt.")
+]
+Count = Annotated[int | None, _option("--count", "-n", help="Images of each cell, seeds in a row.")]
+Checkpoint = Annotated[
+    str | None, _option("--checkpoint", "-c", help="A model's name; `farm workers` lists them.")
+]
+Negative = Annotated[str | None, _option("--negative-prompt", "-N", help="What must not be seen.")]
+Width = Annotated[int | None, _option("--width", "-W", help="Pixels, a multiple of 8.")]
+Height = Annotated[int | None, _option("--height", "-H", help="Pixels, a multiple of 8.")]
+Steps = Annotated[int | None, _option("--steps", "-s", help=f"1 to {MAX_STEPS}.")]
+Sampler = Annotated[str | None, _option("--sampler", help=f"One of: {', '.join(SAMPLERS)}.")]
+Guidance = Annotated[float | None, _option("--cfg-scale", help="Guidance, 0 to 30.")]
+Seed = Annotated[int | None, _option("--seed", help="-1 draws one at random.")]
+Strict = Annotated[
+    bool | None, _option("--strict", help="Bit-equal images whatever else is running.")
+]
+Axes = Annotated[
+    list[str] | None,
+    _option("--axis", "-x", help='FIELD=VALUES, such as "steps=10-30(+10)"; repeatable.'),
+]
+Priority = Annotated[
+    str | None, _option("--priority", help="interactive, normal, background, or 0 to 100.")
+]
+Name = Annotated[str | None, _option("--name", help="To know it again in `farm ls`.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only check and count; needs no farm.")]
+Watch = Annotated[
+    bool, typer.Option("--watch", "-w", help="Follow it; exit with 1 if an image is missing.")
+]
+Download = Annotated[
+    Path | None, _option("--download", "-o", help="Wait, then save the images in this folder.")
+]
+
+
+def submit(
+    what: What,
+    *,
+    count: Count = None,
+    checkpoint: Checkpoint = None,
+    negative_prompt: Negative = None,
+    width: Width = None,
+    height: Height = None,
+    steps: Steps = None,
+    sampler: Sampler = None,
+    cfg_scale: Guidance = None,
+    seed: Seed = None,
+    strict: Strict = None,
+    axis: Axes = None,
+    priority: Priority = None,
+    name: Name = None,
+    dry_run: DryRun = False,
+    watch: Watch = False,
+    download: Download = None,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a batch of images.
+
+    Options override what a batch file says; axes multiply, and count images are made of each
+    cell. What is left out takes the checkpoint's own defaults. Examples:
+
+    farm submit "a red apple" -n 4 --watch
+
+    farm submit "a lion" -x "steps=10-30(+10)" -x "sampler=Euler a,DPM++ 2M Karras" -o lions
+
+    farm submit examples/sweep.yaml --dry-run
+    """
+    options = {
+        "name": name,
+        "checkpoint": checkpoint,
+        "negative_prompt": negative_prompt,
+        "width": width,
+        "height": height,
+        "steps": steps,
+        "sampler": sampler,
+        "cfg_scale": cfg_scale,
+        "seed": seed,
+        "strict": strict,
+        "count": count,
+        "priority": int(priority) if priority and priority.isdecimal() else priority,
+    }
+    request = request_of(what, options, axis or [])
+    if dry_run:
+        _dry_run(request, as_json)
+    else:
+        _send(request, watch=watch, download=download, as_json=as_json)
+
+
+def request_of(what: str, options: dict[str, Any], axes: list[str]) -> dict[str, Any]:
+    """The request that the command's arguments make.
+
+    Raises:
+        InvalidInput: a field or the batch file is wrong.
+    """
+    from_file = what.lower().endswith(_SUFFIXES)
+    request: dict[str, Any] = read(what) if from_file else {"prompt": what}
+    request |= {name: value for name, value in options.items() if value is not None}
+    validated(BatchRequest, request)
+    if axes:
+        request["axes"] = {**request.get("axes", {}), **dict(map(_axis, axes))}
+    validated(BatchRequest, request)
+    return request
+
+
+def _send(request: dict[str, Any], *, watch: bool, download: Path | None, as_json: bool) -> None:
+    with Farm() as farm:
+        batch = farm.submit(request)
+        if not (watch or download):
+            _accepted(batch.data, as_json)
+            return
+        progress.follow(batch)
+        saved = fetch(batch, download) if download else {}
+        if as_json:
+            output.print_json({**batch.data, **saved})
+        else:
+            outcome(batch)
+            if saved:
+                output.console().print(f"{saved['images']} images in {download}", markup=False)
+    raise typer.Exit(exit_code(batch))
+
+
+def _axis(text: str) -> tuple[str, str]:
+    field, equals, values = text.partition("=")
+    if not equals or not field.strip():
+        raise InvalidInput(
+            f"--axis {text!r} has no field and values.",
+            field="axis",
+            value=text,
+            remedy='Write FIELD=VALUES, such as "steps=10-30(+10)" or "sampler=Euler,Euler a".',
+        )
+    return field.strip(), values
+
+
+def _dry_run(request: dict[str, Any], as_json: bool) -> None:
+    total, axes = _counted(validated(BatchRequest, request))
+    if as_json:
+        output.print_json({"total": total, "axes": axes})
+        return
+    sizes = [f"{values} {field}" for field, values in axes.items()]
+    product = f" = {' x '.join(sizes)} x {request.get('count', 1)} each" if sizes else ""
+    output.console().print(f"{total} jobs{product}. Nothing was submitted.", markup=False)
+
+
+def _counted(request: BatchRequest) -> tuple[int, dict[str, int]]:
+    """Jobs in all and values on each axis; every field is checked but the checkpoints' names."""
+    named = [request.checkpoint, *(job.get("checkpoint") for job in request.jobs or [])]
+    if "checkpoint" in request.axes:
+        named += parse_values("checkpoint", request.axes["checkpoint"])
+    stand_in = {"width": 512, "height": 512}
+    defaults = {str(name): stand_in for name in named if name} or {"any": stand_in}
+    if request.jobs is not None:
+        return len(freeze_listed(request, defaults)), {}
+    spec = freeze(request, defaults)
+    return spec.total, {field: len(values) for field, values in spec.axes}
+
+
+def _accepted(data: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        output.print_json(data)
+        return
+    jobs = "1 job" if data["total"] == 1 else f"{data['total']} jobs"
+    output.console().print(
+        f"batch {data['id']}: {jobs} accepted. Follow it: farm watch {data['id']}"
+    )

@@ -10,6 +10,8 @@ from typing import Any
 
 import redis
 import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 _log = logging.getLogger(__name__)
@@ -49,7 +51,9 @@ class Progress:
 async def progress_events(broker_url: str, batch_id: int) -> AsyncIterator[dict[str, Any]]:
     """What is told of a batch from now on; goes on for ever, and reconnects by itself."""
     while True:
-        client = redis.asyncio.Redis.from_url(client_url(broker_url), socket_connect_timeout=2)
+        client = redis.asyncio.Redis.from_url(
+            client_url(broker_url), socket_connect_timeout=2, retry=Retry(NoBackoff(), 0)
+        )
         try:
             async with client, client.pubsub() as pubsub:
                 await pubsub.subscribe(channel(batch_id))

@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
 from farm.broker.progress import client_url
@@ -91,7 +91,7 @@ class Publisher:
                         producer=self._producer,
                         retry=False,
                     )
-        except (OperationalError, RedisError, OSError) as error:
+        except (KombuError, RedisError, OSError) as error:
             _log.warning("the broker is out of reach, messages will be sent again: %s", error)
             return False
         return True

@@ -1,0 +1,157 @@
+"""What the engine makes of jobs, one decision at a time, on a model known in closed form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from farm.spec.job import JobSpec
+from farm.worker.samplers import compile_program
+from tests.engine_bench import Bench, alone
+from tests.fake_models import ALPHAS, FakeCheckpoint, denoised, mean_of, spec
+
+MIXED = [
+    spec("a red apple", 1, sampler="Euler", steps=3),
+    spec("a cat", 2, sampler="Euler a", steps=7, cfg_scale=7.0),
+    spec("a very long prompt about one house in the far woods", 3, steps=4, negative_prompt="fog"),
+    spec("a bus", 4, sampler="DPM++ 2M Karras", steps=5, cfg_scale=1.0),
+    spec("a red apple", 5, sampler="DPM++ 2M Karras", steps=2),
+    spec("a cat", 6, sampler="Euler a", steps=1, cfg_scale=1.5),
+    spec("a lion", 7, sampler="Euler", steps=6, cfg_scale=1.0),
+    spec("", 2**63 - 1, sampler="Euler a", steps=4, cfg_scale=0.0),
+]
+
+
+def by_hand(job: JobSpec) -> np.ndarray:
+    """The same image by a plain loop in float64: one job, no rows, no batch."""
+    generator = torch.Generator().manual_seed(job.seed)
+
+    def draw() -> np.ndarray:
+        return torch.randn((4, job.height // 8, job.width // 8), generator=generator).numpy()
+
+    program = compile_program(job.sampler, job.steps, ALPHAS)
+    x, before = draw().astype(np.float64) * program.initial_scale, 0.0
+    for step in program.steps:
+        towards = denoised(x, step.sigma, mean_of(job.prompt))
+        away = denoised(x, step.sigma, mean_of(job.negative_prompt))
+        estimate = away + (towards - away) * job.cfg_scale
+        k = step.update
+        x = k.x * x + k.denoised * estimate + k.previous * before
+        x = x + (k.noise * draw() if k.noise else 0)
+        before = estimate
+    return x.transpose(1, 2, 0)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_a_crowd_of_different_jobs_gets_what_each_gets_by_hand(
+    family: str, prediction: str
+) -> None:
+    bench = Bench(FakeCheckpoint("fake", family, prediction))
+    for job, made in zip(MIXED, bench.render(*MIXED), strict=True):
+        np.testing.assert_allclose(made.image, by_hand(job), rtol=0, atol=2e-4)
+    assert len(bench.checkpoint.forwards) < sum(job.steps for job in MIXED) / 2
+
+
+def test_jobs_that_join_later_get_the_same_image() -> None:
+    bench = Bench()
+    for job in MIXED:
+        bench.add(job)
+        bench.run(turns=3)
+    bench.run()
+    for job, joined in zip(MIXED, bench.jobs, strict=True):
+        image = joined.future.result(0).image
+        np.testing.assert_allclose(image, alone(job), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("place", range(len(MIXED)))
+def test_a_strict_job_is_bit_equal_alone_and_in_a_crowd(place: int) -> None:
+    strict = MIXED[place].model_copy(update={"strict": True})
+    bench = Bench()
+    crowd = bench.render(*MIXED[:place], strict, *MIXED[place + 1 :])
+    assert np.array_equal(crowd[place].image, alone(strict))
+    assert crowd[place].stats.buckets == (16,)
+
+
+@pytest.mark.parametrize(
+    ("cfg_scale", "texts", "rows"),
+    [(1.0, ["a cat"], 1), (3.0, ["a cat", ""], 2), (0.0, ["a cat", ""], 2)],
+)
+def test_without_guidance_the_negative_prompt_costs_nothing(
+    cfg_scale: float, texts: list[str], rows: int
+) -> None:
+    bench = Bench()
+    (made,) = bench.render(spec("a cat", steps=3, cfg_scale=cfg_scale))
+    assert bench.checkpoint.encoded == texts
+    assert bench.checkpoint.forwards == [rows] * 3
+    assert made.stats.mean_rows == rows
+
+
+def test_equal_texts_are_encoded_once() -> None:
+    bench = Bench()
+    bench.render(spec("a cat", 1), spec("a cat", 2), spec("a dog", 3))
+    bench.render(spec("a cat", 4))
+    assert sorted(bench.checkpoint.encoded) == ["", "a cat", "a dog"]
+
+
+def test_texts_used_longest_ago_leave_a_full_cache() -> None:
+    one_text = 77 * 8 * 4
+    bench = Bench(text_cache_bytes=2 * one_text)
+    for prompt in ("a", "b", "a", "c", "a", "b"):
+        bench.render(spec(prompt, cfg_scale=1.0))
+    assert bench.checkpoint.encoded == ["a", "b", "c", "b"]
+
+
+def test_another_checkpoint_and_another_size_get_their_turn() -> None:
+    bench = Bench(FakeCheckpoint("fake"), FakeCheckpoint("other"))
+    specs = [spec(), spec(width=128), spec(checkpoint="other"), spec(seed=2)]
+    shapes = [made.image.shape for made in bench.render(*specs)]
+    assert shapes == [(8, 8, 4), (8, 16, 4), (8, 8, 4), (8, 8, 4)]
+    assert bench.models.loads == ["fake", "other"]
+
+
+def test_the_books_balance() -> None:
+    bench = Bench()
+    stats = [made.stats for made in bench.render(*MIXED)]
+    counters = bench.core.pulse.counters
+    assert sum(s.gpu_seconds for s in stats) == pytest.approx(counters.busy_seconds)
+    assert [s.steps for s in stats] == [job.steps for job in MIXED]
+    assert counters.forwards == len(bench.checkpoint.forwards)
+    assert counters.rows + counters.padded_rows == sum(bench.checkpoint.forwards)
+    assert counters.rows == sum(job.steps * (1 if job.cfg_scale == 1 else 2) for job in MIXED)
+    for s in stats:
+        assert s.iterations_per_second == pytest.approx(s.steps / s.denoise_seconds)
+        assert set(s.buckets) <= set(bench.checkpoint.forwards)
+        assert s.memory.system_total > s.memory.system_used > 0
+        assert s.memory.active > 0
+
+
+def test_progress_is_told_in_order_and_seldom() -> None:
+    told: list[tuple[str, int, int]] = []
+    bench = Bench(on_progress=lambda *what: told.append(what))
+    bench.render(spec(steps=100, cfg_scale=1.0), spec(steps=50, seed=2))
+    assert {key for key, _, _ in told} == {"job-0", "job-1"}
+    assert len(told) < 75
+    for key, total in (("job-0", 100), ("job-1", 50)):
+        steps = [done for who, done, steps in told if who == key and steps == total]
+        assert steps == sorted(set(steps))
+        assert 0 < steps[0] <= steps[-1] <= total
+
+
+def test_who_listens_to_progress_badly_hurts_nobody() -> None:
+    def listener(*_: Any) -> None:
+        raise RuntimeError("I hung up")
+
+    assert Bench(on_progress=listener).render(spec())[0].stats.steps == 4
+
+
+def test_a_heartbeat_says_what_is_being_done() -> None:
+    seen: list[str] = []
+    bench = Bench()
+    bench.checkpoint.fault = lambda *_: seen.append(bench.core.pulse.heartbeat.doing)
+    bench.render(spec(steps=1, cfg_scale=1.0))
+    assert seen == ["encode", "denoise", "decode"]
+    assert bench.core.pulse.heartbeat.doing == "idle"

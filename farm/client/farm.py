@@ -20,7 +20,7 @@ class Farm:
     Args:
         url: its address; by default FARM_URL, else the farm that `farm up` runs in ``home``,
             else http://127.0.0.1:7900.
-        key: its API key; by default FARM_API_KEY. A farm on one's own machine needs none.
+        key: its API key; by default FARM_API_KEY, or what `farm up` keeps in ``home``.
         home: the one-machine farm's folder; by default FARM_HOME.
 
     Every method raises Unavailable when no farm answers, after a few tries.
@@ -30,7 +30,14 @@ class Farm:
         self, url: str | None = None, *, key: str | None = None, home: str | Path | None = None
     ) -> None:
         settings = Settings() if home is None else Settings(home=Path(home))
-        self._transport = Transport(url or _address(settings), key or settings.api_key)
+        announced = _announced(settings.home)
+        if not url:
+            told = "url" in settings.model_fields_set
+            url = settings.url if told or not announced else announced
+        key = key or settings.api_key
+        if not key and url == announced:
+            key = _kept_key(settings.home)
+        self._transport = Transport(url, key)
 
     def __enter__(self) -> Farm:
         return self
@@ -96,10 +103,17 @@ def _segment(id: str | int) -> str:
     return quote(str(id), safe="") or "none"
 
 
-def _address(settings: Settings) -> str:
-    if "url" in settings.model_fields_set:
-        return settings.url
+def _announced(home: Path) -> str | None:
+    """Where `farm up` says that it serves."""
     try:
-        return str(json.loads((settings.home / "farm.json").read_text())["url"])
+        return str(json.loads((home / "farm.json").read_text())["url"])
     except (OSError, ValueError, KeyError, TypeError):
-        return settings.url
+        return None
+
+
+def _kept_key(home: Path) -> str | None:
+    """The key that `farm up` keeps for its owner; it is sent to no other farm."""
+    try:
+        return (home / "api_key").read_text().strip() or None
+    except OSError:
+        return None

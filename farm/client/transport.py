@@ -49,6 +49,8 @@ class Transport:
             timeout=_TIMEOUT,
             # A proxy cannot reach this machine's own loopback.
             trust_env=parsed.host not in _LOOPBACK,
+            # Reading the certificates takes longer than most answers.
+            verify=parsed.scheme == "https",
         )
 
     def close(self) -> None:

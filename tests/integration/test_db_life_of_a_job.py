@@ -216,6 +216,7 @@ def test_an_earlier_attempt_can_end_nothing(db: Database, same_session: bool) ->
     assert leases.start(db, old) is None
     assert db.one("SELECT state FROM jobs") == {"state": "assigned"}
 
+    assert leases.start(db, new._replace(session_id="somebody else")) is None
     assert leases.start(db, new)
     assert leases.start(db, new) is None, "a message that came twice"
     good = Ending(batch, 0, new.attempt, Move.SUCCEED, image=IMAGE)

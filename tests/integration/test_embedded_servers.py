@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,17 +21,11 @@ import redis
 from farm.embedded import postgres, sockets, valkey
 from farm.errors import SetupError
 from farm.supervisor import Process, Supervisor
+from tests.conftest import eventually
 
 ROOT = Path(__file__).parents[2]
 SERVERS = {"postgres": postgres, "valkey": valkey}
 ENV = {"PYTHONPATH": str(ROOT)}
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
 
 
 def guard(name: str, home: Path) -> Process:
@@ -244,12 +237,12 @@ def test_kill_9_of_the_parent_leaves_no_server(home: Path) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(PARENT), str(home)], env={**os.environ, **ENV}
     )
-    wait_for(lambda: postgres.ready(home) and valkey.ready(home))
+    eventually(lambda: postgres.ready(home) and valkey.ready(home))
     assert len(servers_of(home)) >= 5  # the parent, two guards, two servers
 
     parent.send_signal(signal.SIGKILL)
     parent.wait(10)
 
-    wait_for(lambda: not servers_of(home), 20)
+    eventually(lambda: not servers_of(home), within=20)
     with running(home, "postgres"):
         assert query(home, "select 1") == 1

@@ -7,8 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,6 +15,7 @@ import pytest
 
 from farm.errors import SetupError
 from farm.supervisor import Backoff, Process, Supervisor
+from tests.conftest import eventually
 
 ROOT = Path(__file__).parents[2]
 GOOD_CHILD = """
@@ -37,13 +37,6 @@ STUBBORN_CHILD = GOOD_CHILD.replace("signal.signal(signal.SIGTERM, end)", "").re
     "watch_lifeline(grace=1)",
     "signal.signal(signal.SIGTERM, signal.SIG_IGN); watch_lifeline(grace=0.2)",
 )
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
 
 
 def child(here: Path, name: str, code: str = GOOD_CHILD, **more: object) -> Process:
@@ -179,11 +172,11 @@ def test_however_the_parent_ends_no_child_stays(
         [sys.executable, "-c", textwrap.dedent(PARENT), str(tmp_path), textwrap.dedent(code)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    wait_for(lambda: (tmp_path / "a.pid").exists() and (tmp_path / "b.pid").exists())
+    eventually(lambda: (tmp_path / "a.pid").exists() and (tmp_path / "b.pid").exists())
     pids = [pid_of(tmp_path, "a"), pid_of(tmp_path, "b")]
 
     parent.send_signal(how)
     code_of_parent = parent.wait(30)
 
-    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids))
+    eventually(lambda: not any(psutil.pid_exists(pid) for pid in pids))
     assert code_of_parent == (-how if how == signal.SIGKILL else 0)

@@ -58,7 +58,20 @@ def parse_values(field: str, values: Any) -> list[Any]:
             value=len(parsed),
             remedy=f"Give between 1 and {MAX_VALUES} values.",
         )
+    _check_kinds(field, parsed)
     return parsed
+
+
+def _check_kinds(field: str, values: list[Any]) -> None:
+    kinds, kind = (str, "text") if field in TEXT_FIELDS else (int | float, "a number")
+    for index, value in enumerate(values):
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            where = f"axes.{field}[{index}]"
+            raise InvalidInput(
+                f"{where}: {type(value).__name__} is not {kind}.",
+                field=where,
+                remedy=f"Give {kind}.",
+            )
 
 
 def _from_text(field: str, text: str) -> list[Any]:
@@ -85,7 +98,7 @@ def _numbers(field: str, part: str) -> list[int] | list[float]:
         if points is not None:
             return _evenly_spaced(convert, float(first), float(last), int(points))
         return _stepped(convert, convert(first), convert(last), step)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise _unreadable(field, part) from None
 
 

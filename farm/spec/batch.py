@@ -181,8 +181,10 @@ def freeze_listed(request: BatchRequest, defaults: Defaults) -> list[JobSpec]:
 def _template(
     request: BatchRequest, defaults: Defaults, axes: Mapping[str, tuple[Any, ...]]
 ) -> dict[str, Any]:
-    name = axes["checkpoint"][0] if "checkpoint" in axes else request.checkpoint
-    checkpoint = _known_checkpoint(name, defaults)
+    if "checkpoint" in axes:
+        checkpoint = _known_checkpoint(axes["checkpoint"][0], defaults, "axes.checkpoint[0]")
+    else:
+        checkpoint = _known_checkpoint(request.checkpoint, defaults)
     fields = set(JobSpec.model_fields)
     given = {
         field: value
@@ -195,15 +197,15 @@ def _template(
     return template
 
 
-def _known_checkpoint(name: str | None, defaults: Defaults) -> str:
+def _known_checkpoint(name: str | None, defaults: Defaults, where: str = "checkpoint") -> str:
     if name is None and len(defaults) == 1:
         return next(iter(defaults))
     if name in defaults:
         return str(name)
     known = ", ".join(sorted(defaults)) or "none yet: no worker has registered a checkpoint"
     raise InvalidInput(
-        f"checkpoint: {name!r} is not known to this farm." if name else "checkpoint: not given.",
-        field="checkpoint",
+        f"{where}: {name!r} is not known to this farm." if name else f"{where}: not given.",
+        field=where,
         value=name,
         remedy=f"Known checkpoints: {known}.",
     )
@@ -217,7 +219,7 @@ def _check_axes(spec: BatchSpec, defaults: Defaults) -> None:
         for index, value in enumerate(values):
             where = f"axes.{field}[{index}]"
             if field == "checkpoint":
-                _known_checkpoint(value, defaults)
+                _known_checkpoint(value, defaults, where)
             elif field == PROMPT_SR:
                 _check_replacement(spec, values, where)
             else:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 
 from farm.api.app import create_app
 from farm.api.deps import Services
 from farm.db.database import Database
 from farm.storage import ImageStore
+from tests.conftest import eventually
 from tests.standin import StandIn, register_demo
 
 
@@ -32,3 +36,17 @@ def api(services: Services) -> Iterator[TestClient]:
 @pytest.fixture
 def worker(services: Services) -> StandIn:
     return StandIn(services.db, services.images)
+
+
+@pytest.fixture
+def served(services: Services) -> Iterator[str]:
+    """The URL of that farm on a real port."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(create_app(services), log_config=None, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    eventually(lambda: server.started)
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()

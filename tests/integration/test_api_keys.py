@@ -1,0 +1,94 @@
+"""Who may change something: holders of a key, or the person at this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from starlette.testclient import TestClient
+
+from farm.api.app import create_app
+from farm.api.deps import Services
+from farm.db import users
+
+
+@pytest.fixture
+def shared(services: Services) -> Iterator[TestClient]:
+    """A farm for many, under a name of its own."""
+    app = create_app(replace(services, local=False))
+    with TestClient(app, base_url="https://farm.example") as client:
+        yield client
+
+
+@pytest.fixture
+def key(services: Services) -> str:
+    return users.create_key(services.db, "ann")
+
+
+REQUEST = {"prompt": "a lion"}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "Bearer farm_nobody"},
+        {"Authorization": "Bearer "},
+        {"Authorization": "Basic YTpi"},
+        {"X-API-Key": "farm_nobody"},
+        {"X-API-Key": "\xff"},
+    ],
+)
+@pytest.mark.parametrize("address", ["/v1/batches", "/v1/batches/1:cancel"])
+def test_nothing_is_changed_without_a_key(
+    shared: TestClient, headers: dict[str, str], address: str
+) -> None:
+    raw = {name: value.encode("latin-1") for name, value in headers.items()}
+    answer = shared.post(address, json=REQUEST, headers=raw)
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["remedy"]
+    assert shared.get("/v1/batches").json()["batches"] == []
+
+
+@pytest.mark.parametrize("form", ["bearer", "header"])
+def test_a_key_says_who_submits(shared: TestClient, key: str, form: str) -> None:
+    headers = {"Authorization": f"Bearer {key}"} if form == "bearer" else {"X-API-Key": key}
+    answer = shared.post("/v1/batches", json=REQUEST, headers=headers)
+    assert answer.status_code == 202
+    assert answer.json()["user"] == "ann"
+    assert shared.post(answer.json()["links"]["cancel"], headers=headers).status_code == 200
+
+
+def test_users_have_their_own_idempotency_keys(
+    shared: TestClient, services: Services, key: str
+) -> None:
+    other = users.create_key(services.db, "bob")
+    made = [
+        shared.post(
+            "/v1/batches",
+            json=REQUEST,
+            headers={"X-API-Key": each, "Idempotency-Key": "same"},
+        ).json()["id"]
+        for each in (key, other)
+    ]
+    assert made[0] != made[1]
+
+
+def test_a_local_farm_asks_for_no_key(api: TestClient) -> None:
+    answer = api.post("/v1/batches", json=REQUEST)
+    assert answer.json()["user"] == "local"
+
+
+def test_a_local_farm_still_refuses_a_wrong_key(api: TestClient) -> None:
+    answer = api.post("/v1/batches", json=REQUEST, headers={"X-API-Key": "farm_nobody"})
+    assert answer.status_code == 401
+
+
+def test_a_local_farm_is_not_for_pages_of_other_sites(api: TestClient) -> None:
+    rebound = api.post("/v1/batches", json=REQUEST, headers={"Host": "evil.example"})
+    foreign = api.post("/v1/batches", json=REQUEST, headers={"Origin": "https://evil.example"})
+    assert (rebound.status_code, foreign.status_code) == (403, 403)
+    assert api.get("/v1/batches").json()["batches"] == []

@@ -41,11 +41,12 @@ def check(host: str, port: int) -> None:
             value=host,
             remedy="Choose another --host or --port; 127.0.0.1 and 7900 are the usual ones.",
         )
+    free = next_free(host, port)
     raise SetupError(
         f"Port {port} is in use by {holder(port)}.",
         field="port",
         value=port,
-        remedy=f"Stop that, or use another port: --port {next_free(host, port)}.",
+        remedy=f"Stop that, or use --port {free}, which is free (or FARM_PORT={free}).",
     )
 
 
@@ -65,11 +66,11 @@ def holder(port: int) -> str:
 
 
 def next_free(host: str, port: int) -> int:
-    """The next higher port on which one could listen."""
-    for candidate in range(port + 1, min(port + 1000, 65536)):
-        if _try(host, candidate) is None:
-            return candidate
-    return 0
+    """The next port on which one could listen; after the highest comes 1024."""
+    candidate = port + 1
+    while candidate > 65535 or _try(host, candidate):
+        candidate = candidate + 1 if candidate < 65535 else 1024
+    return candidate
 
 
 def _try(host: str, port: int) -> OSError | None:
@@ -81,6 +82,8 @@ def _try(host: str, port: int) -> OSError | None:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(address)
             listening.listen(1)
+    except UnicodeError:
+        return OSError(errno.EINVAL, "that is not the name of a host")
     except OSError as error:
         return error
     return None

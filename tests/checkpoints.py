@@ -120,7 +120,7 @@ def diffusers_pipeline(path: Path, dtype: torch.dtype = torch.float32) -> Any:
         family = "sdxl" if (path / "text_encoder_2").is_dir() else "sd15"
         half = any(path.glob("unet/*.fp16.safetensors"))
         pipeline = PIPELINES[family].from_pretrained(
-            path, torch_dtype=dtype, local_files_only=True, variant="fp16" if half else None
+            path, dtype=dtype, local_files_only=True, variant="fp16" if half else None
         )
     else:
         family = "sdxl" if (path.with_suffix(".config") / "text_encoder_2").is_dir() else "sd15"

@@ -8,8 +8,10 @@ name and shape, so that a bad file is known before anything resident is given up
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,6 +30,8 @@ from farm.worker.models.header import Header, damaged, read_header
 from farm.worker.models.parts import Part, build_on_meta, parts_of
 from farm.worker.models.plan import PartPlan
 from farm.worker.models.reader import check_unchanged
+
+PREDICTIONS = ("epsilon", "v_prediction")
 
 
 @dataclass(frozen=True)
@@ -103,13 +107,25 @@ def prepare(file: CheckpointFile, profile: MemoryProfile, device: torch.device) 
     return Prepared(
         file=file,
         architecture=architecture,
-        prediction=architecture.prediction or str(scheduler.get("prediction_type", "epsilon")),
+        prediction=_prediction(architecture, scheduler),
         alphas_cumprod=alphas_cumprod(scheduler),
         plans=plans,
         profile=profile,
         device=device,
         seconds=time.perf_counter() - started,
     )
+
+
+def _prediction(architecture: Architecture, scheduler: Mapping[str, Any]) -> str:
+    said = architecture.prediction or scheduler.get("prediction_type", "epsilon")
+    if said not in PREDICTIONS:
+        raise CheckpointError(
+            f"The scheduler config says that the model predicts {said!r}.",
+            field="checkpoint",
+            value=said,
+            remedy=f"This version knows {' and '.join(PREDICTIONS)}.",
+        )
+    return str(said)
 
 
 def _placement(

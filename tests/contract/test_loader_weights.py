@@ -1,0 +1,249 @@
+"""Our loader gives every module the very weights that diffusers' own loading gives it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from farm.errors import CheckpointError
+from farm.worker.memory.profiles import MemoryProfile, by_name
+from farm.worker.models.catalogue import BUNDLES, CheckpointFile, builtin_folder, scan
+from farm.worker.models.header import Header, TensorEntry
+from farm.worker.models.loader import load, prepare
+from farm.worker.models.parts import build_on_meta, parts_of
+from farm.worker.models.plan import PartPlan
+from tests import original_layout
+from tests.checkpoints import diffusers_pipeline, make_tiny, tiny_file
+
+CPU = torch.device("cpu")
+FP32 = by_name("cpu")
+FAMILIES = ["sd15", "sdxl"]
+
+
+def demo(_: Path) -> CheckpointFile:
+    return scan([builtin_folder()])[0]
+
+
+def tiny(family: str, **options: Any) -> Callable[[Path], CheckpointFile]:
+    return lambda folder: tiny_file(folder, family, **options)
+
+
+def our_modules(file: CheckpointFile, profile: MemoryProfile) -> dict[str, torch.nn.Module]:
+    return {plan.part.name: plan.load() for plan in prepare(file, profile, CPU).plans}
+
+
+@pytest.mark.parametrize(
+    ("make", "dtype"),
+    [
+        (demo, "float32"),
+        (tiny("sd15"), "float32"),
+        (tiny("sdxl"), "float32"),
+        (tiny("sd15", dtype=torch.float16), "float32"),
+        (tiny("sdxl"), "float16"),
+        (tiny("sdxl", dtype=torch.bfloat16), "bfloat16"),
+        (tiny("sd15", layout="diffusers"), "float32"),
+        (tiny("sdxl", layout="diffusers"), "float32"),
+        (tiny("sdxl", layout="diffusers", dtype=torch.float16, variant="fp16"), "float16"),
+    ],
+)
+def test_weights_equal_diffusers_own(
+    tmp_path: Path, make: Callable[[Path], CheckpointFile], dtype: str
+) -> None:
+    file = make(tmp_path)
+    theirs = diffusers_pipeline(file.path, getattr(torch, dtype))
+    profile = MemoryProfile(**{**vars(FP32), "dtype": dtype})
+    for name, module in our_modules(file, profile).items():
+        expected = getattr(theirs, name).state_dict()
+        found = module.state_dict()
+        assert found.keys() == expected.keys()
+        for key, weight in found.items():
+            assert weight.dtype == getattr(torch, dtype)
+            assert torch.equal(weight, expected[key]), f"{name} {key}"
+        assert not any(tensor.is_meta for tensor in [*module.parameters(), *module.buffers()])
+        assert not any(parameter.requires_grad for parameter in module.parameters())
+        assert not module.training
+
+
+def test_a_checkpoint_says_what_it_is(tmp_path: Path) -> None:
+    checkpoint = load(tiny_file(tmp_path, "sdxl", prediction="v_prediction"), FP32, CPU)
+    assert (checkpoint.name, checkpoint.family) == ("tiny-sdxl", "sdxl")
+    assert checkpoint.prediction == "v_prediction"
+    assert (checkpoint.dtype, checkpoint.device) == (torch.float32, CPU)
+    assert len(checkpoint.alphas_cumprod) == 1000
+    assert checkpoint.load_seconds > 0
+
+
+@pytest.mark.parametrize(("dtype", "width"), [("float32", 4), ("float16", 2)])
+def test_bytes_are_those_of_the_weights(tmp_path: Path, dtype: str, width: int) -> None:
+    file = tiny_file(tmp_path, "sdxl")
+    profile = MemoryProfile(**{**vars(FP32), "dtype": dtype})
+    prepared = prepare(file, profile, CPU)
+    parameters = sum(
+        weight.numel() for plan in prepared.plans for weight in plan.module.parameters()
+    )
+    assert prepared.bytes == parameters * width == load(file, profile, CPU).bytes
+
+
+def full_size_header(family: str) -> Header:
+    """The index of a full-size single file, its names by the test's own spelling."""
+    modules = {part.name: build_on_meta(part, BUNDLES / family) for part in parts_of(family)}
+    state = {name: dict(module.state_dict()) for name, module in modules.items()}
+    weights = original_layout.unet(state["unet"], layers_per_block=2)
+    weights |= original_layout.vae(state["vae"])
+    first = "cond_stage_model.transformer."
+    if family == "sdxl":
+        first = "conditioner.embedders.0.transformer."
+        second = {name: weight.to("meta") for name, weight in state["text_encoder_2"].items()}
+        weights |= original_layout.open_clip(second, "conditioner.embedders.1.model.")
+    weights |= original_layout.clip(state["text_encoder"], first)
+    entries = {
+        name: TensorEntry("F16", tuple(weight.shape), 0, 0) for name, weight in weights.items()
+    }
+    return Header(Path("full.safetensors"), MappingProxyType(entries), {}, 0, (0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("family", "millions"),
+    [
+        ("sd15", {"unet": 859.5, "vae": 83.7, "text_encoder": 123.1}),
+        ("sdxl", {"unet": 2567.5, "vae": 83.7, "text_encoder": 123.1, "text_encoder_2": 694.7}),
+    ],
+)
+def test_shipped_configs_are_the_published_architectures(
+    family: str, millions: dict[str, float]
+) -> None:
+    header = full_size_header(family)
+    for part in parts_of(family):
+        module = build_on_meta(part, BUNDLES / family)
+        names = tuple(name for name in header.tensors if name.startswith(part.prefix))
+        plan = PartPlan(part, module, header, names, False, torch.float16, CPU)
+        plan.check()
+        shapes = {name: torch.empty(header.tensors[name].shape, device="meta") for name in names}
+        assert part.translate(shapes, module).keys() == module.state_dict().keys()
+        assert plan.bytes / 2e6 == pytest.approx(millions[part.name], abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "shape"),
+    # Spelled by hand from the published files, so that the two spellings in this
+    # repository cannot agree on a mistake.
+    [
+        ("sd15", "model.diffusion_model.time_embed.0.weight", (1280, 320)),
+        ("sd15", "model.diffusion_model.input_blocks.3.0.op.weight", (320, 320, 3, 3)),
+        (
+            "sd15",
+            "model.diffusion_model.input_blocks.7.1.transformer_blocks.0.attn2.to_k.weight",
+            (1280, 768),
+        ),
+        ("sd15", "model.diffusion_model.input_blocks.1.1.proj_in.weight", (320, 320, 1, 1)),
+        ("sd15", "model.diffusion_model.output_blocks.2.1.conv.weight", (1280, 1280, 3, 3)),
+        ("sd15", "model.diffusion_model.output_blocks.8.2.conv.weight", (640, 640, 3, 3)),
+        ("sd15", "first_stage_model.decoder.mid.attn_1.q.weight", (512, 512, 1, 1)),
+        ("sd15", "first_stage_model.decoder.up.1.block.0.nin_shortcut.weight", (256, 512, 1, 1)),
+        (
+            "sd15",
+            "cond_stage_model.transformer.text_model.encoder.layers.11.mlp.fc1.weight",
+            (3072, 768),
+        ),
+        ("sdxl", "model.diffusion_model.label_emb.0.0.weight", (1280, 2816)),
+        ("sdxl", "model.diffusion_model.input_blocks.4.1.proj_in.weight", (640, 640)),
+        (
+            "sdxl",
+            "model.diffusion_model.input_blocks.8.1.transformer_blocks.9.attn2.to_k.weight",
+            (1280, 2048),
+        ),
+        ("sdxl", "model.diffusion_model.middle_block.1.transformer_blocks.9.norm1.bias", (1280,)),
+        ("sdxl", "model.diffusion_model.output_blocks.5.2.conv.weight", (640, 640, 3, 3)),
+        ("sdxl", "conditioner.embedders.1.model.text_projection", (1280, 1280)),
+        (
+            "sdxl",
+            "conditioner.embedders.1.model.transformer.resblocks.31.attn.in_proj_weight",
+            (3840, 1280),
+        ),
+    ],
+)
+def test_names_of_the_published_files(family: str, name: str, shape: tuple[int, ...]) -> None:
+    assert full_size_header(family).tensors[name].shape == shape
+
+
+def test_attention_names_of_before_diffusers_0_12(tmp_path: Path) -> None:
+    file = tiny_file(tmp_path, "sd15", layout="diffusers")
+    path = file.path / "vae" / "diffusion_pytorch_model.safetensors"
+    new = load_file(path)
+    old_names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    old = {}
+    for name, weight in new.items():
+        former = [name.replace(f".{to}.", f".{was}.") for to, was in old_names.items()]
+        old[next((renamed for renamed in former if renamed != name), name)] = weight
+    assert old.keys() != new.keys()
+    save_file(old, path)
+    found = our_modules(file, FP32)["vae"].state_dict()
+    assert all(torch.equal(found[name], weight) for name, weight in new.items())
+
+
+def test_clip_names_of_before_transformers_5_6_and_the_oldest_single_files(tmp_path: Path) -> None:
+    path = make_tiny(tmp_path, "sd15")
+    weights = load_file(path)
+    oldest = {name.replace(".text_model.", "."): weight for name, weight in weights.items()}
+    assert oldest.keys() != weights.keys()
+    save_file(oldest, path)
+    found = our_modules(scan([tmp_path])[0], FP32)["text_encoder"].state_dict()
+    assert torch.equal(
+        found["final_layer_norm.weight"],
+        weights["cond_stage_model.transformer.text_model.final_layer_norm.weight"],
+    )
+
+
+def test_what_is_no_weight_is_skipped(tmp_path: Path) -> None:
+    path = make_tiny(tmp_path, "sd15")
+    extras = {
+        "model_ema.decay": torch.tensor(0.9999),
+        "model_ema.diffusion_modelinput_blocks00weight": torch.zeros(4),
+        "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(77)[None],
+        "betas": torch.zeros(1000),
+        "optimizer.state.0": torch.zeros(4),
+    }
+    save_file({**load_file(path), **extras}, path)
+    modules = our_modules(scan([tmp_path])[0], FP32)
+    assert "position_ids" not in str(modules["text_encoder"].state_dict().keys())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_network_is_ever_touched(
+    tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise AssertionError("a socket was opened")
+
+    (tmp_path / "folder").mkdir()
+    files = [
+        tiny_file(tmp_path, family),
+        demo(tmp_path),
+        tiny_file(tmp_path / "folder", family, layout="diffusers"),
+    ]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    for file in files:
+        checkpoint = load(file, FP32, CPU)
+        checkpoint.encode("a red apple")
+
+
+def test_a_damaged_checkpoint_is_known_before_a_weight_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_tiny(tmp_path, "sdxl")
+    weights = load_file(path)
+    del weights["model.diffusion_model.out.2.weight"]
+    save_file(weights, path)
+    monkeypatch.setattr("farm.worker.models.plan.read_tensors", None)
+    with pytest.raises(CheckpointError, match="lacks weights"):
+        prepare(scan([tmp_path])[0], FP32, CPU)

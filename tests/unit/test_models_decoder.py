@@ -1,0 +1,114 @@
+"""The decoder's climb through precisions, and its tiles."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from farm.errors import NumericFailure
+from farm.worker.models.decoder import Decoder
+
+F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
+
+
+class Vae(nn.Module):
+    """Paints the latent's first three channels, eight times as large; overflows as told."""
+
+    def __init__(self, dtype: torch.dtype, finite_in: set[torch.dtype]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(1.001, dtype=dtype), requires_grad=False)
+        self.finite_in = finite_in
+        self.config = SimpleNamespace(scaling_factor=0.5)
+        self.device = torch.device("cpu")
+        self.used: list[tuple[torch.dtype, float, bool]] = []
+        self.use_tiling = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weight.dtype
+
+    def __deepcopy__(self, memo: object) -> Vae:
+        copy = Vae(self.dtype, self.finite_in)
+        copy.weight = nn.Parameter(self.weight.clone(), requires_grad=False)
+        copy.used = self.used
+        return copy
+
+    def decode(self, latent: Tensor, return_dict: bool) -> tuple[Tensor]:
+        assert not return_dict
+        assert latent.dtype == self.dtype
+        self.used.append((self.dtype, float(self.weight), self.use_tiling))
+        image = latent[:, :3].repeat_interleave(8, 2).repeat_interleave(8, 3)
+        if self.dtype not in self.finite_in:
+            image[0, 0, 0, 0] = float("nan")
+        return (image,)
+
+
+def latent(value: float = 0.0, side: int = 2) -> Tensor:
+    return torch.full((4, side, side), value)
+
+
+@pytest.mark.parametrize(
+    ("start", "finite_in", "tried"),
+    [
+        (F16, {F16, BF16, F32}, [F16]),
+        (F16, {BF16, F32}, [F16, BF16]),
+        (F16, {F32}, [F16, BF16, F32]),
+        (BF16, {F32}, [BF16, F32]),
+        (F32, {F32}, [F32]),
+    ],
+)
+def test_it_climbs_until_the_picture_is_finite_and_stays_there(
+    start: torch.dtype, finite_in: set[torch.dtype], tried: list[torch.dtype]
+) -> None:
+    vae = Vae(start, finite_in)
+    decoder = Decoder(vae, tile_over=10**9)
+    decoder.decode(latent())
+    assert [dtype for dtype, _, _ in vae.used] == tried
+    assert decoder.dtype == tried[-1]
+    decoder.decode(latent())
+    assert [dtype for dtype, _, _ in vae.used] == [*tried, tried[-1]]
+
+
+def test_each_rung_is_cast_from_the_loaded_weights() -> None:
+    vae = Vae(F16, {F32})
+    Decoder(vae, tile_over=10**9).decode(latent())
+    loaded = float(torch.tensor(1.001, dtype=F16))
+    assert [weight for _, weight, _ in vae.used][::2] == [loaded, loaded]
+
+
+def test_not_even_float32_is_a_numeric_failure_and_nothing_is_remembered() -> None:
+    vae = Vae(F16, set())
+    decoder = Decoder(vae, tile_over=10**9)
+    with pytest.raises(NumericFailure, match="even in float32"):
+        decoder.decode(latent())
+    assert decoder.dtype == F16
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_broken_latent_is_not_the_decoders_fault(bad: float) -> None:
+    vae = Vae(F16, {F32})
+    decoder = Decoder(vae, tile_over=10**9)
+    with pytest.raises(NumericFailure, match="before it is decoded"):
+        decoder.decode(latent(bad))
+    assert vae.used == []
+
+
+@pytest.mark.parametrize(
+    ("value", "pixel"),
+    # scaling factor 0.5: the VAE sees twice the latent; 255 * (x + 1) / 2, cut, not rounded.
+    [(0.0, 127), (0.5, 255), (-0.5, 0), (9.0, 255), (-9.0, 0), (0.25, 191)],
+)
+def test_pixels_are_cut_to_whole_numbers(value: float, pixel: int) -> None:
+    pixels = Decoder(Vae(F32, {F32}), tile_over=10**9).decode(latent(value))
+    assert (pixels.shape, pixels.dtype) == ((16, 16, 3), torch.uint8)
+    assert pixels.unique().tolist() == [pixel]
+
+
+@pytest.mark.parametrize(("side", "tiled"), [(4, False), (5, True)])
+def test_tiles_above_the_limit(side: int, tiled: bool) -> None:
+    vae = Vae(F32, {F32})
+    Decoder(vae, tile_over=32 * 32).decode(latent(side=side))
+    assert [tiling for _, _, tiling in vae.used] == [tiled]

@@ -26,7 +26,10 @@ def _option(*names: str, help: str) -> Any:
 
 
 What = Annotated[
-    str, typer.Argument(help="A prompt, or a batch file: .yaml, .json, or prompts in a .txt.")
+    str,
+    typer.Argument(
+        metavar="PROMPT|FILE", help="A prompt, or a batch file: .yaml, .json, or prompts in a .txt."
+    ),
 ]
 Count = Annotated[int | None, _option("--count", "-n", help="Images of each cell, seeds in a row.")]
 Checkpoint = Annotated[

@@ -100,7 +100,8 @@ class Farm:
 
 
 def _segment(id: str | int) -> str:
-    return quote(str(id), safe="") or "none"
+    # Dots too: an address must not climb.
+    return quote(str(id), safe="").replace(".", "%2E") or "none"
 
 
 def _announced(home: Path) -> str | None:

@@ -1,0 +1,272 @@
+"""The commands around batches, on a real API with a stand-in for its workers."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from farm.cli.main import app
+from tests.conftest import eventually
+from tests.standin import ERROR, StandIn
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def _environment(served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FARM_URL", served)
+    monkeypatch.setenv("FARM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+def farm(*words: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, list(words))
+    assert result.exit_code == code, result.output
+    return result
+
+
+def told(*words: str, code: int = 0) -> Any:
+    """The one JSON document that a command prints."""
+    return json.loads(farm(*words, "--json", code=code).stdout)
+
+
+@contextmanager
+def rendering(worker: StandIn, batch: int, *, failing: tuple[int, ...] = ()) -> Iterator[None]:
+    """A worker that waits for the batch and makes its images."""
+
+    def work() -> None:
+        eventually(lambda: worker.db.one("SELECT 1 FROM batches WHERE id = %(id)s", {"id": batch}))
+        worker.render(batch, failing=failing)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield
+    thread.join()
+
+
+def test_a_prompt_becomes_a_batch() -> None:
+    output = farm("submit", "a red apple", "-n", "4").stdout
+    assert "batch 1: 4 jobs accepted" in output
+    assert "farm watch 1" in output
+
+
+def test_every_option_reaches_the_batch() -> None:
+    batch = told(
+        *("submit", "a lion", "-n", "2", "-c", "demo", "-N", "dark", "-W", "64", "-H", "72"),
+        *("-s", "5", "--sampler", "Euler", "--cfg-scale", "2.5", "--seed", "9", "--strict"),
+        *("--priority", "interactive", "--name", "mine", "-x", "steps=10-30(+10)"),
+        *("--axis", "sampler=Euler a,DPM++ 2M Karras"),
+    )
+    assert (batch["name"], batch["priority"], batch["total"]) == ("mine", 90, 12)
+    assert batch["spec"] == {
+        "template": {
+            "checkpoint": "demo",
+            "prompt": "a lion",
+            "negative_prompt": "dark",
+            "width": 64,
+            "height": 72,
+            "steps": 5,
+            "sampler": "Euler",
+            "cfg_scale": 2.5,
+            "seed": 9,
+            "strict": True,
+        },
+        "axes": [
+            {"field": "steps", "values": [10, 20, 30]},
+            {"field": "sampler", "values": ["Euler a", "DPM++ 2M Karras"]},
+        ],
+        "count": 2,
+    }
+
+
+@pytest.mark.parametrize(("name", "total"), [("demo.yaml", 48), ("sweep.yaml", 16)])
+def test_a_batch_file_is_submitted_and_options_override_it(name: str, total: int) -> None:
+    batch = told("submit", str(EXAMPLES / name), "--name", "other")
+    assert (batch["total"], batch["name"]) == (total, "other")
+
+
+def test_prompts_from_a_file_are_listed_jobs() -> None:
+    batch = told("submit", str(EXAMPLES / "prompts.txt"), "--steps", "7")
+    assert (batch["total"], batch["spec"]) == (4, None)
+
+
+def test_a_dry_run_counts_and_submits_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FARM_URL", "http://127.0.0.1:1")
+    assert told("submit", str(EXAMPLES / "sweep.yaml"), "--dry-run") == {
+        "total": 16,
+        "axes": {"steps": 4, "cfg_scale": 4},
+    }
+    assert told("submit", str(EXAMPLES / "prompts.txt"), "--dry-run")["total"] == 4
+    axis = "checkpoint=one,two"
+    assert told("submit", "a lion", "-x", axis, "-n", "3", "--dry-run")["total"] == 6
+    output = farm("submit", "a lion", "-x", axis, "-n", "3", "--dry-run").stdout
+    assert "6 jobs = 2 checkpoint x 3 each" in output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["submit"],
+        ["submit", "a lion", "--width", "100"],
+        ["submit", "a lion", "--width", "wide"],
+        ["submit", "a lion", "--width", "100", "--dry-run"],
+        ["submit", "a lion", "--steps", "0", "--dry-run"],
+        ["submit", "a lion", "--sampler", "Magic"],
+        ["submit", "a lion", "-c", "nowhere"],
+        ["submit", "a lion", "-x", "steps"],
+        ["submit", "a lion", "-x", "colour=red"],
+        ["submit", "a lion", "--priority", "urgent"],
+        ["submit", "missing.yaml"],
+        ["submit", "a lion", "-n", "0"],
+        ["ls", "-n", "0"],
+    ],
+)
+def test_bad_input_ends_with_2_and_says_what_is_wrong(words: list[str]) -> None:
+    result = farm(*words, code=2)
+    assert result.stderr
+    assert "Traceback" not in result.output
+    assert told("ls")["batches"] == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["show", "9"], ["show", "9-0"], ["show", "x"], ["watch", "9"], ["cancel", "9"]]
+    + [["download", "9", "folder"], ["show", ".."]],
+)
+def test_what_is_not_there_ends_with_3(words: list[str]) -> None:
+    assert "There is no" in farm(*words, code=3).stderr
+
+
+@pytest.mark.parametrize("words", [["ls"], ["workers"], ["show", "1"], ["submit", "a lion"]])
+def test_a_farm_out_of_reach_ends_with_4(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    monkeypatch.setattr("farm.client.transport._PAUSES", ())
+    monkeypatch.setenv("FARM_URL", f"http://127.0.0.1:{port}")
+    assert "farm up" in farm(*words, code=4).stderr
+
+
+def test_a_batch_is_watched_and_downloaded(worker: StandIn, tmp_path: Path) -> None:
+    folder = tmp_path / "lions"
+    with rendering(worker, 1):
+        words = ("submit", "a lion", "-n", "3", "--watch", "--download", str(folder))
+        output = farm(*words)
+    assert "batch 1 done: 3 succeeded" in output.stdout
+    assert "3/3" in output.stderr
+    assert len(list(folder.glob("*.png"))) == 3
+
+
+def test_watching_ends_with_1_if_an_image_is_missing(worker: StandIn) -> None:
+    with rendering(worker, 1, failing=(1,)):
+        result = farm("submit", "a lion", "-n", "3", "--watch", code=1)
+    assert "1-1 failed: The UNet gave NaN. Lower the guidance." in result.stdout
+    assert told("watch", "1", code=1)["counts"]["failed"] == 1
+
+
+def test_batches_are_listed_newest_first(worker: StandIn) -> None:
+    assert "No batch yet" in farm("ls").stdout
+    for name in ("one", "two", "three [bold]"):
+        farm("submit", "a lion", "--name", name)
+    worker.render(2)
+    lines = farm("ls", "-n", "2").stdout.splitlines()
+    assert lines[0].split() == ["id", "name", "state", "images", "failed", "user", "age"]
+    assert lines[1].split()[:5] == ["3", "three", "[bold]", "pending", "0/1"]
+    assert lines[2].split()[:4] == ["2", "two", "done", "1/1"]
+    assert len(lines) == 3
+    assert [batch["id"] for batch in told("ls")["batches"]] == ["3", "2", "1"]
+
+
+def test_a_batch_is_shown_with_what_it_took(worker: StandIn) -> None:
+    farm("submit", "a lion", "-n", "3", "-x", "steps=5,6", "--name", "mine")
+    worker.render(1, failing=[4])
+    output = farm("show", "1").stdout
+    assert "batch 1 'mine': done, 5 succeeded, 1 failed" in output
+    assert "prompt: a lion" in output
+    assert "axis steps: 5, 6" in output
+    assert "10.00 it/s, 4.0 rows a forward" in output
+    assert "A: 3.00 GB, R: 4.00 GB, Sys: 5.00 GB/24.00 GB (20.8%)" in output
+    assert "1-4 failed: The UNet gave NaN." in output
+    rows = [line.split() for line in output.splitlines()]
+    assert ["denoise", "2.00", "s", "69%"] in rows
+    assert ["cpu0", "5"] in rows
+    document = told("show", "1")
+    assert (document["id"], document["summary"]["images"]) == ("1", 5)
+
+
+def test_a_job_is_shown_with_its_attempts(worker: StandIn) -> None:
+    farm("submit", "a lion", "-n", "2")
+    worker.render(1, failing=[1])
+    made, failed = farm("show", "1-0").stdout, farm("show", "1-1").stdout
+    assert "job 1-0: succeeded on cpu0, attempt 1" in made
+    assert "image: 128x128" in made
+    assert f"failed: {ERROR['detail']} {ERROR['remedy']}" in failed
+    assert "attempt 1 on cpu0: failed" in failed
+    assert told("show", "1-1")["error"] == ERROR
+
+
+def test_batches_are_cancelled_all_or_none(worker: StandIn) -> None:
+    for _ in range(2):
+        farm("submit", "a lion", "-n", "3")
+    farm("cancel", "1", "9", code=3)
+    assert told("show", "1")["state"] == "pending"
+    worker.finish(worker.claim(2, 1))
+    output = farm("cancel", "1", "2").stdout
+    assert "batch 1: 3 cancelled" in output
+    assert "batch 2: 1 succeeded, 2 cancelled" in output
+    assert [batch["state"] for batch in told("cancel", "1")["batches"]] == ["cancelled"]
+
+
+def test_a_download_is_resumed_and_drawn_on_a_sheet(worker: StandIn, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    farm("submit", "a lion", "-n", "2", "-x", "sampler=Euler,Euler a", "-x", "steps=5,6,7")
+    worker.finish(worker.claim(1, 4))
+    assert "4 images" in farm("download", "1", str(folder)).stdout
+    worker.render(1, failing=[7])
+    document = told("download", "1", str(folder), "--sheet")
+    assert (document["images"], document["fetched"]) == (11, 7)
+    with Image.open(document["sheet"]) as sheet:
+        # Two rows of samplers, three steps of two seeds across, labels above and beside.
+        assert sheet.size == (200 + 6 * 128, 80 + 2 * 128)
+
+
+def test_workers_and_checkpoints_are_listed(worker: StandIn) -> None:
+    output = farm("workers").stdout
+    assert "cpu0" in output
+    assert "a processor" in output
+    assert "checkpoint demo: sdxl, 22.9 MB" in output
+    assert "checkpoint broken: It is truncated." in output
+    assert [each["name"] for each in told("workers")["workers"]] == ["cpu0"]
+
+
+def test_without_workers_it_says_how_to_start_one() -> None:
+    assert "farm up" in farm("workers").stdout
+
+
+def test_a_real_process_speaks_plainly(worker: StandIn, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "farm.cli.main"]
+    with rendering(worker, 1, failing=(0,)):
+        watched = subprocess.run(
+            [*command, "submit", "a lion", "-n", "2", "--watch", "--json"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert watched.returncode == 1
+    assert json.loads(watched.stdout)["counts"]["succeeded"] == 1
+    assert "batch 1: 2/2, 1 succeeded, 1 failed" in watched.stderr
+    assert "\x1b" not in watched.stdout + watched.stderr
+    missing = subprocess.run([*command, "show", "9"], capture_output=True, text=True, check=False)
+    assert (missing.returncode, missing.stdout) == (3, "")
+    assert missing.stderr.splitlines()[0] == "There is no batch 9."

@@ -48,5 +48,7 @@ def migrate() -> None:
     """Bring the database at FARM_DATABASE_URL to this version's schema; safe to repeat."""
     from farm.db.migrate import upgrade
 
-    upgrade(Settings().required("database_url"))
+    settings = Settings()
+    log.configure("migrate", level=settings.log_level, as_json=settings.log_json)
+    upgrade(settings.required("database_url"))
     typer.echo("The database is up to date.")

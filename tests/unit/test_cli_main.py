@@ -1,0 +1,129 @@
+"""The command line: every command is there, nothing is imported early, errors end it well."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from farm import __version__, errors
+from farm.cli import main
+
+MAKE = ["demo", "submit", "ls", "show", "watch", "cancel", "download"]
+COMMANDS = [*MAKE, "up", "workers", "doctor", "worker", "api", "dispatcher", "migrate"]
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """`farm probe`, whose body each test gives."""
+    module = SimpleNamespace(run=None)
+
+    def probe(name: str = "x") -> None:
+        """What the probe does."""
+        module.run(name)
+
+    monkeypatch.setitem(sys.modules, "farm.cli.probe", SimpleNamespace(probe=probe))
+    monkeypatch.setitem(
+        main._COMMANDS, "probe", main._Lazy("farm.cli.probe:probe", "Probe.", "Make images")
+    )
+    return module
+
+
+def test_help_names_every_command() -> None:
+    shown = runner.invoke(main.app, ["--help"]).output
+    assert set(COMMANDS) == set(main._COMMANDS)
+    for name in COMMANDS:
+        assert f"│ {name} " in shown
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_a_function_with_help(name: str) -> None:
+    module, _, function = main._COMMANDS[name].where.partition(":")
+    assert inspect.getdoc(getattr(importlib.import_module(module), function))
+    assert runner.invoke(main.app, [name, "--help"]).exit_code == 0
+
+
+def test_help_imports_no_command() -> None:
+    code = (
+        "import sys\nfrom farm.cli.main import app\n"
+        "try: app(['--help'])\nexcept SystemExit: pass\n"
+        "print(*(name for name in sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stderr.split())
+    assert {name for name in loaded if name.startswith("farm")} == {
+        "farm",
+        "farm.cli",
+        "farm.cli.main",
+        "farm.errors",
+    }
+    assert not loaded & {"httpx", "pydantic", "sqlalchemy", "torch"}
+
+
+def test_version() -> None:
+    assert runner.invoke(main.app, ["--version"]).output.strip() == f"farm {__version__}"
+
+
+def test_a_misspelt_command_is_corrected() -> None:
+    done = runner.invoke(main.app, ["sumbit"])
+    assert done.exit_code == 2
+    assert "Did you mean 'submit'" in done.output
+
+
+def test_a_command_gets_its_options(command: SimpleNamespace) -> None:
+    got = []
+    command.run = got.append
+    assert runner.invoke(main.app, ["probe", "--name", "y"]).exit_code == 0
+    assert got == ["y"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.InvalidInput, 2),
+        (errors.CheckpointError, 2),
+        (errors.DoesNotFit, 2),
+        (errors.NotFound, 3),
+        (errors.Unavailable, 4),
+        (errors.SetupError, 1),
+        (errors.Conflict, 1),
+        (errors.Unauthorized, 1),
+        (errors.FarmError, 1),
+    ],
+)
+def test_an_error_is_told_with_its_remedy(
+    command: SimpleNamespace, error: type[errors.FarmError], code: int
+) -> None:
+    def fail(_: str) -> None:
+        raise error("It is [not] so.", remedy="Make it so.")
+
+    command.run = fail
+    done = runner.invoke(main.app, ["probe"])
+    assert done.exit_code == code
+    assert done.stderr == "It is [not] so.\nMake it so.\n"
+    assert done.stdout == ""
+
+
+def test_ctrl_c_ends_with_130(command: SimpleNamespace) -> None:
+    def interrupt(_: str) -> None:
+        raise KeyboardInterrupt
+
+    command.run = interrupt
+    done = runner.invoke(main.app, ["probe"])
+    assert done.exit_code == 130
+    assert done.output == ""
+
+
+def test_a_mistake_of_ours_is_not_hidden(command: SimpleNamespace) -> None:
+    def fail(_: str) -> None:
+        raise ZeroDivisionError
+
+    command.run = fail
+    assert isinstance(runner.invoke(main.app, ["probe"]).exception, ZeroDivisionError)

@@ -77,7 +77,7 @@ async def _listen(progress: Progress, heard: asyncio.Queue[dict[str, Any]]) -> N
         async for event in progress():
             if not heard.full():
                 heard.put_nowait(event)
-    except Exception as error:  # noqa: BLE001 - whatever ails the broker, we go on without it
+    except Exception as error:  # whatever ails the broker, the stream goes on without it
         _log.warning("no progress events: %s", error)
 
 

@@ -141,8 +141,15 @@ def test_bad_input_ends_with_2_and_says_what_is_wrong(words: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["show", "9"], ["show", "9-0"], ["show", "x"], ["watch", "9"], ["cancel", "9"]]
-    + [["download", "9", "folder"], ["show", ".."]],
+    [
+        ["show", "9"],
+        ["show", "9-0"],
+        ["show", "x"],
+        ["show", ".."],
+        ["watch", "9"],
+        ["cancel", "9"],
+        ["download", "9", "folder"],
+    ],
 )
 def test_what_is_not_there_ends_with_3(words: list[str]) -> None:
     assert "There is no" in farm(*words, code=3).stderr

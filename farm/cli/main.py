@@ -40,6 +40,7 @@ _COMMANDS = {
     "api": _Lazy("farm.cli.processes:api", "Run the API.", _PROCESSES),
     "dispatcher": _Lazy("farm.cli.processes:dispatcher", "Run the dispatcher.", _PROCESSES),
     "migrate": _Lazy("farm.cli.processes:migrate", "Bring the database up to date.", _PROCESSES),
+    "key": _Lazy("farm.cli.key:key", "Issue an API key.", _PROCESSES),
 }
 
 

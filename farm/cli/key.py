@@ -1,0 +1,23 @@
+"""farm key: API keys, for farms that more than one machine can reach."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def key(
+    name: Annotated[str, typer.Argument(help="Whose key it is; batches are filed under it.")],
+) -> None:
+    """Issue an API key and print it; it is not stored, and cannot be shown again.
+
+    Run it where FARM_DATABASE_URL is set. The holder sets FARM_API_KEY to it. Example:
+    farm key anna
+    """
+    from farm.db import users
+    from farm.db.database import Database
+    from farm.settings import Settings
+
+    with Database(Settings().required("database_url"), max_size=1, name="farm key") as db:
+        typer.echo(users.create_key(db, name))

@@ -147,8 +147,9 @@ def _show_batch(batch: Batch, summary: dict[str, Any]) -> None:
     head = f"batch {batch.id}{name}: {batch.state}, {output.counts_line(batch.counts)}"
     screen.print(head, markup=False)
     if data["spec"]:
+        varied = {axis["field"] for axis in data["spec"]["axes"]}
         for field, value in data["spec"]["template"].items():
-            if value not in ("", False):
+            if value not in ("", False) and field not in varied:
                 screen.print(f"  {field}: {value}", markup=False)
         for axis in data["spec"]["axes"]:
             values = ", ".join(map(str, axis["values"][:20]))

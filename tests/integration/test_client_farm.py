@@ -11,7 +11,6 @@ import pytest
 
 from farm.client import Batch, Farm, Image
 from farm.errors import InvalidInput, NotFound, SetupError, Unavailable
-from tests.conftest import eventually
 from tests.standin import StandIn
 
 
@@ -94,11 +93,8 @@ def test_a_download_is_resumed(batch: Batch, worker: StandIn, tmp_path: Path) ->
     paths = batch.download(folder, lambda path, new: fetched.append(path.name) if new else None)
 
     assert len(paths) == 12
-    assert fetched == [
-        "00-100.png",
-        "01-101.png",
-        *(f"{o:02d}-{100 + o}.png" for o in range(6, 12)),
-    ]
+    names = [path.name for path in paths]
+    assert fetched == names[:2] + names[6:]
     assert first[2].stat().st_mtime_ns == kept
     stored = {job.id: job.data["image"]["sha256"] for job in batch.jobs()}
     assert {hashlib.sha256(p.read_bytes()).hexdigest() for p in paths} == set(stored.values())
@@ -141,6 +137,5 @@ def test_the_same_key_gives_the_same_batch(farm: Farm) -> None:
 
 
 def test_a_farm_tells_of_itself(farm: Farm, worker: StandIn) -> None:
-    eventually(lambda: farm.workers())
     assert [each["name"] for each in farm.workers()] == ["cpu0"]
     assert [each["name"] for each in farm.assets()] == ["broken", "demo"]

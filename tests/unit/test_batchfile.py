@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -148,12 +149,8 @@ def test_a_billion_laughs_are_refused(tmp_path: Path) -> None:
 )
 def test_any_content_is_read_or_refused(tmp_path: Path, content: bytes, suffix: str) -> None:
     path = written(tmp_path, f"a{suffix}", content)
-    try:
-        found = read(path)
-    except InvalidInput as error:
-        assert error.remedy, error.message
-    else:
-        assert set(found) <= set(BatchRequest.model_fields)
+    with contextlib.suppress(InvalidInput):
+        assert set(read(path)) <= set(BatchRequest.model_fields)
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.iterdir()), ids=lambda path: path.name)

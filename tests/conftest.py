@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -19,6 +21,7 @@ from farm.db import migrate
 from farm.db.database import Database
 
 _serial = itertools.count()
+_QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
 def eventually(condition: Callable[[], object], *, within: float = 60, every: float = 0.05) -> None:
@@ -45,6 +48,26 @@ def postgres_url(short_folder: Path) -> Iterator[str]:
     server = get_server(short_folder / "postgres", cleanup_mode="stop")
     yield server.get_uri()
     server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def older_postgres_url() -> Iterator[str]:
+    """A server of this system's own Postgres, where one is installed: 15 and newer must do."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
+    if not programs:
+        pytest.skip("this system has no Postgres of its own")
+    folder = Path(tempfile.mkdtemp(prefix="farm-test-", dir="/tmp"))
+    folder.chmod(0o777)
+    # Postgres refuses to run as root.
+    user = {"user": "nobody"} if os.geteuid() == 0 else {}
+    control = [programs[0], "-D", folder / "data", "-w"]
+    options = f"-c listen_addresses='' -k {folder}"
+    subprocess.run([*control, "initdb", "-o", "--auth=trust -U farm"], check=True, **_QUIET, **user)
+    start = [*control, "-o", options, "-l", folder / "log", "start"]
+    subprocess.run(start, check=True, **_QUIET, **user)
+    yield f"postgresql://farm@/postgres?host={folder}"
+    subprocess.run([*control, "-m", "immediate", "stop"], check=True, **_QUIET, **user)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,7 @@ class FakeCheckpoint:
         self.forwards: list[int] = []
         self.encoded: list[str] = []
         self.decoded = 0
+        self.longest_text = 0
         self.poisoned: set[str] = set()
 
     def encode(self, text: str, *, negative: bool = False) -> TextEncoding:
@@ -76,7 +77,9 @@ class FakeCheckpoint:
         means = tokens.double().mean(dim=(1, 2))
         self.fault("predict", means.tolist())
         assert (pooled is not None) == (size_ids is not None) == (self.family == "sdxl")
+        assert len(x) == len(t) == len(tokens)
         self.forwards.append(len(x))
+        self.longest_text = max(self.longest_text, tokens.shape[1])
         sigmas = np.exp(np.interp(t.double().numpy(), np.arange(1000), LOG_SIGMAS))
         sigma = torch.tensor(sigmas).view(-1, 1, 1, 1)
         mean = means.view(-1, 1, 1, 1)

@@ -17,7 +17,10 @@ from farm.spec.moves import ENDED
 
 @dataclass(frozen=True)
 class Job:
-    """One job; ``stats`` and times are those of its last attempt that ended."""
+    """One job; ``stats`` and times are those of its last attempt that ended.
+
+    ``error`` is why it failed, or why a waiting job is to be tried again.
+    """
 
     batch_id: int
     ord: int
@@ -49,7 +52,9 @@ SELECT g.ord,
             WHEN r.batch_id IS NOT NULL THEN 'waiting'
             ELSE 'pending' END AS state,
        coalesce(o.attempt, l.attempt, r.attempt, 0) AS attempt,
-       o.error, t.stats, coalesce(s.worker, t.worker) AS worker, {_IMAGE}, n.spec,
+       coalesce(o.error, CASE WHEN r.batch_id IS NOT NULL THEN
+           jsonb_build_object('title', 'Will be tried again', 'detail', r.reason) END) AS error,
+       t.stats, coalesce(s.worker, t.worker) AS worker, {_IMAGE}, n.spec,
        coalesce(l.started_at, t.started_at) AS started_at, o.ended_at
 FROM batches b
 CROSS JOIN LATERAL ({{ords}}) AS g (ord)

@@ -80,7 +80,7 @@ def judge(failure_class: str, failures: int) -> Verdict:
         return Verdict(Move.FAIL, failures + 1)
     if failure_class == "infrastructure":
         # Not the job's fault: its budget is untouched, only the pace slows down.
-        return Verdict(Move.RETRY, failures, delay=5.0)
+        return Verdict(Move.RETRY, failures, delay=15.0)
     if failures + 1 >= SOFT_FAILURES:
         return Verdict(Move.FAIL, failures + 1)
     return Verdict(Move.RETRY, failures + 1, delay=float(2**failures))

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from farm.db import backlog, batches, leases, sessions, users
+from farm.db import backlog, batches, leases, migrate, sessions, users
 from farm.db.batches import NewBatch
 from farm.db.database import Database
 from farm.db.leases import Claim, Ending, Lease
@@ -179,17 +179,26 @@ class LifeOfAJob(RuleBasedStateMachine):
         assert len(images) == states.count(State.SUCCEEDED)
 
 
-def test_every_job_is_in_exactly_one_state_whatever_happens(db: Database) -> None:
-    machine = type("Bound", (LifeOfAJob,), {"db": db})
+def live_through(db: Database, lives: int) -> None:
     run_state_machine_as_test(
-        machine,
+        type("Bound", (LifeOfAJob,), {"db": db}),
         settings=settings(
-            max_examples=25,
+            max_examples=lives,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+def test_every_job_is_in_exactly_one_state_whatever_happens(db: Database) -> None:
+    live_through(db, 25)
+
+
+def test_the_same_on_an_older_server(older_postgres_url: str) -> None:
+    migrate.upgrade(older_postgres_url)
+    with Database(older_postgres_url) as db:
+        live_through(db, 10)
 
 
 @pytest.mark.parametrize("state", list(State))

@@ -8,7 +8,7 @@ from math import lcm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from farm.worker.engine.batcher import Batcher, Decode, Encode, Forward, Load, Waiting
+from farm.worker.engine.batcher import MAX_BLOCKS, Batcher, Decode, Encode, Forward, Load, Waiting
 
 BUCKETS = (1, 2, 4, 8)
 PATIENCE = 10.0
@@ -48,6 +48,7 @@ def players(draw: st.DrawFn, checkpoints: str = "abc", widths: tuple[int, ...] =
         height=64,
         rows=rows,
         blocks=draw(st.sampled_from([1, 1, 1, 2, 3, 5])),
+        alone=draw(st.sampled_from([False] * 5 + [True])),
         strict=draw(st.sampled_from([False, False, True])),
     )
     return Player(view, texts=rows, steps=draw(st.integers(1, 6)))
@@ -102,8 +103,12 @@ class Card:
         assert forward.bucket <= most
         assert rows <= forward.bucket or len(riding) == 1
         assert forward.blocks == lcm(*(view.blocks for view in riding))
-        if any(view.strict for view in riding):
+        if any(view.alone for view in riding):
+            assert (len(riding), forward.bucket) == (1, 1)
+        elif any(view.strict for view in riding):
             assert forward.bucket == most
+        if len(riding) > 1:
+            assert rows * forward.blocks <= most * MAX_BLOCKS
         for view in riding:
             assert not view.strict or forward.blocks == view.blocks
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -101,6 +102,8 @@ def test_only_the_same_size_and_checkpoint_ride_along(other: dict[str, Any]) -> 
         ([1, MAX_BLOCKS + 1], [0], 1),
         ([6, 2, 3, 4], [0, 1, 2], 6),
         ([5, 1, 2], [0, 1], 5),
+        ([12, 1, 1], [0, 1], 12),
+        ([30, 1], [0], 30),
     ],
 )
 def test_texts_repeat_to_their_common_multiple(
@@ -126,6 +129,14 @@ def test_a_strict_job_keeps_its_shape(blocks: list[int], strict: int, riding: li
     assert list(chosen.orders) == riding
     if strict in riding:
         assert (chosen.bucket, chosen.blocks) == (8, blocks[strict])
+
+
+def test_a_job_whose_texts_are_too_unlike_runs_alone_row_by_row() -> None:
+    unlike = job(0, blocks=67 * 66, alone=True)
+    chosen = forward(unlike, job(1))
+    assert (chosen.orders, chosen.bucket) == ((0,), 1)
+    assert forward(replace(unlike, strict=True), job(1)).bucket == 1
+    assert forward(job(0), replace(unlike, order=1), job(2)).orders == (0, 2)
 
 
 class TestTurns:

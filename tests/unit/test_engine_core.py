@@ -105,6 +105,15 @@ def test_texts_used_longest_ago_leave_a_full_cache() -> None:
     assert bench.checkpoint.encoded == ["a", "b", "c", "b"]
 
 
+def test_texts_of_very_different_length_are_not_repeated_out_of_all_proportion() -> None:
+    unlike = spec("one " * 5 * 13, negative_prompt="two " * 5 * 12, steps=3)
+    bench = Bench()
+    crowd = bench.render(unlike, *MIXED[:2])
+    assert bench.checkpoint.longest_text == 77 * 13
+    assert crowd[0].stats.mean_rows == 1
+    np.testing.assert_allclose(crowd[0].image, by_hand(unlike), rtol=0, atol=2e-4)
+
+
 def test_another_checkpoint_and_another_size_get_their_turn() -> None:
     bench = Bench(FakeCheckpoint("fake"), FakeCheckpoint("other"))
     specs = [spec(), spec(width=128), spec(checkpoint="other"), spec(seed=2)]

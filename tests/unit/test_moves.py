@@ -15,8 +15,8 @@ from farm.spec.moves import ENDED, IN_FLIGHT, TABLE, Move, State, Verdict, judge
         ("worker", 0, Verdict(Move.RETRY, 1, delay=1.0)),
         ("worker", 1, Verdict(Move.RETRY, 2, delay=2.0)),
         ("worker", 2, Verdict(Move.FAIL, 3)),
-        ("infrastructure", 0, Verdict(Move.RETRY, 0, delay=5.0)),
-        ("infrastructure", 2, Verdict(Move.RETRY, 2, delay=5.0)),
+        ("infrastructure", 0, Verdict(Move.RETRY, 0, delay=15.0)),
+        ("infrastructure", 2, Verdict(Move.RETRY, 2, delay=15.0)),
     ],
 )
 def test_the_class_of_a_failure_decides_its_budget(

@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -116,10 +116,8 @@ class _Worker:
         _log.info("draining: %.0f s for what runs", grace)
         self._attempts.drain()
         self._session.drain()
-        threading.Timer(grace, self._attempts.release).start()
-        overdue = threading.Timer(grace + 10, os._exit, args=(1,))
-        overdue.daemon = True
-        overdue.start()
+        _in(grace, self._attempts.release)
+        _in(grace + 10, lambda: os._exit(1))
 
     def _report(self) -> tuple[Sequence[str], dict[str, Any]]:
         counters, reading = self._engine.counters, self._meter.sample()
@@ -131,6 +129,12 @@ class _Worker:
             "memory": asdict(reading),
         }
         return self._models.resident, stats
+
+
+def _in(seconds: float, act: Callable[[], object]) -> None:
+    timer = threading.Timer(seconds, act)
+    timer.daemon = True  # a worker that has nothing left to do ends at once
+    timer.start()
 
 
 def _describe(device: torch.device, meter: Meter) -> dict[str, Any]:

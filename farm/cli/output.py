@@ -72,7 +72,7 @@ def age(when: str) -> str:
 
 
 def stage_table(stats: dict[str, Any]) -> Table:
-    """Seconds of each stage, from the statistics of an attempt or of a whole batch."""
+    """What each stage took, from the statistics of an attempt, or the mean over a batch."""
     known = [stage for stage in _STAGES if stats.get(f"{stage}_seconds") is not None]
     total = sum(stats[f"{stage}_seconds"] for stage in known) or 1.0
     rows = [
@@ -80,7 +80,7 @@ def stage_table(stats: dict[str, Any]) -> Table:
         for stage in known
         for taken in [stats[f"{stage}_seconds"]]
     ]
-    return table("", ("stage", ">seconds", ">share"), rows)
+    return table("", ("stage", ">mean", ">share"), rows)
 
 
 def statistics_lines(stats: dict[str, Any]) -> list[str]:

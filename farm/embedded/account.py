@@ -25,7 +25,9 @@ class Account:
     gid: int
 
     def own(self, folder: Path) -> None:
-        """Make it the owner of a folder and all in it."""
+        """Make it the owner of a folder and all in it, unless it is."""
+        if folder.stat().st_uid == self.uid:
+            return
         os.chown(folder, self.uid, self.gid)
         for path in folder.rglob("*"):
             os.chown(path, self.uid, self.gid, follow_symlinks=False)

@@ -107,6 +107,7 @@ class _Farm:
 
     def run(self, say: Say) -> None:
         home.withdraw(self._home)
+        say(f"Starting Farm in {self._home}")
         with self._supervisor.signals():
             try:
                 if self._start():

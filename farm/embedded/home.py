@@ -52,8 +52,19 @@ def lock(home: Path) -> int | None:
     Returns:
         a file descriptor that keeps it. The farm's processes inherit it, so that the folder
         of a killed farm stays taken until the last of them is gone.
+
+    Raises:
+        SetupError: the folder is another user's.
     """
-    file = os.open(home / "farm.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        file = os.open(home / "farm.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except PermissionError:
+        raise SetupError(
+            f"The farm in {home} belongs to another user.",
+            field="FARM_HOME",
+            value=str(home),
+            remedy="Run it as that user, or set FARM_HOME to another folder.",
+        ) from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

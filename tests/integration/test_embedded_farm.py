@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
-from farm.embedded import background, home, postgres
+from farm.embedded import background, home, postgres, sockets
 from farm.settings import Settings
 from tests.conftest import eventually
 
@@ -152,6 +153,51 @@ def test_what_dies_comes_back(shared: Ups, module: str) -> None:
         ) and home.answers(f"{url}/readyz")
 
     eventually(is_back, within=60)
+
+
+def test_a_worker_of_another_process_joins_and_leaves(shared: Ups) -> None:
+    url, _ = home.announced(shared.home) or ("", 0)
+    database, broker = sockets.urls(shared.home)
+    servers = {"FARM_DATABASE_URL": database, "FARM_BROKER_URL": broker}
+    assert run("migrate", **servers) == (0, "The database is up to date.\n", "")
+
+    host = subprocess.Popen([*FARM, "worker", "--gpus", "cpu"], env={**shared.env, **servers})
+    try:
+        eventually(lambda: live_sessions(url), within=120)
+    finally:
+        host.send_signal(signal.SIGINT)
+        assert host.wait(60) == 0
+    eventually(lambda: not live_sessions(url))
+    assert not any("farm.worker" in each.cmdline() for each in shared.processes())
+
+
+@pytest.mark.parametrize("command", ["api", "dispatcher", "worker", "migrate"])
+def test_a_single_process_needs_to_be_told_its_servers(command: str) -> None:
+    code, _, err = run(command)
+    assert code == 1
+    assert "FARM_DATABASE_URL is not set" in err
+    assert "postgresql://" in err
+
+
+def test_servers_of_ones_own_are_used_instead(ups: Ups, database_url: str, broker_url: str) -> None:
+    parts = conninfo_to_dict(database_url)
+    url = f"postgresql://{parts['user']}@/{parts['dbname']}?host={parts['host']}"
+    ups.until_ready(ups.begin("--workers", "0", FARM_DATABASE_URL=url, FARM_BROKER_URL=broker_url))
+    assert not postgres.data_folder(ups.home).exists()
+    assert sorted(log.stem for log in (ups.home / "logs").iterdir()) == ["api", "dispatcher"]
+
+
+def run(command: str, **env: str) -> tuple[int, str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("FARM_")}
+    done = subprocess.run(
+        [*FARM, command],
+        env={**clean, **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
 
 
 def test_of_two_at_once_one_runs_and_the_other_says_so(ups: Ups) -> None:

@@ -205,6 +205,15 @@ def test_data_of_an_older_major_version_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "postgres-15").iterdir()] == ["PG_VERSION"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can restore a backup as root")
+def test_data_restored_by_root_is_given_to_the_servers_account(tmp_path: Path, made: Path) -> None:
+    home = tmp_path / "restored"
+    shutil.copytree(made, home / made.name)
+    assert postgres.data_folder(home).stat().st_uid == 0
+    with running(home, "postgres"):
+        assert query(home, "select 1") == 1
+
+
 def test_a_folder_that_cannot_be_used_is_explained(tmp_path: Path, made: Path) -> None:
     home = tmp_path / "home"
     copy(made, home)

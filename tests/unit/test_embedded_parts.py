@@ -122,6 +122,16 @@ def test_one_farm_holds_a_folder(tmp_path: Path) -> None:
     assert not home.taken(tmp_path)
 
 
+def test_another_users_farm_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", closed)
+    with pytest.raises(SetupError, match="belongs to another user") as error:
+        home.lock(tmp_path)
+    assert error.value.value == str(tmp_path)
+
+
 def test_what_is_announced_is_found_until_withdrawn(tmp_path: Path) -> None:
     home.announce(tmp_path, "http://127.0.0.1:1")
     assert json.loads((tmp_path / "farm.json").read_text()) == {

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,6 +114,25 @@ def test_a_crash_loop_is_reported_with_the_last_lines(
     with pytest.raises(SetupError, match=r"(?s)broken keeps dying.*no such card") as error:
         supervisor.wait_ready(30)
     assert "broken.log" in str(error.value.remedy)
+
+
+def test_a_crash_loop_later_on_is_told_once(
+    tmp_path: Path, supervisor: Supervisor, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = tmp_path / "logs" / "broken.log"
+    supervisor.start(child(tmp_path, "broken", "import sys; sys.exit('no such card')"))
+    stopper = threading.Thread(
+        target=lambda: (
+            eventually(lambda: log.exists() and log.read_text().count("card") >= 4),
+            supervisor.request_stop(),
+        )
+    )
+    stopper.start()
+    supervisor.run()
+    stopper.join()
+    told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(told) == 1
+    assert "no such card" in told[0]
 
 
 def test_a_command_that_does_not_exist_is_reported(

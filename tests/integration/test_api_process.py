@@ -21,7 +21,7 @@ from tests.standin import register_demo
 # None in sys.modules makes an import fail, as if the package were not installed.
 WITHOUT = """
 import runpy, sys
-for name in ("torch", "diffusers", "transformers", "celery", "kombu", "numpy"):
+for name in ("torch", "diffusers", "transformers", "celery", "kombu"):
     sys.modules[name] = None
 runpy.run_module("farm.api", run_name="__main__")
 """

@@ -17,6 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from farm.cli.main import app
+from farm.client import Batch
 from tests.conftest import eventually
 from tests.standin import ERROR, StandIn
 
@@ -172,6 +173,25 @@ def test_a_batch_is_watched_and_downloaded(worker: StandIn, tmp_path: Path) -> N
     assert "batch 1 done: 3 succeeded" in output.stdout
     assert "3/3" in output.stderr
     assert len(list(folder.glob("*.png"))) == 3
+
+
+def test_a_terminal_gets_a_bar(worker: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with rendering(worker, 1, failing=(1,)):
+        shown = farm("submit", "a lion", "-n", "3", "--watch", code=1).stderr
+    assert "\x1b[" in shown
+    assert "3/3" in shown
+    assert "1 failed" in shown
+
+
+def test_leaving_a_batch_says_how_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: Batch) -> Iterator[Any]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Batch, "events", interrupted)
+    shown = farm("submit", "a lion", "--watch", code=130).stderr
+    assert "farm watch 1" in shown
+    assert told("show", "1")["state"] == "pending"
 
 
 def test_watching_ends_with_1_if_an_image_is_missing(worker: StandIn) -> None:

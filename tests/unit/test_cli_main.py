@@ -15,7 +15,8 @@ from farm import __version__, errors
 from farm.cli import main
 
 MAKE = ["demo", "submit", "ls", "show", "watch", "cancel", "download"]
-COMMANDS = [*MAKE, "up", "workers", "doctor", "worker", "api", "dispatcher", "migrate"]
+FARM = ["up", "key", "workers", "doctor", "worker", "api", "dispatcher", "migrate"]
+COMMANDS = [*MAKE, *FARM]
 
 runner = CliRunner()
 

@@ -137,13 +137,17 @@ SELECT batch_id, ord, attempt, deaths FROM judged
 
 CANCEL = """
 WITH batch AS (
-    UPDATE batches SET state = 'cancelled' WHERE id = %(batch_id)s AND state = 'open' RETURNING id
+    UPDATE batches SET state = 'cancelled'
+    WHERE id = %(batch_id)s AND state = 'open'
+      AND (cursor < total OR EXISTS (SELECT FROM leases WHERE batch_id = %(batch_id)s)
+           OR EXISTS (SELECT FROM requeue WHERE batch_id = %(batch_id)s))
+    RETURNING id
 ), flagged AS (
     UPDATE leases SET cancel_requested = true FROM batch WHERE leases.batch_id = batch.id
 )
 SELECT id FROM batch
 """
-"""CANCEL a batch: one row and what is in flight; jobs in no table are cancelled by it."""
+"""CANCEL a batch of which something is left: one row, and a flag on what is in flight."""
 
 STOP_WAITING = """
 WITH gone AS (

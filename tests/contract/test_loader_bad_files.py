@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
+import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +200,22 @@ def test_the_cache_with_real_files(tmp_path: Path) -> None:
         cache.get("bad")
     assert cache.resident == ("tiny-sd15",)
     assert cache.bytes == checkpoint.bytes
+
+
+def test_evicted_weights_are_freed_at_once(tmp_path: Path) -> None:
+    # Without waiting for the collector of cycles: the next checkpoint needs the memory now.
+    files = [tiny_file(tmp_path, "sd15"), tiny_file(tmp_path, "sdxl")]
+    room = max(prepare(file, FP32, CPU).bytes for file in files)
+    cache = ModelCache(files, replace(FP32, weights_bytes=room), CPU)
+    freed: list[bool] = []
+    gc.collect()
+    gc.disable()
+    try:
+        with cache.use("tiny-sd15") as checkpoint:
+            checkpoint.encode("a red apple")
+            weakref.finalize(checkpoint, freed.append, True)
+        del checkpoint
+        cache.get("tiny-sdxl")
+        assert freed == [True]
+    finally:
+        gc.enable()

@@ -141,8 +141,7 @@ class LifeOfAJob(RuleBasedStateMachine):
     @rule()
     def cancel(self) -> None:
         batches.cancel(self.db, self.batch)
-        done = all(state in ENDED for state in self.state.values())
-        if not self.cancelled and not (done and self._stored_state() == "done"):
+        if not all(state in ENDED for state in self.state.values()):
             self.cancelled = True
             for ord, state in self.state.items():
                 if state in TABLE[Move.CANCEL]:
@@ -153,11 +152,6 @@ class LifeOfAJob(RuleBasedStateMachine):
         finished = backlog.finish(self.db)
         if self.batch in finished:
             assert all(state in ENDED for state in self.state.values())
-
-    def _stored_state(self) -> str:
-        row = self.db.one("SELECT state FROM batches WHERE id = %(id)s", {"id": self.batch})
-        assert row is not None
-        return str(row["state"])
 
     @invariant()
     def every_job_is_where_the_table_says(self) -> None:

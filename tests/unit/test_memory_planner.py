@@ -113,3 +113,15 @@ def test_profiles_are_sound(profile: object) -> None:
 def test_an_unknown_profile_lists_the_known_ones() -> None:
     with pytest.raises(InvalidInput, match="24gb, 12gb, 8gb, 4gb, cpu"):
         by_name("80gb")
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "side"),
+    [("24gb", "sdxl", 1024), ("12gb", "sdxl", 1024), ("8gb", "sdxl", 1024), ("4gb", "sd15", 512)],
+)
+def test_a_profile_holds_its_rows_beside_all_the_weights_it_allows(
+    name: str, family: str, side: int
+) -> None:
+    profile = by_name(name)
+    rows = rows_allowed(profile, family, side, side, weights_bytes=profile.weights_bytes)
+    assert rows == rows_allowed(profile, family, side, side, weights_bytes=0) >= 4

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from itertools import chain, count
 from typing import Any
 
+import psutil
 import torch
 
 from farm import log
 from farm.broker.progress import Progress
-from farm.db import assets
+from farm.db import assets, sessions
 from farm.db.assets import Asset
 from farm.db.database import Database
 from farm.db.sessions import NewSession
@@ -41,6 +45,8 @@ def main() -> None:
     settings = Settings()
     log.configure(settings.worker_name, level=settings.log_level, as_json=settings.log_json)
     watch_lifeline()
+    # Until Celery takes the signal over, a worker told to stop just ends, in good order.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     device = torch.device("cpu" if settings.device == "cpu" else "cuda")
     with Database(settings.required("database_url"), max_size=4, name=settings.worker_name) as db:
         _Worker(settings, db, device).work()
@@ -51,7 +57,7 @@ class _Worker:
 
     def __init__(self, settings: Settings, db: Database, device: torch.device) -> None:
         self._settings = settings
-        self._device = device
+        self._db = db
         self._meter = Meter(device)
         profile = profiles.choose(device.type, self._meter.sample().system_total)
         files = scan([builtin_folder(), *settings.models])
@@ -60,52 +66,53 @@ class _Worker:
         self._progress = Progress(settings.required("broker_url"))
         self._reporter = Reporter(self._progress)
         self._engine = Engine(self._models, profile, device, on_progress=self._reporter)
-        # Every message starts at once and waits in the engine, so that a finished job's rows
-        # are taken by the next one between two steps, not after a round trip.
-        self._concurrency = profile.slots + profile.lookahead
-        session_id = uuid.uuid4().hex
-        self._writer = Writer(db, session_id, settings.worker_name)
+        self._new = NewSession(
+            id=uuid.uuid4().hex,
+            worker=_free_name(db, settings.worker_name),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            device=_describe(device, self._meter),
+            profile=profile.name,
+            # Every message starts at once and waits in the engine, so that a finished job's
+            # rows are taken by the next one between two steps, not after a round trip.
+            capacity=profile.slots + profile.lookahead,
+        )
+        self._writer = Writer(db, self._new.id, self._new.worker)
         self._attempts = Attempts(
             db,
             self._engine,
-            session_id=session_id,
+            session_id=self._new.id,
             profile=profile.name,
             images=ImageStore(settings.storage_url),
             writer=self._writer,
             progress=self._progress,
         )
-        self._engine.start()
-        self._session = Session(
-            db,
-            NewSession(
-                id=session_id,
-                worker=settings.worker_name,
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                device=_describe(device, self._meter),
-                profile=profile.name,
-                capacity=self._concurrency,
-            ),
-            lease=settings.lease_seconds,
-            report=self._report,
-            cancel=self._attempts.cancel,
-        )
-        _log.info("session %s is live on %s, profile %s", session_id, device, profile.name)
 
     def work(self) -> None:
         """Consume until told to stop, then leave nothing behind."""
-        consume(
-            self._settings.required("broker_url"),
-            self._session.id,
-            concurrency=self._concurrency,
-            run=self._attempts.run,
-            drain=self._begin_drain,
+        self._engine.start()
+        self._session = Session(
+            self._db,
+            self._new,
+            lease=self._settings.lease_seconds,
+            report=self._report,
+            cancel=self._attempts.cancel,
         )
-        self._session.close()
-        self._writer.stop()
-        self._reporter.stop()
-        self._engine.stop()
-        self._progress.close()
+        _log.info("%s is live, profile %s", self._new.worker, self._new.profile)
+        try:
+            consume(
+                self._settings.required("broker_url"),
+                self._new.id,
+                concurrency=self._new.capacity,
+                run=self._attempts.run,
+                drain=self._begin_drain,
+            )
+        finally:
+            self._session.close()
+            self._writer.stop()
+            self._reporter.stop()
+            self._engine.stop()
+            self._progress.close()
 
     def _begin_drain(self) -> None:
         """Called in a signal handler, so all it does is start a thread."""
@@ -129,6 +136,18 @@ class _Worker:
             "memory": asdict(reading),
         }
         return self._models.resident, stats
+
+
+def _free_name(db: Database, wanted: str) -> str:
+    """``wanted``, or ``wanted-2`` and so on while another process of this host goes by it."""
+    host = socket.gethostname()
+    taken = {
+        session.worker
+        for session in sessions.live(db)
+        if session.host == host and psutil.pid_exists(session.pid)
+    }
+    names = chain([wanted], (f"{wanted}-{number}" for number in count(2)))
+    return next(name for name in names if name not in taken)
 
 
 def _in(seconds: float, act: Callable[[], object]) -> None:

@@ -73,10 +73,16 @@ def test_it_climbs_until_the_picture_is_finite_and_stays_there(
 
 
 def test_each_rung_is_cast_from_the_loaded_weights() -> None:
-    vae = Vae(F16, {F32})
-    Decoder(vae, tile_over=10**9).decode(latent())
+    vae = Vae(F16, {BF16})
+    decoder = Decoder(vae, tile_over=10**9)
+    decoder.decode(latent())
+    vae.finite_in.clear()
+    vae.finite_in.add(F32)
+    decoder.decode(latent())
     loaded = float(torch.tensor(1.001, dtype=F16))
-    assert [weight for _, weight, _ in vae.used][::2] == [loaded, loaded]
+    coarse = float(torch.tensor(loaded, dtype=BF16))
+    assert coarse != loaded
+    assert [weight for _, weight, _ in vae.used] == [loaded, coarse, coarse, loaded]
 
 
 def test_not_even_float32_is_a_numeric_failure_and_nothing_is_remembered() -> None:

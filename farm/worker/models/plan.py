@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from farm.errors import CheckpointError
 from farm.worker.models.header import Header, damaged
 from farm.worker.models.parts import Part, Weights, from_folder
 from farm.worker.models.reader import DTYPES, read_tensors
@@ -50,14 +51,10 @@ class PartPlan:
         except (KeyError, AttributeError) as error:  # how the key maps stumble over a gap
             raise self._lacks(str(error)) from error
         expected = self.module.state_dict()
-        if missing := [name for name in expected if found.get(name) is None]:
+        if missing := [name for name in expected if name not in found]:
             raise self._lacks(_some(missing))
         if odd := [name for name in expected if found[name].shape != expected[name].shape]:
-            raise damaged(
-                self.header.path,
-                f"has a {self.part.name} of unusual shape: {_some(odd)}",
-                f"Put its configs into {self.header.path.stem}.config/ beside it.",
-            )
+            raise self._unlike(f"has a {self.part.name} of unusual shape: {_some(odd)}")
 
     def load(self) -> nn.Module:
         """Read the weights into the module; raises as :func:`read_tensors` does."""
@@ -82,8 +79,13 @@ class PartPlan:
             positions = torch.arange(buffer.shape[-1], device=self.device)
             owner.register_buffer("position_ids", positions.expand(1, -1), persistent=False)
 
-    def _lacks(self, what: str) -> Exception:
-        return damaged(self.header.path, f"lacks weights of its {self.part.name}: {what}")
+    def _lacks(self, what: str) -> CheckpointError:
+        return self._unlike(f"lacks weights of its {self.part.name}: {what}")
+
+    def _unlike(self, what: str) -> CheckpointError:
+        path = self.header.path
+        own = "config.json" if self.folder_names else f"configs in {path.stem}.config/"
+        return damaged(path, what, f"Get it whole; a model of its own shape needs its own {own}.")
 
 
 def _laid_out(weight: Tensor) -> Tensor:

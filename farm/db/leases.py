@@ -69,9 +69,12 @@ def claim(db: Database, claims: Iterable[Claim]) -> list[Lease]:
     return leases
 
 
-def start(db: Database, lease: Lease) -> Started | None:
-    """START: stamp the lease; None when the message was stale or came twice."""
-    row = db.one(queries.START, lease._asdict())
+def start(db: Database, lease: Lease, *, again: bool = False) -> Started | None:
+    """START: stamp the lease; None when the message was stale or came twice.
+
+    ``again`` repeats a start whose answer was lost: it may have been stamped then.
+    """
+    row = db.one(queries.START, {**lease._asdict(), "again": again})
     return Started(**row) if row else None
 
 
@@ -80,7 +83,8 @@ def end(
 ) -> dict[tuple[int, int, int], str]:
     """SUCCEED, FAIL, RETRY, RELEASE or STOP attempts, in one statement.
 
-    Returns the new state by (batch, ord, attempt); what is missing there was fenced.
+    Returns the new state by (batch, ord, attempt); what is missing there was fenced. It can be
+    repeated when the answer was lost: what was taken the first time is reported as taken.
     """
     values = {
         "session_id": session_id,
@@ -88,6 +92,8 @@ def end(
         "endings": Jsonb([asdict(ending) for ending in endings]),
     }
     rows = db.all(queries.END, values)
+    if len(rows) < len(endings):
+        rows += db.all(queries.ENDED_BEFORE, values)
     return {(row["batch_id"], row["ord"], row["attempt"]): row["state"] for row in rows}
 
 

@@ -38,7 +38,8 @@ START = """
 UPDATE leases SET started_at = now()
 FROM batches b
 WHERE leases.batch_id = %(batch_id)s AND leases.ord = %(ord)s AND leases.attempt = %(attempt)s
-  AND leases.session_id = %(session_id)s AND leases.started_at IS NULL AND b.id = leases.batch_id
+  AND leases.session_id = %(session_id)s AND b.id = leases.batch_id
+  AND (leases.started_at IS NULL OR %(again)s)
 RETURNING leases.failures, leases.crashes, leases.cancel_requested,
           extract(epoch FROM now() - leases.assigned_at)::float AS assigned_seconds,
           extract(epoch FROM now() - b.created_at)::float AS queue_seconds
@@ -134,6 +135,15 @@ WITH gone AS (
 SELECT batch_id, ord, attempt, deaths FROM judged
 """
 """REAP or BURY what ended sessions left in flight; only jobs that had started count a crash."""
+
+ENDED_BEFORE = """
+SELECT e.batch_id, e.ord, e.attempt,
+       CASE WHEN t.result IN ('retry', 'release') THEN 'waiting' ELSE t.result END AS state
+FROM jsonb_to_recordset(%(endings)s) AS e (batch_id bigint, ord bigint, attempt integer)
+JOIN attempts t USING (batch_id, ord, attempt)
+WHERE t.session_id = %(session_id)s AND t.result <> 'lost'
+"""
+"""What an END achieved whose answer was lost with its connection."""
 
 CANCEL = """
 WITH batch AS (

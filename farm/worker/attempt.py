@@ -28,6 +28,8 @@ from farm.worker.writer import Writer
 
 _log = logging.getLogger(__name__)
 
+_RETRY = 0.5
+
 JobKey = tuple[int, int, int]
 """Batch, ord and attempt."""
 
@@ -61,30 +63,40 @@ class Attempts:
         self._lock = threading.Lock()
         self._running: set[JobKey] = set()
         self._released: set[JobKey] = set()
-        self._draining = False
+        self._stopping = threading.Event()
         self._specification = lru_cache(maxsize=256)(self._read_specification)
         self.succeeded = 0
 
     def run(self, batch_id: int, ord: int, attempt: int) -> None:
         """Make one image, or record why there is none. Returns when Postgres has taken it."""
         job = (batch_id, ord, attempt)
-        try:
-            started = leases.start(self._db, Lease(*job, self._session_id))
-        except Unavailable as error:
-            # The lease stays assigned, so the dispatcher sends the message again.
-            _log.warning("%s could not start: %s", name(job), error)
-            return
-        if started is None:
-            _log.info("%s: stale message dropped", name(job))
-            return
         with self._lock:
+            if job in self._running:
+                return
             self._running.add(job)
         try:
+            started = self._start(job)
+            if started is None:
+                _log.info("%s: stale message dropped", name(job))
+                return
             self._finish(job, self._attempt(job, started))
         finally:
             with self._lock:
                 self._running.discard(job)
                 self._released.discard(job)
+
+    def _start(self, job: JobKey) -> Started | None:
+        lease = Lease(*job, self._session_id)
+        again = False
+        while True:
+            try:
+                return leases.start(self._db, lease, again=again)
+            except Unavailable as error:
+                _log.warning("%s cannot start yet: %s", name(job), error)
+            if self._stopping.wait(_RETRY):
+                return None
+            # The answer may be all that was lost; nobody else can have started it for us.
+            again = True
 
     def cancel(self, job: JobKey) -> None:
         """Stop a running attempt at its next step, because its owner wants that."""
@@ -92,7 +104,7 @@ class Attempts:
 
     def drain(self) -> None:
         """Take no new attempts; those that run may end."""
-        self._draining = True
+        self._stopping.set()
 
     def release(self) -> None:
         """Give back what still runs, uncharged."""
@@ -105,7 +117,7 @@ class Attempts:
         """The ending of an attempt, whatever happens."""
         if started.cancel_requested:
             return Ending(*job, Move.STOP)
-        if self._draining:
+        if self._stopping.is_set():
             return Ending(*job, Move.RELEASE, failures=started.failures)
         try:
             return self._succeed(job, started)

@@ -34,7 +34,11 @@ class Writer:
         self._thread.start()
 
     def end(self, ending: Ending) -> str | None:
-        """Wait until Postgres has taken the ending: the job's new state, or None if fenced."""
+        """Wait until Postgres has taken the ending: the job's new state, or None if fenced.
+
+        Raises:
+            Unavailable: the worker stops before Postgres answered; the ending may count or not.
+        """
         accepted: Future[str | None] = Future()
         self._queue.put((ending, accepted))
         return accepted.result()
@@ -71,12 +75,16 @@ class Writer:
             except Unavailable as error:
                 _log.warning("%d results wait for Postgres: %s", len(endings), error)
                 if self._stopping.wait(_RETRY):
-                    states = {}
-                    break
+                    _give_up(group, error)
+                    return
             except Exception as error:
                 _log.exception("results could not be written")
-                for _, accepted in group:
-                    accepted.set_exception(error)
+                _give_up(group, error)
                 return
         for ending, accepted in group:
             accepted.set_result(states.get((ending.batch_id, ending.ord, ending.attempt)))
+
+
+def _give_up(group: list[_Waiting], error: Exception) -> None:
+    for _, accepted in group:
+        accepted.set_exception(error)

@@ -12,7 +12,9 @@ The rules, in order:
 4. A rider whose text is not encoded yet is encoded before the next forward, so that batches
    fill up; there are never more such riders than a forward has rows.
 5. Texts of different length share a forward by repeating their blocks to the common multiple,
-   up to ``MAX_BLOCKS`` or what the oldest job needs by itself.
+   up to ``MAX_BLOCKS`` or what the oldest job needs by itself; and all texts of a forward
+   together stay within ``MAX_BLOCKS`` for each of its possible rows. A job whose own two texts
+   have no near common multiple runs alone, one row at a time, and repeats nothing.
 6. A forward is padded to the smallest bucket that holds it. A ``strict`` job pins the largest
    bucket and its own text length, which makes its image bit-equal under any load.
 """
@@ -40,6 +42,7 @@ class Waiting:
         width, height: of its latent's image, in pixels; known before the text is encoded.
         rows: of a forward that it takes: 2 with guidance, 1 without.
         blocks: of 77 tokens that its texts repeat to; 1 while not encoded.
+        alone: its texts cannot share a call of the model, not even with each other.
         strict: pins the shape of the forward.
     """
 
@@ -50,6 +53,7 @@ class Waiting:
     height: int
     rows: int
     blocks: int = 1
+    alone: bool = False
     strict: bool = False
 
 
@@ -82,7 +86,7 @@ class Forward:
         checkpoint, width, height: the same for all of them.
         orders: of the jobs, the oldest first.
         bucket: rows of the forward; a single job that needs more takes several forwards.
-        blocks: of 77 tokens that every row's text is repeated to.
+        blocks: of 77 tokens that every row's text is repeated to, where there are several rows.
     """
 
     checkpoint: str
@@ -149,6 +153,8 @@ class Batcher:
         oldest = jobs[0]
         allowed = self._rows_allowed(oldest.checkpoint, oldest.width, oldest.height)
         most = max((bucket for bucket in self._buckets if bucket <= allowed), default=1)
+        if oldest.alone:
+            most = 1
         batch = _Batch(oldest, most)
         for job in jobs[1:]:
             batch.take(job)
@@ -181,15 +187,18 @@ class _Batch:
     def take(self, job: Waiting) -> None:
         """Let a job ride along if it fits."""
         oldest = self.jobs[0]
+        rows = self.rows + job.rows
         blocks = lcm(self.blocks, job.blocks)
         if (
             (job.width, job.height) == (oldest.width, oldest.height)
-            and self.rows + job.rows <= self._most_rows
+            and not job.alone
+            and rows <= self._most_rows
             and blocks <= max(MAX_BLOCKS, oldest.blocks)
+            and rows * blocks <= self._most_rows * MAX_BLOCKS
             and not (self.strict and blocks != self.blocks)
             and not (job.strict and blocks != job.blocks)
         ):
             self.jobs.append(job)
-            self.rows += job.rows
+            self.rows = rows
             self.blocks = blocks
             self.strict = self.strict or job.strict

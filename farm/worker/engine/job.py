@@ -23,6 +23,9 @@ _STAGES: dict[type[Request], Stage] = {
     Decode: "decode",
 }
 
+NEAR_BLOCKS = 12
+"""Blocks up to which prompt and negative prompt are repeated to a common length."""
+
 
 class Job:
     """A recipe under way, the request it waits for, and what it has cost.
@@ -88,12 +91,13 @@ class Job:
     def _wait_for(self, request: Request) -> None:
         self.request = request
         rows = 1 if self.spec.cfg_scale == 1 else 2
-        width, height, blocks = self.spec.width, self.spec.height, 1
+        width, height, lengths = self.spec.width, self.spec.height, [1]
         if isinstance(request, Denoise):
             texts = [text for text in (request.prompt, request.negative) if text]
             rows = len(texts)
             width, height = request.width, request.height
-            blocks = lcm(*(text.value.tokens.shape[1] // TOKENS_A_BLOCK for text in texts))
+            lengths = [text.value.tokens.shape[1] // TOKENS_A_BLOCK for text in texts]
+        blocks = lcm(*lengths)
         self.waiting = Waiting(
             order=self.order,
             stage=_STAGES[type(request)],
@@ -102,5 +106,6 @@ class Job:
             height=height,
             rows=rows,
             blocks=blocks,
+            alone=blocks > max(NEAR_BLOCKS, *lengths),
             strict=self.spec.strict,
         )

@@ -47,5 +47,7 @@ class RowLimits:
 
     def halve(self, name: str, width: int, height: int, *, rows: int) -> bool:
         """Remember that ``rows`` of this size ran out of memory; False if fewer cannot be."""
-        self._rows[name, width, height] = max(1, rows // 2)
-        return rows > 1
+        if rows == 1:
+            return False
+        self._rows[name, width, height] = rows // 2
+        return True

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from farm.worker.engine.slot import Slot
+from farm.worker.engine.transfer import upload
 from farm.worker.models.checkpoint import Checkpoint
 from farm.worker.models.text import TextEncoding
 
@@ -35,27 +36,26 @@ class Rows:
         self.slots = list(slots)
         self.bucket = bucket
         self.blocks = blocks
-        guided = [slot for slot in self.slots if slot.request.negative is not None]
-        texts = [slot.request.prompt.value for slot in self.slots]
-        texts += [slot.request.negative.value for slot in guided if slot.request.negative]
-        self.count = len(texts)
+        rows = [(place, slot.request.prompt) for place, slot in enumerate(slots)]
+        negatives = list(range(len(slots)))
+        for place, slot in enumerate(slots):
+            if slot.request.negative:
+                negatives[place] = len(rows)
+                rows.append((place, slot.request.negative))
+        self.count = len(rows)
         self.padding = -self.count % bucket
-        texts += texts[:1] * self.padding
+        rows += rows[:1] * self.padding
 
-        places = {id(slot): place for place, slot in enumerate(self.slots)}
-        negatives = {id(slot): len(self.slots) + place for place, slot in enumerate(guided)}
-        sources = [*self.slots, *guided, *self.slots[:1] * self.padding]
-        self._source = torch.tensor([places[id(slot)] for slot in sources], device=device)
-        self._negative = torch.tensor(
-            [negatives.get(id(slot), places[id(slot)]) for slot in self.slots], device=device
-        )
-        self._guidance = torch.tensor(
-            [slot.request.cfg_scale for slot in self.slots], device=device
-        ).view(-1, 1, 1, 1)
-        self._tokens = torch.cat([_repeated(text, blocks) for text in texts])
-        summaries = [text.pooled for text in texts if text.pooled is not None]
-        self._pooled = torch.cat(summaries) if summaries else None
-        self._sizes = _sizes(self.slots[0], len(texts), device) if summaries else None
+        self._source = upload(torch.tensor([place for place, _ in rows]), device)
+        self._negative = upload(torch.tensor(negatives), device)
+        guidance = torch.tensor([slot.request.cfg_scale for slot in slots])
+        self._guidance = upload(guidance.view(-1, 1, 1, 1), device)
+        texts = [text.value for _, text in rows]
+        sizes = upload(_sizes(slots[0]), device)
+        self._calls = [
+            _Call(slice(first, first + bucket), texts[first : first + bucket], blocks, sizes)
+            for first in range(0, len(rows), bucket)
+        ]
 
     def fits(self, slots: Sequence[Slot], *, bucket: int, blocks: int) -> bool:
         """Whether these are the rows of such a forward."""
@@ -69,17 +69,8 @@ class Rows:
             t: [S] timesteps.
         """
         x, t = x[self._source], t[self._source]
-        calls = [
-            checkpoint.predict(
-                x[rows],
-                t[rows],
-                self._tokens[rows],
-                pooled=None if self._pooled is None else self._pooled[rows],
-                size_ids=None if self._sizes is None else self._sizes[rows],
-            )
-            for rows in self._chunks()
-        ]
-        output = calls[0] if len(calls) == 1 else torch.cat(calls)
+        outputs = [call.predict(checkpoint, x, t) for call in self._calls]
+        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         # A slot without guidance is its own negative here, and its output stays what it is.
         towards, away = output[: len(self.slots)], output[self._negative]
         return away + (towards - away) * self._guidance
@@ -87,18 +78,40 @@ class Rows:
     @property
     def forwards(self) -> int:
         """Calls of the model that :meth:`predict` makes."""
-        return (self.count + self.padding) // self.bucket
+        return len(self._calls)
 
-    def _chunks(self) -> list[slice]:
-        return [slice(i * self.bucket, (i + 1) * self.bucket) for i in range(self.forwards)]
+
+class _Call:
+    """One call of the model: its rows and their conditioning."""
+
+    def __init__(
+        self, rows: slice, texts: Sequence[TextEncoding], blocks: int, sizes: Tensor
+    ) -> None:
+        self._rows = rows
+        # A row by itself has nobody to be as long as.
+        repeated = (
+            [_repeated(text, blocks) for text in texts] if len(texts) > 1 else [texts[0].tokens]
+        )
+        self._tokens = torch.cat(repeated)
+        summaries = [text.pooled for text in texts if text.pooled is not None]
+        self._pooled = torch.cat(summaries) if summaries else None
+        self._sizes = sizes.expand(len(texts), 6) if summaries else None
+
+    def predict(self, checkpoint: Checkpoint, x: Tensor, t: Tensor) -> Tensor:
+        return checkpoint.predict(
+            x[self._rows],
+            t[self._rows],
+            self._tokens,
+            pooled=self._pooled,
+            size_ids=self._sizes,
+        )
 
 
 def _repeated(text: TextEncoding, blocks: int) -> Tensor:
     return text.tokens.repeat(1, blocks * TOKENS_A_BLOCK // text.tokens.shape[1], 1)
 
 
-def _sizes(slot: Slot, rows: int, device: torch.device) -> Tensor:
+def _sizes(slot: Slot) -> Tensor:
     """SDXL's size numbers: the original size, no crop, and the target size."""
     height, width = float(slot.request.height), float(slot.request.width)
-    numbers = torch.tensor([height, width, 0.0, 0.0, height, width], device=device)
-    return numbers.expand(rows, 6)
+    return torch.tensor([height, width, 0.0, 0.0, height, width])

@@ -11,6 +11,7 @@ from torch import Tensor
 from farm.worker.engine.rows import Rows
 from farm.worker.engine.slot import Slot
 from farm.worker.engine.stopwatch import Stopwatch
+from farm.worker.engine.transfer import download, upload
 from farm.worker.models.checkpoint import Checkpoint
 from farm.worker.samplers import Step
 
@@ -67,9 +68,9 @@ class Runner:
         if any(slot.step.update.noise for slot in slots):
             # Drawn only now: on a GPU the host draws while the model runs.
             noise = torch.stack([slot.noise() for slot in slots])
-            following += update[3] * self._upload(noise)
+            following += update[3] * upload(noise, self._device)
         # A sum is finite only if all it adds up is, and is one small number to bring home.
-        checksums = self._download(following.sum(dim=(1, 2, 3)))
+        checksums = download(following.sum(dim=(1, 2, 3)))
         for slot, latent, clean in zip(slots, following.unbind(), estimate.unbind(), strict=True):
             slot.advance(latent, clean)
         watch.stop()
@@ -88,18 +89,7 @@ class Runner:
     def _columns(self, prediction: str, slots: Sequence[Slot]) -> tuple[Tensor, ...]:
         """The numbers of this step, one column a number, [S, 1, 1, 1] each."""
         table = [_numbers(prediction, slot.step) for slot in slots]
-        return self._upload(torch.tensor(table)).view(len(table), -1, 1, 1, 1).unbind(1)
-
-    def _upload(self, tensor: Tensor) -> Tensor:
-        if self._device.type != "cuda":
-            return tensor
-        return tensor.pin_memory().to(self._device, non_blocking=True)
-
-    def _download(self, tensor: Tensor) -> Tensor:
-        if self._device.type != "cuda":
-            return tensor
-        home = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        return home.copy_(tensor, non_blocking=True)
+        return upload(torch.tensor(table), self._device).view(len(table), -1, 1, 1, 1).unbind(1)
 
 
 def _numbers(prediction: str, step: Step) -> tuple[float, ...]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from farm.worker.engine.requests import Denoise
+from farm.worker.engine.transfer import upload
 from farm.worker.samplers import Program, Step
 
 
@@ -29,7 +30,7 @@ class Slot:
         self._generator = torch.Generator().manual_seed(request.seed)
         self._shape = (4, request.height // 8, request.width // 8)
         self._drawn: tuple[int, Tensor] | None = None
-        self.x = (self._draw() * program.initial_scale).to(device)
+        self.x = upload(self._draw() * program.initial_scale, device)
         self.previous = torch.zeros_like(self.x)
 
     @property

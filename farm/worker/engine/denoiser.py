@@ -134,4 +134,5 @@ class Denoiser:
             self._jobs.fail(jobs, error)
             return
         for job in jobs:
-            self.forward(replace(forward, orders=(job.order,)), checkpoint)
+            with self._pulse.doing("denoise"):
+                self.forward(replace(forward, orders=(job.order,)), checkpoint)

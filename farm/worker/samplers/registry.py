@@ -33,6 +33,18 @@ def compile_program(sampler: str, steps: int, alphas_cumprod: Sequence[float]) -
         InvalidInput: an unknown sampler, or no steps.
         CheckpointError: the model's schedule is unusable.
     """
+    _check(sampler, steps)
+    schedule, updates = _SAMPLERS[sampler]
+    model = ModelSigmas(alphas_cumprod)
+    sigmas = schedule(model, steps)
+    table = tuple(
+        Step(sigma, model.timestep(sigma), update)
+        for sigma, update in zip(sigmas[:-1], updates(sigmas), strict=True)
+    )
+    return Program(name=sampler, steps=table, initial_scale=sigmas[0])
+
+
+def _check(sampler: str, steps: int) -> None:
     if sampler not in _SAMPLERS:
         raise InvalidInput(
             f"There is no sampler {sampler!r}.",
@@ -47,11 +59,3 @@ def compile_program(sampler: str, steps: int, alphas_cumprod: Sequence[float]) -
             value=steps,
             remedy="Ask for at least 1.",
         )
-    schedule, updates = _SAMPLERS[sampler]
-    model = ModelSigmas(alphas_cumprod)
-    sigmas = schedule(model, steps)
-    table = tuple(
-        Step(sigma, model.timestep(sigma), update)
-        for sigma, update in zip(sigmas[:-1], updates(sigmas), strict=True)
-    )
-    return Program(name=sampler, steps=table, initial_scale=sigmas[0])

@@ -20,6 +20,10 @@ import pytest
 from farm.db import migrate
 from farm.db.database import Database
 
+# Before torch is imported: its threads spin while they wait for each other, and would starve the
+# servers and workers that a test runs beside them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 _serial = itertools.count()
 _QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 

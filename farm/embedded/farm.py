@@ -150,6 +150,10 @@ class _Farm:
 
     def _processes(self) -> list[Process]:
         env = self._environment()
+        share = {
+            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // max(1, len(self._devices))))
+        }
+        shared = share if len(self._devices) > 1 and self._devices[0].uuid == "cpu" else {}
         return [
             Process(
                 "api",
@@ -160,7 +164,7 @@ class _Farm:
             Process("dispatcher", [sys.executable, "-m", "farm.dispatch"], env),
             # A worker that overstays ends itself 10 s after its drain.
             *(
-                launcher.process(device, grace=self._drain + 12, env=env)
+                launcher.process(device, grace=self._drain + 12, env={**env, **shared})
                 for device in self._devices
             ),
         ]

@@ -120,9 +120,6 @@ def process(device: Device, *, grace: float, env: Mapping[str, str] | None = Non
         "FARM_DEVICE": device.uuid,
         # By UUID: a number may mean another card to CUDA than to the driver.
         "CUDA_VISIBLE_DEVICES": "" if device.uuid == "cpu" else device.uuid,
-        # torch's threads wait for each other by spinning: on a busy machine two of them were
-        # three to nine times slower so than asleep, on an idle one 5 % faster.
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
     }
     argv = [sys.executable, "-m", "farm.worker"]
     return Process(device.name, argv, {**(env or {}), **told}, grace=grace)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -52,6 +53,7 @@ class Engine:
         *,
         on_progress: Progress | None = None,
     ) -> None:
+        self._device = device
         self._core = Core(models, profile, device, on_progress=on_progress)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._futures: WeakValueDictionary[str, Future[Rendered]] = WeakValueDictionary()
@@ -130,6 +132,8 @@ class Engine:
         self.stop()
 
     def _run(self) -> None:
+        if self._device.type == "cpu":
+            torch.set_num_threads(threads())
         while self._listen():
             try:
                 self._core.turn()
@@ -159,3 +163,13 @@ class Engine:
 
     def _close(self, deadline: float) -> None:
         self._deadline = deadline
+
+
+def threads() -> int:
+    """How many threads torch gets on a CPU: all cores but one, or fewer where it is told so.
+
+    They wait for each other by spinning. While another process needs their core that is up to
+    nine times slower, so one core is left to the servers and to the encoding of pictures.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(torch.get_num_threads(), (cores or 1) - 1))

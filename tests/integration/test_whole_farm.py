@@ -1,0 +1,146 @@
+"""The main job from end to end, as people run it: a batch goes in, images and numbers come out."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from farm.client import Batch
+from farm.db import leases
+from farm.errors import InvalidInput
+from tests.conftest import eventually
+from tests.wholefarm import WholeFarm
+
+STAGES = ("queue", "load", "encode", "denoise", "decode", "store")
+
+
+@pytest.fixture(scope="module")
+def farm(short_folder: Path) -> Iterator[WholeFarm]:
+    home = short_folder / "whole"
+    models = home / "models"
+    models.mkdir(parents=True)
+    (models / "cut.safetensors").write_bytes((10_000).to_bytes(8, "little") + b"{}")
+    (models / "old.ckpt").write_bytes(b"\x80\x04cposix\nsystem\n")
+    whole = WholeFarm(home)
+    whole.start()
+    yield whole
+    assert whole.stop() == 0
+    eventually(lambda: not whole.everything(), within=20)
+
+
+def pixels(data: bytes) -> NDArray[np.float64]:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=float)
+
+
+def finished(batch: Batch) -> Batch:
+    eventually(lambda: batch.refresh().ended, within=180, every=0.2)
+    return batch
+
+
+def test_submit_watch_and_download_on_the_command_line(farm: WholeFarm, tmp_path: Path) -> None:
+    done = farm.run(
+        "submit", "a red apple on a blue background", "-n", "2", "--seed", "1",
+        "--watch", "-o", str(tmp_path), "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["counts"]["succeeded"] == 2
+    files = sorted(tmp_path.glob("*.png"))
+    assert len(files) == 2
+    for file in files:
+        picture = pixels(file.read_bytes())
+        assert picture.shape == (128, 128, 3)
+        red, green, blue = picture[48:96, 40:88].mean(axis=(0, 1))
+        assert red > 1.5 * max(green, blue), "the apple is red"
+        corners = picture[[0, 0, -1, -1], [0, -1, 0, -1]].mean(axis=0)
+        assert corners.argmax() == 2, "the background is blue"
+
+
+def test_an_image_carries_what_made_it_and_its_job_what_it_took(farm: WholeFarm) -> None:
+    batch = finished(
+        farm.client.submit(prompt="a lion", negative_prompt="blurry, dark", steps=6, seed=11)
+    )
+    [job] = batch.jobs()
+    stats = job.data["stats"]
+    for stage in STAGES:
+        assert stats[f"{stage}_seconds"] >= 0
+    assert stats["denoise_seconds"] > 0
+    assert stats["gpu_seconds"] > 0
+    assert stats["iterations_per_second"] > 0
+    assert stats["mean_rows"] >= 2
+    assert 0 < stats["vram_active"] <= stats["system_total"]
+
+    assert job.image
+    text = Image.open(io.BytesIO(job.image.read())).text["parameters"]  # type: ignore[attr-defined]
+    lines = text.splitlines()
+    assert lines[:2] == ["a lion", "Negative prompt: blurry, dark"]
+    assert lines[2].startswith("Steps: 6, Sampler: Euler a, CFG scale: 3, Seed: 11, Size: 128x128")
+    assert f"Farm job: {job.id}" in lines[2]
+    assert job.image.infotext == text
+
+    shown = farm.run("show", batch.id)
+    assert shown.returncode == 0
+    assert "denoise" in shown.stdout
+    assert "A: " in shown.stdout
+    assert "Sys: " in shown.stdout
+
+
+def test_axes_make_every_cell_once(farm: WholeFarm) -> None:
+    axes = {"sampler": ["Euler", "DPM++ 2M Karras"], "steps": "1-3 (+1)"}
+    batch = finished(farm.client.submit(prompt="a frog", seed=3, axes=axes))
+    made = {(job.spec["sampler"], job.spec["steps"]) for job in batch.jobs("succeeded")}
+    assert len(made) == batch.total == 6
+
+
+def test_a_strict_image_does_not_depend_on_the_company(farm: WholeFarm) -> None:
+    alone = finished(farm.client.submit(prompt="a house", seed=4, steps=5, strict=True))
+    crowd = farm.client.submit(prompt="a penguin", steps=9, count=6, seed=9)
+    among = finished(farm.client.submit(prompt="a house", seed=4, steps=5, strict=True))
+    finished(crowd)
+    [one], [other] = alone.images(), among.images()
+    assert (pixels(one.read()) == pixels(other.read())).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("cut", "truncated|shorter|cut|incomplete"), ("old", "pickle")]
+)
+def test_an_unusable_checkpoint_is_listed_with_its_reason_and_refused(
+    farm: WholeFarm, name: str, reason: str
+) -> None:
+    [listed] = [each for each in farm.client.assets() if each["name"] == name]
+    assert listed["error"]
+    with pytest.raises(InvalidInput) as raised:
+        farm.client.submit(prompt="a frog", checkpoint=name)
+    assert raised.value.field == "checkpoint"
+
+
+def test_a_drained_worker_finishes_or_gives_back_and_charges_nobody(farm: WholeFarm) -> None:
+    batch = farm.client.submit(prompt="a red apple", count=24, steps=12, seed=1)
+    eventually(lambda: batch.refresh().counts["running"] > 0)
+    farm.kill("worker", signal.SIGTERM)
+    finished(batch)
+    assert batch.counts["succeeded"] == 24
+    with farm.database() as db:
+        results = {
+            row["result"]
+            for row in db.all(
+                "SELECT result FROM attempts WHERE batch_id = %(id)s", {"id": int(batch.id)}
+            )
+        }
+        assert results <= {"succeeded", "release"}
+        assert not db.all("SELECT FROM sessions WHERE state = 'dead'")
+        assert leases.unstarted(db, older_than=0) == []
+
+
+def test_a_second_start_on_the_same_folder_says_where_the_first_is(farm: WholeFarm) -> None:
+    done = farm.run("up", "--port", str(farm.port))
+    assert done.returncode == 0
+    assert farm.url in done.stdout

@@ -19,6 +19,9 @@ from farm.errors import FarmError, InvalidInput
 from farm.spec.problems import explain
 
 MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER = 5
+"""Seconds after which a client may ask again while something Farm needs is out of reach."""
+
 _MAX_SHOWN = 200
 _MAX_FINDINGS = 100
 
@@ -53,6 +56,8 @@ def of_error(error: FarmError, *, headers: Mapping[str, str] | None = None) -> R
     title, detail = members.pop("title"), members.pop("detail")
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers = {"WWW-Authenticate": "Bearer", **(headers or {})}
+    if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers = {"Retry-After": str(RETRY_AFTER), **(headers or {})}
     return problem(error.status, title, detail, headers=headers, **members)
 
 

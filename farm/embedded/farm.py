@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import time
@@ -36,6 +37,12 @@ def up(settings: Settings, *, workers: str = "auto", say: Say) -> None:
         InvalidInput, SetupError: it cannot run like this.
     """
     devices = choose_devices(workers)
+    if devices and importlib.util.find_spec("torch") is None:
+        raise SetupError(
+            "Workers need PyTorch, which is not installed.",
+            remedy="Install it with `pip install 'farm[worker]'` (from a checkout: "
+            "`pip install '.[worker]'`), or start with --workers 0.",
+        )
     home.prepare(settings.home)
     held = _enter(settings.home, say)
     if held is None:

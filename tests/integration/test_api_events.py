@@ -96,6 +96,7 @@ def test_without_a_database_every_answer_says_so(services: Services) -> None:
             assert ready.json()["parts"]["schema"] == "unknown"
             refused = api.post("/v1/batches", json={"prompt": "a lion"})
             assert refused.status_code == 503
+            assert int(refused.headers["Retry-After"]) > 0
             assert "Postgres" in refused.json()["detail"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
 import os
 import shutil
@@ -14,8 +15,9 @@ from types import SimpleNamespace
 import pytest
 
 from farm.embedded import home, port, sockets
-from farm.embedded.farm import choose_devices
+from farm.embedded.farm import choose_devices, up
 from farm.errors import InvalidInput, SetupError
+from farm.settings import Settings
 from farm.worker import launcher
 
 
@@ -212,3 +214,12 @@ def pretend(monkeypatch: pytest.MonkeyPatch, cards: int) -> None:
         return found
 
     monkeypatch.setattr(launcher, "gpus", gpus)
+
+
+def test_without_torch_a_farm_with_workers_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(SetupError, match="--workers 0"):
+        up(Settings(home=tmp_path / "home"), workers="cpu", say=print)
+    assert not (tmp_path / "home").exists()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+import warnings
 from collections.abc import Callable
 
+from celery.exceptions import SecurityWarning
 from celery.signals import worker_shutting_down
 
 from farm.broker.queue import RENDER, celery_app, queue_name
-
-_log = logging.getLogger(__name__)
 
 
 def consume(
@@ -34,6 +33,8 @@ def consume(
         drain()
 
     worker_shutting_down.connect(stopping)
+    # It warns of running as root, which is a risk where messages are pickles; ours are JSON.
+    warnings.simplefilter("ignore", SecurityWarning)
     app.worker_main(
         [
             "--quiet",

@@ -35,6 +35,7 @@ class Settings(BaseSettings):
         host, port: where the API listens.
         worker_name: what a worker is called, such as ``gpu0``; unique on its host.
         device: what a worker holds: ``cpu``, or the UUID of its GPU.
+        profile: a worker's memory profile by name; ``auto`` chooses by the device.
         lease_seconds: without a heartbeat for so long, a worker has lost its jobs.
         drain_seconds: how long a worker that is told to stop may finish what it runs.
         local: a farm for the one person at this machine, who needs no key.
@@ -62,6 +63,7 @@ class Settings(BaseSettings):
     local: bool = False
     worker_name: str = Field(default="cpu0", min_length=1, max_length=100)
     device: str = "cpu"
+    profile: str = "auto"
     lease_seconds: float = Field(default=15.0, ge=3, le=3600)
     drain_seconds: float = Field(default=30.0, ge=0, le=3600)
     url: str = Field(default_factory=lambda told: address(told["host"], told["port"]))

@@ -30,6 +30,7 @@ from farm.worker.attempt import Attempts
 from farm.worker.engine import Engine
 from farm.worker.memory import profiles
 from farm.worker.memory.meter import Meter
+from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.catalogue import CheckpointFile, builtin_folder, scan
 from farm.worker.reporter import Reporter
@@ -59,7 +60,7 @@ class _Worker:
         self._settings = settings
         self._db = db
         self._meter = Meter(device)
-        profile = profiles.choose(device.type, self._meter.sample().system_total)
+        profile = _profile(settings.profile, device, self._meter.sample().system_total)
         files = scan([builtin_folder(), *settings.models])
         assets.register(db, map(_asset, files))
         self._models = ModelCache(files, profile, device)
@@ -136,6 +137,12 @@ class _Worker:
             "memory": asdict(reading),
         }
         return self._models.resident, stats
+
+
+def _profile(name: str, device: torch.device, total_bytes: int) -> MemoryProfile:
+    if name == "auto":
+        return profiles.choose(device.type, total_bytes)
+    return profiles.by_name(name)
 
 
 def _free_name(db: Database, wanted: str) -> str:

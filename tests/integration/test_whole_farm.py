@@ -109,14 +109,12 @@ def test_a_strict_image_does_not_depend_on_the_company(farm: WholeFarm) -> None:
     assert (pixels(one.read()) == pixels(other.read())).all()
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"), [("cut", "truncated|shorter|cut|incomplete"), ("old", "pickle")]
-)
+@pytest.mark.parametrize(("name", "reason"), [("cut", "cut short"), ("old.ckpt", "pickle")])
 def test_an_unusable_checkpoint_is_listed_with_its_reason_and_refused(
     farm: WholeFarm, name: str, reason: str
 ) -> None:
     [listed] = [each for each in farm.client.assets() if each["name"] == name]
-    assert listed["error"]
+    assert reason in listed["error"]
     with pytest.raises(InvalidInput) as raised:
         farm.client.submit(prompt="a frog", checkpoint=name)
     assert raised.value.field == "checkpoint"

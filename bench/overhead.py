@@ -3,8 +3,9 @@
     .venv/bin/python bench/overhead.py [--jobs 200] [--rounds 3]
 
 Starts a one-machine farm in a temporary folder. In each round the same jobs run through the whole
-path (HTTP to stored image) and in this process by the engine alone, one after the other, so that
-the ratio of a round is fair on a machine whose speed drifts.
+path (HTTP to stored image) and in this process by the engine alone: half of them through the farm,
+half alone, the other half alone and the last through the farm, so that a steady drift of the
+machine's speed cancels out.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ class BareEngine:
         self._engine = Engine(ModelCache(files, profile, device), profile, device)
         self._engine.start()
 
-    def images_per_second(self, jobs: int) -> float:
+    def seconds(self, jobs: int) -> float:
         spec = freeze(BatchRequest(**REQUEST, count=jobs), self._defaults)
         began = time.perf_counter()
         waiting = [self._engine.submit(str(ord), spec.job(ord)) for ord in range(jobs)]
         for future in waiting:
             future.result()
-        return jobs / (time.perf_counter() - began)
+        return time.perf_counter() - began
 
     def stop(self) -> None:
         self._engine.stop()
@@ -102,14 +103,14 @@ def _kind(command: list[str]) -> str:
     return "postgres" if "postgres" in text else "supervisor"
 
 
-def farm_images_per_second(farm: Farm, jobs: int) -> float:
+def farm_seconds(farm: Farm, jobs: int) -> float:
     began = time.perf_counter()
     batch = farm.submit(**REQUEST, count=jobs)
     batch.wait()
     took = time.perf_counter() - began
     if batch.counts["succeeded"] != jobs:
         sys.exit(f"not all succeeded: {batch.counts}")
-    return jobs / took
+    return took
 
 
 def submit_seconds(url: str, requests: int) -> list[float]:
@@ -140,13 +141,15 @@ def main() -> None:
         machine.stop()
         second = machine.start()
         farm, bare = Farm(machine.url), BareEngine()
-        farm_images_per_second(farm, 16)
-        bare.images_per_second(16)
+        farm_seconds(farm, 16)
+        bare.seconds(16)
         print(f"| round | farm, images/s | engine alone, images/s | ratio |\n|{'---|' * 4}")
         ratios = []
         for number in range(1, told.rounds + 1):
-            whole = farm_images_per_second(farm, told.jobs)
-            alone = bare.images_per_second(told.jobs)
+            half = told.jobs // 2
+            first_half = farm_seconds(farm, half)
+            alone = told.jobs / (bare.seconds(half) + bare.seconds(told.jobs - half))
+            whole = told.jobs / (first_half + farm_seconds(farm, told.jobs - half))
             ratios.append(whole / alone)
             print(f"| {number} | {whole:.2f} | {alone:.2f} | {whole / alone:.3f} |", flush=True)
         print(f"| median | | | {statistics.median(ratios):.3f} |\n")

@@ -50,6 +50,8 @@ ORDER BY s.worker, s.id
 
 @dataclass(frozen=True)
 class NewSession:
+    """A session to open: whose it is, on what, and how many jobs it may hold."""
+
     id: str
     worker: str
     host: str
@@ -60,16 +62,9 @@ class NewSession:
 
 
 @dataclass(frozen=True)
-class Session:
+class Session(NewSession):
     """A session that has not ended; ``state`` is ``live`` or ``draining``."""
 
-    id: str
-    worker: str
-    host: str
-    pid: int
-    device: dict[str, Any]
-    profile: str
-    capacity: int
     state: str
     resident: list[str]
     stats: dict[str, Any]

@@ -14,18 +14,7 @@ from farm.db.leases import Claim, Ending, Lease
 from farm.db.sessions import NewSession
 from farm.spec.batch import BatchSpec
 from farm.spec.moves import ENDED, FATAL_CRASHES, IN_FLIGHT, TABLE, Move, State, after
-
-TEMPLATE = {"checkpoint": "demo", "prompt": "p", "width": 64, "height": 64, "seed": 1}
-IMAGE = {
-    "path": "a.png",
-    "thumb_path": "a.webp",
-    "mime": "image/png",
-    "sha256": "0" * 64,
-    "width": 64,
-    "height": 64,
-    "bytes": 1,
-    "infotext": "",
-}
+from tests.records import IMAGE, TEMPLATE
 
 
 def accept(db: Database, total: int) -> int:

@@ -23,8 +23,7 @@ from farm.spec.batch import BatchSpec
 from farm.spec.job import JobSpec
 from farm.spec.moves import Move
 from tests.conftest import eventually
-
-TEMPLATE = {"checkpoint": "demo", "prompt": "p", "width": 64, "height": 64, "seed": 1}
+from tests.records import TEMPLATE
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from farm.db.database import Database
 from farm.db.sessions import NewSession
 from farm.spec.batch import BatchSpec
 from tests.conftest import eventually
+from tests.records import TEMPLATE
 
 # None in sys.modules makes an import fail, as if the package were not installed.
 WITHOUT = """
@@ -21,7 +22,6 @@ for name in ("torch", "diffusers", "transformers", "safetensors", "fastapi"):
     sys.modules[name] = None
 runpy.run_module("farm.dispatch", run_name="__main__")
 """
-TEMPLATE = {"checkpoint": "demo", "prompt": "p", "width": 64, "height": 64, "seed": 1}
 
 
 def test_it_places_jobs_without_torch(db: Database, database_url: str, broker_url: str) -> None:

@@ -17,18 +17,7 @@ from farm.errors import Unavailable
 from farm.spec.batch import BatchSpec
 from farm.spec.moves import Move
 from farm.worker.writer import Writer
-
-TEMPLATE = {"checkpoint": "demo", "prompt": "p", "width": 64, "height": 64, "seed": 1}
-IMAGE = {
-    "path": "a.png",
-    "thumb_path": "a.webp",
-    "mime": "image/png",
-    "sha256": "0" * 64,
-    "width": 64,
-    "height": 64,
-    "bytes": 1,
-    "infotext": "",
-}
+from tests.records import IMAGE, TEMPLATE
 
 
 class LosesAnswers(Database):

@@ -16,9 +16,6 @@ from farm.errors import Conflict
 from farm.spec.batch import BatchSpec
 from farm.spec.job import JobSpec
 
-WAKE = "farm_work"
-"""The NOTIFY channel that wakes the dispatcher."""
-
 
 @dataclass(frozen=True)
 class NewBatch:
@@ -132,7 +129,7 @@ def accept(db: Database, batch: NewBatch) -> Accepted:
             return _accepted_before(connection, batch)
         if batch.jobs:
             _copy_inputs(connection, row["id"], batch.jobs)
-        connection.execute(f"NOTIFY {WAKE}")
+        connection.execute(queries.WAKE)
     return Accepted(row["id"], created=True)
 
 
@@ -151,7 +148,7 @@ def cancel(db: Database, batch_id: int) -> Batch | None:
     """Cancel what has not ended; running jobs stop at their next step. Doing it twice is fine."""
     with db.connection() as connection:
         if connection.execute(queries.CANCEL, {"batch_id": batch_id}).fetchone():
-            connection.execute(f"NOTIFY {WAKE}")
+            connection.execute(queries.WAKE)
     return fetch(db, batch_id)
 
 

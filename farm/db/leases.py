@@ -81,7 +81,7 @@ def start(db: Database, lease: Lease, *, again: bool = False) -> Started | None:
 def end(
     db: Database, session_id: str, worker: str, endings: Sequence[Ending]
 ) -> dict[tuple[int, int, int], str]:
-    """SUCCEED, FAIL, RETRY, RELEASE or STOP attempts, in one statement.
+    """SUCCEED, FAIL, RETRY, RELEASE or STOP attempts, in one statement, and wake the dispatcher.
 
     Returns the new state by (batch, ord, attempt); what is missing there was fenced. It can be
     repeated when the answer was lost: what was taken the first time is reported as taken.
@@ -91,7 +91,9 @@ def end(
         "worker": worker,
         "endings": Jsonb([asdict(ending) for ending in endings]),
     }
-    rows = db.all(queries.END, values)
+    with db.connection() as connection:
+        rows = connection.execute(queries.END, values).fetchall()
+        connection.execute(queries.WAKE)
     if len(rows) < len(endings):
         rows += db.all(queries.ENDED_BEFORE, values)
     return {(row["batch_id"], row["ord"], row["attempt"]): row["state"] for row in rows}

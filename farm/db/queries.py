@@ -4,6 +4,9 @@ The moves are those of :mod:`farm.spec.moves`. Each is one statement: it deletes
 inserts there, and the delete is the fence. Time is Postgres's ``now()`` only.
 """
 
+WAKE = "NOTIFY farm_work"
+"""Wakes the dispatcher: work came, or a place became free."""
+
 CLAIM = """
 WITH batch AS MATERIALIZED (
     SELECT id, cursor, least(total, cursor + %(count)s) AS reached

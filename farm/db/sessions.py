@@ -9,6 +9,7 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
+from farm.db import queries
 from farm.db.database import Database
 
 _OPEN = """
@@ -84,7 +85,7 @@ def open(db: Database, session: NewSession, *, lease: float) -> None:
     with db.connection() as connection:
         connection.execute(_SUCCEED, values)
         connection.execute(_OPEN, values)
-        connection.execute("NOTIFY farm_work")
+        connection.execute(queries.WAKE)
 
 
 def beat(
@@ -125,7 +126,7 @@ def close(db: Database, id: str) -> None:
                WHERE id = %s AND ended_at IS NULL""",
             (id,),
         )
-        connection.execute("NOTIFY farm_work")
+        connection.execute(queries.WAKE)
 
 
 def expire(db: Database) -> list[str]:

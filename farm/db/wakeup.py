@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import psycopg
 
-from farm.db.batches import WAKE
+from farm.db import queries
 from farm.db.database import Connection, dedicated
 from farm.errors import Unavailable
 
@@ -40,5 +40,5 @@ class Listener:
 def listener(url: str) -> Iterator[Listener]:
     """A listener on its own connection. Raises Unavailable when Postgres is out of reach."""
     with dedicated(url, name="farm-dispatcher") as connection:
-        connection.execute(f"LISTEN {WAKE}")
+        connection.execute(queries.WAKE.replace("NOTIFY", "LISTEN"))
         yield Listener(connection)

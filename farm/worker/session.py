@@ -75,6 +75,9 @@ class Session:
                 self._beat()
             except Unavailable as error:
                 _log.warning("no heartbeat: %s", error)
+            except Exception:
+                # Without this thread the worker would lose its jobs and never learn of it.
+                _log.exception("no heartbeat")
             late = time.monotonic() - began
             if late > self._lease:
                 _log.warning("a heartbeat took %.1f s", late)

@@ -234,3 +234,25 @@ def test_a_leader_that_loses_postgres_leads_again(database_url: str, broker_url:
         eventually(lambda: (now := database.one(holder)) and now != first)
         stop.set()
         thread.join()
+
+
+def test_a_place_that_becomes_free_wakes_the_dispatcher(
+    db: Database, database_url: str, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatching, "IDLE", 3600.0)
+    batch, session = submit(db, 2), worker(db, capacity=1)
+    stop = threading.Event()
+    with Database(database_url) as own:
+        thread = threading.Thread(
+            target=Dispatcher(own, Publisher(broker_url)).run, args=(stop,), daemon=True
+        )
+        thread.start()
+        leased = "SELECT ord FROM leases"
+        eventually(lambda: db.one(leased) == {"ord": 0})
+        leases.start(db, Lease(batch, 0, 1, session))
+        leases.end(db, session, "gpu0", [Ending(batch, 0, 1, Move.FAIL)])
+        eventually(lambda: db.one(leased) == {"ord": 1}, within=20)
+        stop.set()
+        submit(db, 1)  # wakes it, so that it sees the stop
+        thread.join(timeout=20)
+        assert not thread.is_alive()

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from farm.errors import InvalidInput
+from farm.spec import networks
 
 MAX_PROMPT = 20_000
 MIN_SIDE, MAX_SIDE, SIDE_STEP = 64, 4096, 8
@@ -24,7 +28,8 @@ class JobSpec(BaseModel):
 
     Attributes:
         checkpoint: name of a registered checkpoint.
-        prompt, negative_prompt: text, at most 20 000 characters each.
+        prompt, negative_prompt: text, at most 20 000 characters each; the prompt may name
+            extra networks, see :mod:`farm.spec.networks`.
         width, height: pixels, multiples of 8, 64..4096 and at most 16 megapixels together.
         steps: sampler steps, 1..150.
         sampler: one of :data:`SAMPLERS`.
@@ -45,6 +50,16 @@ class JobSpec(BaseModel):
     cfg_scale: float = Field(default=7.0, ge=0, le=MAX_GUIDANCE)
     seed: int = Field(ge=0, le=MAX_SEED)
     strict: bool = False
+
+    @field_validator("prompt")
+    @classmethod
+    def _sound_tags(cls, prompt: str) -> str:
+        try:
+            networks.parse(prompt)
+        except InvalidInput as error:
+            told = {"problem": error.message.rstrip("."), "remedy": error.remedy}
+            raise PydanticCustomError("network_tag", "{problem}", told) from None
+        return prompt
 
     @model_validator(mode="after")
     def _known_and_sane(self) -> JobSpec:

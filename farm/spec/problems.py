@@ -32,6 +32,7 @@ _REMEDIES = {
     "list_type": "Use a list.",
     "dict_type": "Use an object.",
     "json_invalid": "Send valid JSON.",
+    "network_tag": "{remedy}",
 }
 
 

@@ -19,7 +19,7 @@ from diffusers import (
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from farm.worker.models.catalogue import CheckpointFile, config_folder, scan
+from farm.worker.models.catalogue import AssetFile, config_folder, scan
 from farm.worker.models.tokenizer import clip_tokenizer
 from tests import original_layout
 
@@ -108,7 +108,7 @@ def make_tiny(
     return file
 
 
-def tiny_file(folder: Path, family: str, **options: Any) -> CheckpointFile:
+def tiny_file(folder: Path, family: str, **options: Any) -> AssetFile:
     """:func:`make_tiny`, as the catalogue lists it."""
     path = make_tiny(folder, family, **options)
     return next(file for file in scan([folder]) if file.path == path)

@@ -32,7 +32,9 @@ from farm.worker.memory import profiles
 from farm.worker.memory.meter import Meter
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.cache import ModelCache
-from farm.worker.models.catalogue import CheckpointFile, builtin_folder, scan
+from farm.worker.models.catalogue import AssetFile, builtin_folder
+from farm.worker.models.kinds import CHECKPOINT
+from farm.worker.models.library import Library
 from farm.worker.reporter import Reporter
 from farm.worker.session import Session
 from farm.worker.tasks import consume
@@ -61,9 +63,10 @@ class _Worker:
         self._db = db
         self._meter = Meter(device)
         profile = _profile(settings.profile, device, self._meter.sample().system_total)
-        files = scan([builtin_folder(), *settings.models])
-        assets.register(db, map(_asset, files))
-        self._models = ModelCache(files, profile, device)
+        library = Library([builtin_folder(), *settings.models])
+        checkpoints = [file for file in library if file.kind == CHECKPOINT]
+        assets.register(db, map(_asset, checkpoints))
+        self._models = ModelCache(library, profile, device)
         self._progress = Progress(settings.required("broker_url"))
         self._reporter = Reporter(self._progress)
         self._engine = Engine(self._models, profile, device, on_progress=self._reporter)
@@ -170,7 +173,7 @@ def _describe(device: torch.device, meter: Meter) -> dict[str, Any]:
     return {"type": "cuda", "name": torch.cuda.get_device_name(), "total_bytes": total}
 
 
-def _asset(file: CheckpointFile) -> Asset:
+def _asset(file: AssetFile) -> Asset:
     return Asset(
         name=file.name,
         family=file.family,

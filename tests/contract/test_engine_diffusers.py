@@ -19,7 +19,7 @@ from farm.spec.job import JobSpec
 from farm.worker.engine import Engine
 from farm.worker.memory.profiles import by_name
 from farm.worker.models.cache import ModelCache
-from farm.worker.models.catalogue import CheckpointFile, builtin_folder, scan
+from farm.worker.models.catalogue import AssetFile, builtin_folder, scan
 from farm.worker.samplers import Program, compile_program
 from tests.checkpoints import diffusers_pipeline, tiny_file
 
@@ -41,7 +41,7 @@ class Case(NamedTuple):
     pipeline: Any
 
 
-def case_of(file: CheckpointFile) -> Case:
+def case_of(file: AssetFile) -> Case:
     return Case(ModelCache([file], by_name("cpu"), CPU), file.name, diffusers_pipeline(file.path))
 
 

@@ -20,7 +20,7 @@ from farm.errors import CheckpointError
 from farm.worker.memory.profiles import by_name
 from farm.worker.models import plan, reader
 from farm.worker.models.cache import ModelCache
-from farm.worker.models.catalogue import CheckpointFile, builtin_folder, scan
+from farm.worker.models.catalogue import AssetFile, builtin_folder, scan
 from farm.worker.models.loader import load, prepare
 from tests.checkpoints import make_tiny, tiny_file
 
@@ -118,7 +118,7 @@ def test_an_unknown_prediction_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_listed_as_broken_is_not_opened(tmp_path: Path) -> None:
-    file = CheckpointFile("x", tmp_path / "x.ckpt", None, None, 0, "x.ckpt is a pickle.")
+    file = AssetFile("x", tmp_path / "x.ckpt", None, None, 0, "x.ckpt is a pickle.")
     with pytest.raises(CheckpointError, match="is a pickle"):
         load(file, FP32, CPU)
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from farm.errors import CheckpointError
 from farm.worker.memory.profiles import MemoryProfile, by_name
-from farm.worker.models.catalogue import BUNDLES, CheckpointFile, builtin_folder, scan
+from farm.worker.models.catalogue import BUNDLES, AssetFile, builtin_folder, scan
 from farm.worker.models.header import Header, TensorEntry
 from farm.worker.models.loader import load, prepare
 from farm.worker.models.parts import build_on_meta, parts_of
@@ -27,15 +27,15 @@ FP32 = by_name("cpu")
 FAMILIES = ["sd15", "sdxl"]
 
 
-def demo(_: Path) -> CheckpointFile:
+def demo(_: Path) -> AssetFile:
     return scan([builtin_folder()])[0]
 
 
-def tiny(family: str, **options: Any) -> Callable[[Path], CheckpointFile]:
+def tiny(family: str, **options: Any) -> Callable[[Path], AssetFile]:
     return lambda folder: tiny_file(folder, family, **options)
 
 
-def our_modules(file: CheckpointFile, profile: MemoryProfile) -> dict[str, torch.nn.Module]:
+def our_modules(file: AssetFile, profile: MemoryProfile) -> dict[str, torch.nn.Module]:
     return {plan.part.name: plan.load() for plan in prepare(file, profile, CPU).plans}
 
 
@@ -54,7 +54,7 @@ def our_modules(file: CheckpointFile, profile: MemoryProfile) -> dict[str, torch
     ],
 )
 def test_weights_equal_diffusers_own(
-    tmp_path: Path, make: Callable[[Path], CheckpointFile], dtype: str
+    tmp_path: Path, make: Callable[[Path], AssetFile], dtype: str
 ) -> None:
     file = make(tmp_path)
     theirs = diffusers_pipeline(file.path, getattr(torch, dtype))

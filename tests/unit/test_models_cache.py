@@ -14,7 +14,7 @@ import torch
 from farm.errors import CheckpointError, DoesNotFit
 from farm.worker.memory.profiles import by_name
 from farm.worker.models.cache import ModelCache
-from farm.worker.models.catalogue import CheckpointFile
+from farm.worker.models.catalogue import AssetFile
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Disk:
     loaded: list[str] = field(default_factory=list)
     gate: Callable[[str], object] = lambda name: None
 
-    def prepare(self, file: CheckpointFile, *_: object) -> Prepared:
+    def prepare(self, file: AssetFile, *_: object) -> Prepared:
         if file.error:
             raise CheckpointError(file.error)
         if file.name in self.broken_index:
@@ -65,7 +65,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 @pytest.fixture
 def cache(disk: Disk) -> ModelCache:
-    files = [CheckpointFile(name, Path(name), "sd15", 512, 1) for name in disk.sizes]
+    files = [AssetFile(name, Path(name), "sd15", 512, 1) for name in disk.sizes]
     profile = replace(by_name("cpu"), weights_bytes=10)
     return ModelCache(files, profile, torch.device("cpu"))
 
@@ -161,9 +161,9 @@ def test_an_unknown_name_lists_near_ones(cache: ModelCache, name: str, says: str
 
 
 def test_a_broken_file_gives_its_reason_and_hides_no_good_one(disk: Disk) -> None:
-    good = CheckpointFile("a", Path("1/a"), "sd15", 512, 1)
-    bad = CheckpointFile("a", Path("2/a"), None, None, 1, "already the name of 1/a")
-    worse = CheckpointFile("b", Path("b"), None, None, 1, "b is empty.")
+    good = AssetFile("a", Path("1/a"), "sd15", 512, 1)
+    bad = AssetFile("a", Path("2/a"), None, None, 1, "already the name of 1/a")
+    worse = AssetFile("b", Path("b"), None, None, 1, "b is empty.")
     for files in ([good, bad, worse], [worse, bad, good]):
         cache = ModelCache(files, by_name("cpu"), torch.device("cpu"))
         assert cache.get("a").name == "a"

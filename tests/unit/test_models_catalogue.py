@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from farm.worker.models.catalogue import CheckpointFile, builtin_folder, config_folder, scan
+from farm.worker.models.catalogue import AssetFile, builtin_folder, config_folder, scan
 
 DEMO = builtin_folder() / "demo.safetensors"
 
@@ -26,7 +26,7 @@ def copy_demo(folder: Path, name: str, *, configs: bool = True) -> Path:
     return path
 
 
-def only(files: list[CheckpointFile]) -> CheckpointFile:
+def only(files: list[AssetFile]) -> AssetFile:
     assert len(files) == 1, files
     return files[0]
 
@@ -126,8 +126,8 @@ def test_links_within_the_folder_work_and_links_out_of_it_do_not(tmp_path: Path)
     files = {file.name: file for file in scan([inside])}
 
     assert [name for name, file in files.items() if file.error is None] == ["alias", "real"]
-    assert "leaves its model folder" in str(files["escape"].error)
-    assert "leaves its model folder" in str(files["escape-folder"].error)
+    assert "leaves the model folders" in str(files["escape"].error)
+    assert "leaves the model folders" in str(files["escape-folder"].error)
     assert files.keys() == {"real", "alias", "escape", "escape-folder", "dangling", "loop"}
 
 
@@ -158,7 +158,7 @@ def test_a_diffusers_folder_may_not_link_out(tmp_path: Path) -> None:
     pipe.mkdir(parents=True)
     (pipe / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     (pipe / "unet").symlink_to(tmp_path)
-    assert "leaves its model folder" in str(only(scan([tmp_path / "models"])).error)
+    assert "leaves the model folders" in str(only(scan([tmp_path / "models"])).error)
 
 
 def test_a_name_that_is_not_utf8_can_still_be_stored(tmp_path: Path) -> None:

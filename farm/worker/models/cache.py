@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
-from farm.errors import CheckpointError, DoesNotFit
+from farm.errors import DoesNotFit
 from farm.worker.memory.profiles import GIB, MemoryProfile
-from farm.worker.models.catalogue import CheckpointFile
+from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.checkpoint import Checkpoint
+from farm.worker.models.kinds import CHECKPOINT
+from farm.worker.models.library import find
 from farm.worker.models.loader import prepare
-
-NEAR_NAMES = 5
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,9 @@ class ModelCache:
     """
 
     def __init__(
-        self, files: Sequence[CheckpointFile], profile: MemoryProfile, device: torch.device
+        self, files: Iterable[AssetFile], profile: MemoryProfile, device: torch.device
     ) -> None:
-        # Of two files with one name the broken or shadowed one must not hide the good one.
-        self._files = {file.name: file for file in sorted(files, key=lambda file: not file.error)}
+        self._files = files
         self._profile = profile
         self._device = device
         self._resident: OrderedDict[str, Checkpoint] = OrderedDict()
@@ -104,7 +102,9 @@ class ModelCache:
         with self._loading:
             if held := self._hit(name, pins):
                 return held
-            prepared = prepare(self._file(name), self._profile, self._device)
+            prepared = prepare(
+                find(tuple(self._files), CHECKPOINT, name), self._profile, self._device
+            )
             self._make_room(name, prepared.bytes)
             checkpoint = prepared.load()
             with self._state:
@@ -122,18 +122,6 @@ class ModelCache:
                 self._pins[name] += pins
                 self._hits += 1
             return checkpoint
-
-    def _file(self, name: str) -> CheckpointFile:
-        if name in self._files:
-            return self._files[name]
-        near = difflib.get_close_matches(name, self._files, NEAR_NAMES, cutoff=0.4)
-        names = near or sorted(self._files)[:NEAR_NAMES]
-        raise CheckpointError(
-            f"There is no checkpoint {name!r}.",
-            field="checkpoint",
-            value=name,
-            remedy=f"Did you mean {', '.join(names)}?" if names else "Add one to a model folder.",
-        )
 
     def _make_room(self, name: str, needed: int) -> None:
         """Give up the least recently used until ``needed`` bytes fit; nothing if they never do."""

@@ -1,4 +1,4 @@
-"""The checkpoints found in the model folders, good and broken ones."""
+"""The assets found in the model folders, good and broken ones."""
 
 from __future__ import annotations
 
@@ -6,32 +6,57 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import farm
 from farm.errors import CheckpointError
 from farm.worker.models.architecture import MODEL_INDEX, recognise, recognise_folder
 from farm.worker.models.defaults import defaults, native_side
-from farm.worker.models.header import PICKLE_SUFFIXES, damaged, read_header
+from farm.worker.models.header import (
+    damaged,
+    file_identity,
+    read_header,
+    refuse_pickle,
+)
+from farm.worker.models.kinds import (
+    CHECKPOINT,
+    PICKLED,
+    RESTRICTED,
+    SUFFIX,
+    VAE,
+    is_webui,
+    kind_folders,
+)
 
-SUFFIX = ".safetensors"
 CONFIG_SUFFIX = ".config"
+VAE_SUFFIX = ".vae.safetensors"
+SIDECARS = (".json", ".yaml", CONFIG_SUFFIX, VAE_SUFFIX)
 BUNDLES = Path(__file__).parent / "bundles"
+MAX_METADATA = 2000
+"""Characters of the longest metadata value that is kept; trainers also store whole tag lists."""
+
+Identity: TypeAlias = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class CheckpointFile:
-    """One checkpoint on disk.
+class AssetFile:
+    """One asset on disk.
 
     Attributes:
-        name: as people choose it: the path in its model folder, without suffix, with ``/``.
-        path: the ``.safetensors`` file, or the diffusers folder.
-        family: ``sd15`` or ``sdxl``; None where it could not be told.
-        native_side: pixels of the side it was trained at; None where unknown.
+        name: as people choose it. A checkpoint's is its path in the model folder, without
+            suffix and with ``/``; that of all others the file name without suffix.
+        path: the file, or a checkpoint's diffusers folder.
+        family: what it fits, such as ``sd15``; None where it could not be told.
+        native_side: pixels of the side a checkpoint was trained at; None where unknown.
         bytes: size on disk.
         error: why it cannot be used, or None.
         defaults: ``width``, ``height``, ``steps``, ``cfg_scale`` and perhaps ``sampler``, for
             what a batch leaves out.
+        kind: one of :data:`farm.worker.models.kinds.KINDS`.
+        dtype: what most of its weights are stored in, such as ``F16``; None where unknown.
+        metadata: the short ones of the text pairs that its maker put in.
+        identity: (size, mtime in ns, inode) of the file; None for a folder or an unreadable one.
+        marks: identities of all files that this entry was made from, to see when one changes.
     """
 
     name: str
@@ -41,6 +66,11 @@ class CheckpointFile:
     bytes: int
     error: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = CHECKPOINT
+    dtype: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    identity: Identity | None = None
+    marks: tuple[Identity | None, ...] = field(default=(), repr=False)
 
 
 def builtin_folder() -> Path:
@@ -54,74 +84,155 @@ def config_folder(path: Path, family: str) -> Path:
     return own if own.is_dir() else BUNDLES / family
 
 
-def scan(folders: Sequence[Path]) -> list[CheckpointFile]:
-    """Every checkpoint under ``folders``, sorted by name. Broken ones carry their ``error``.
+def scan(folders: Sequence[Path], known: Mapping[Path, AssetFile] | None = None) -> list[AssetFile]:
+    """Every asset under ``folders``, by kind and name. Broken ones carry their ``error``.
 
-    Of two with one name the first folder's is used; the other is listed with an error.
+    Of two of one kind and name the first folder's is used; the other is listed with an error.
+
+    Args:
+        folders: model folders. What lies in a folder named as in webui is of that kind;
+            everything else is taken for a checkpoint.
+        known: entries of an earlier scan by path; a file is opened only if it, or a sidecar of
+            it, has changed since.
     """
-    found: dict[str, CheckpointFile] = {}
-    shadowed: list[CheckpointFile] = []
+    found: dict[tuple[str, str], AssetFile] = {}
+    shadowed: list[AssetFile] = []
     for folder in folders:
-        for path in _paths(folder):
-            file = _examine(folder, path)
-            first = found.setdefault(file.name, file)
-            if first is not file:
+        for place in _places(folder, folders):
+            file = _entry(place, folders, known or {})
+            first = found.setdefault((file.kind, file.name), file)
+            if os.path.realpath(first.path) != os.path.realpath(file.path):
                 error = f"{file.name!r} is already the name of {first.path}. Rename one."
                 shadowed.append(replace(file, error=error))
-    return sorted([*found.values(), *shadowed], key=lambda file: (file.name, file.path))
+    return sorted([*found.values(), *shadowed], key=lambda file: (file.kind, file.name, file.path))
 
 
-def _paths(folder: Path) -> Iterator[Path]:
-    """Files and diffusers folders that are, or pretend to be, checkpoints."""
-    for place, inner, names in os.walk(folder):
+@dataclass(frozen=True)
+class _Place:
+    """A path that is, or pretends to be, an asset, and the folder its name counts from."""
+
+    path: Path
+    kind: str
+    base: Path
+
+    @property
+    def name(self) -> str:
+        """A name that is not UTF-8 could be neither stored nor sent, so it is shown with marks."""
+        shown = Path(self.path.name)
+        if self.kind == CHECKPOINT:
+            same = self.path == self.base
+            shown = Path(self.base.resolve().name) if same else self.path.relative_to(self.base)
+        return os.fsencode(shown.as_posix().removesuffix(SUFFIX)).decode(errors="replace")
+
+
+def _places(folder: Path, folders: Sequence[Path]) -> Iterator[_Place]:
+    """Everything in a model folder that has a kind."""
+    kinds = kind_folders(folder)
+    for base, kind in kinds.items():
+        yield from _walk(base, kind, folders)
+    if not is_webui(folder):
+        yield from _walk(folder, CHECKPOINT, folders, leave_out=kinds)
+
+
+def _walk(
+    base: Path,
+    kind: str,
+    folders: Sequence[Path],
+    leave_out: Mapping[Path, str] | None = None,
+) -> Iterator[_Place]:
+    for place, inner, names in os.walk(base):
         here = Path(place)
-        if MODEL_INDEX in names:
+        if kind == CHECKPOINT and MODEL_INDEX in names:
             inner.clear()
-            yield here
+            yield _Place(here, kind, base)
             continue
-        yield from (here / name for name in sorted(inner) if _leaves(folder, here / name))
-        inner[:] = sorted(name for name in inner if not name.endswith(CONFIG_SUFFIX))
+        # os.walk does not follow links; one that leads to a folder is listed to be refused.
+        outside = [here / name for name in sorted(inner) if _outside(folders, here / name)]
+        yield from (_Place(path, kind, base) for path in outside)
+        inner[:] = sorted(
+            name
+            for name in inner
+            if not name.endswith(CONFIG_SUFFIX) and here / name not in (leave_out or {})
+        )
         for name in sorted(names):
-            if Path(name).suffix.lower() in {SUFFIX, *PICKLE_SUFFIXES}:
-                yield here / name
+            if Path(name).suffix.lower() in {SUFFIX, *PICKLED}:
+                beside = kind == CHECKPOINT and name.endswith(VAE_SUFFIX)
+                yield _Place(here / name, VAE if beside else kind, base)
 
 
-def _examine(folder: Path, path: Path) -> CheckpointFile:
-    shown = path.relative_to(folder) if path != folder else Path(folder.resolve().name)
-    # A name that is not UTF-8 could be neither stored nor sent; show it with marks instead.
-    name = os.fsencode(shown.as_posix().removesuffix(SUFFIX)).decode(errors="replace")
-    file = CheckpointFile(name, path, None, None, 0)
+def _entry(place: _Place, folders: Sequence[Path], known: Mapping[Path, AssetFile]) -> AssetFile:
+    before = known.get(place.path)
+    marks = _marks(place.path)
+    if before is not None and before.marks == marks and marks[0] is not None:
+        return before
+    file = AssetFile(place.name, place.path, None, None, 0, kind=place.kind, marks=marks)
     try:
-        file = replace(file, bytes=_size(folder, path))
-        if path.is_dir():
-            architecture, configs = recognise_folder(path), path
-        else:
-            architecture = recognise(read_header(path))
-            configs = config_folder(path, architecture.family)
-        side = native_side(configs, architecture.family)
-        file = replace(file, family=architecture.family, native_side=side)
-        sidecar = path.with_name(f"{path.name.removesuffix(SUFFIX)}.json")
-        return replace(file, defaults=defaults(sidecar, side))
+        file = replace(file, bytes=_size(folders, place.path))
+        return _checkpoint(file) if place.kind == CHECKPOINT else _other(file)
     except CheckpointError as error:
         return replace(file, error=str(error))
     except OSError as error:
-        return replace(file, error=f"{path.name} cannot be read: {error.strerror}.")
+        return replace(file, error=f"{place.path.name} cannot be read: {error.strerror}.")
 
 
-def _size(folder: Path, path: Path) -> int:
-    """Bytes on disk. Raises for a link out of ``folder``: it would make files from elsewhere on
-    the machine into checkpoints."""
+def _checkpoint(file: AssetFile) -> AssetFile:
+    path = file.path
+    if path.is_dir():
+        architecture, configs = recognise_folder(path), path
+    else:
+        header = read_header(path)
+        architecture = recognise(header)
+        configs = config_folder(path, architecture.family)
+        file = replace(file, identity=header.identity, metadata=_short(header.metadata))
+    side = native_side(configs, architecture.family)
+    file = replace(file, family=architecture.family, native_side=side, dtype=architecture.dtype)
+    sidecar = path.with_name(f"{path.name.removesuffix(SUFFIX)}.json")
+    return replace(file, defaults=defaults(sidecar, side))
+
+
+def _other(file: AssetFile) -> AssetFile:
+    if file.path.suffix.lower() in RESTRICTED.get(file.kind, ()):
+        return replace(file, identity=file_identity(file.path.stat()))
+    refuse_pickle(file.path)
+    header = read_header(file.path)
+    return replace(file, identity=header.identity, metadata=_short(header.metadata))
+
+
+def _short(metadata: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, text in metadata.items() if len(text) <= MAX_METADATA}
+
+
+def _marks(path: Path) -> tuple[Identity | None, ...]:
+    """Identities of the path and of all that says how to read it."""
+    inner = sorted(path.rglob("*")) if path.is_dir() else []
+    beside = [path.with_suffix(suffix) for suffix in SIDECARS]
+    configs = sorted(beside[2].rglob("*")) if beside[2].is_dir() else []
+    return tuple(_identity(one) for one in (path, *inner, *beside, *configs))
+
+
+def _identity(path: Path) -> Identity | None:
+    try:
+        return file_identity(path.stat())
+    except OSError:
+        return None
+
+
+def _size(folders: Sequence[Path], path: Path) -> int:
+    """Bytes on disk. Raises for a link out of the model folders: it would make files from
+    elsewhere on the machine into assets."""
     paths = [path, *path.rglob("*")] if path.is_dir() else [path]
     for one in paths:
-        if _leaves(folder, one):
+        if _outside(folders, one):
             raise damaged(
                 one,
-                "is a link that leaves its model folder",
+                "is a link that leaves the model folders",
                 "Give the folder it leads to as a model folder of its own.",
             )
     return sum(one.stat().st_size for one in paths if one.is_file())
 
 
-def _leaves(folder: Path, path: Path) -> bool:
+def _outside(folders: Sequence[Path], path: Path) -> bool:
+    if not path.is_symlink():
+        return False
     target = Path(os.path.realpath(path))
-    return path.is_symlink() and not target.is_relative_to(os.path.realpath(folder))
+    return not any(target.is_relative_to(os.path.realpath(folder)) for folder in folders)

@@ -16,8 +16,8 @@ from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from farm.errors import CheckpointError
+from farm.worker.models.kinds import PICKLED
 
-PICKLE_SUFFIXES = frozenset({".ckpt", ".pt", ".pth", ".bin"})
 MAX_HEADER = 100_000_000
 ITEM_BYTES = {
     "F64": 8,
@@ -98,7 +98,7 @@ def read_header(path: Path) -> Header:
 
 def refuse_pickle(path: Path) -> None:
     """Raise for file types that are pickles: merely opening one can run any code."""
-    if path.suffix.lower() in PICKLE_SUFFIXES:
+    if path.suffix.lower() in PICKLED:
         raise damaged(
             path,
             f"is a {path.suffix} file, a pickle, which can run code when it is loaded",

@@ -24,7 +24,7 @@ from farm.worker.models.architecture import (
     recognise_folder,
 )
 from farm.worker.models.betas import alphas_cumprod
-from farm.worker.models.catalogue import CheckpointFile, config_folder
+from farm.worker.models.catalogue import AssetFile, config_folder
 from farm.worker.models.checkpoint import Checkpoint
 from farm.worker.models.header import Header, damaged, read_header
 from farm.worker.models.parts import Part, build_on_meta, parts_of
@@ -42,7 +42,7 @@ class Prepared:
         seconds: what the checks took.
     """
 
-    file: CheckpointFile
+    file: AssetFile
     architecture: Architecture
     prediction: str
     alphas_cumprod: list[float]
@@ -76,7 +76,7 @@ class Prepared:
         )
 
 
-def load(file: CheckpointFile, profile: MemoryProfile, device: torch.device) -> Checkpoint:
+def load(file: AssetFile, profile: MemoryProfile, device: torch.device) -> Checkpoint:
     """Read ``file`` onto ``device`` in the profile's precision.
 
     Raises:
@@ -86,7 +86,7 @@ def load(file: CheckpointFile, profile: MemoryProfile, device: torch.device) -> 
     return prepare(file, profile, device).load()
 
 
-def prepare(file: CheckpointFile, profile: MemoryProfile, device: torch.device) -> Prepared:
+def prepare(file: AssetFile, profile: MemoryProfile, device: torch.device) -> Prepared:
     """Check ``file`` from its index and configs alone; raises :class:`CheckpointError`."""
     started = time.perf_counter()
     if file.error is not None:

@@ -1,0 +1,81 @@
+"""The library: every asset of the model folders, kept up to date."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from farm.errors import CheckpointError
+from farm.worker.models.catalogue import AssetFile, scan
+from farm.worker.models.kinds import CHECKPOINT, SUFFIX
+
+NEAR_NAMES = 5
+
+
+class Library:
+    """Finds assets by the names people write. Safe with threads.
+
+    Args:
+        folders: model folders, the first having precedence where two files share a name.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = tuple(folders)
+        self._scanning = threading.Lock()
+        self._files: tuple[AssetFile, ...] = ()
+        self.scan()
+
+    def __iter__(self) -> Iterator[AssetFile]:
+        """All assets as of the last scan, by kind and name."""
+        return iter(self._files)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The model folders."""
+        return self._folders
+
+    def scan(self) -> bool:
+        """Look at the folders again; only files that changed are opened.
+
+        Returns:
+            Whether anything is new, gone or different.
+        """
+        with self._scanning:
+            before = self._files
+            self._files = tuple(scan(self._folders, {file.path: file for file in before}))
+            return self._files != before
+
+    def find(self, kind: str, name: str) -> AssetFile:
+        """The usable asset of this kind and name; see :func:`find`."""
+        return find(self._files, kind, name)
+
+
+def find(files: Sequence[AssetFile], kind: str, name: str) -> AssetFile:
+    """The asset of this kind that ``name`` means: its name, with or without ``.safetensors``.
+
+    Raises:
+        CheckpointError: there is none (its near names are listed), or it is broken.
+    """
+    of_kind = [file for file in files if file.kind == kind]
+    # Of two files with one name the broken or shadowed one must not hide the good one.
+    named = {file.name: file for file in sorted(of_kind, key=lambda file: not file.error)}
+    found = named.get(name) or named.get(name.removesuffix(SUFFIX))
+    if found is None:
+        raise _missing(kind, name, sorted(named))
+    if found.error is not None:
+        raise CheckpointError(found.error, field=kind, value=name)
+    return found
+
+
+def _missing(kind: str, name: str, names: list[str]) -> CheckpointError:
+    near = difflib.get_close_matches(name, names, NEAR_NAMES, cutoff=0.4)
+    shown = near or names[:NEAR_NAMES]
+    what = "checkpoint" if kind == CHECKPOINT else f"{kind}"
+    return CheckpointError(
+        f"There is no {what} {name!r}.",
+        field=kind,
+        value=name,
+        remedy=f"Did you mean {', '.join(shown)}?" if shown else "Add one to a model folder.",
+    )

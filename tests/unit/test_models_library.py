@@ -1,0 +1,148 @@
+"""Library: webui's folders as they are, scanned incrementally, found by what people write."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from farm.errors import CheckpointError
+from farm.worker.models import catalogue
+from farm.worker.models.catalogue import builtin_folder
+from farm.worker.models.library import Library
+
+Write = Callable[..., Path]
+
+
+def small_file(path: Path, **metadata: str) -> Path:
+    """A safetensors file with one tensor of one byte."""
+    index = {"w": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}, "__metadata__": metadata}
+    header = json.dumps(index).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\1")
+    return path
+
+
+def add_checkpoint(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(builtin_folder() / "demo.safetensors", path)
+    shutil.copytree(builtin_folder() / "demo.config", path.with_suffix(".config"))
+    return path
+
+
+def listed(library: Library) -> set[tuple[str, str]]:
+    return {(file.kind, file.name) for file in library}
+
+
+@pytest.mark.parametrize("inside", [".", "models"], ids=["model folder", "webui's own folder"])
+def test_webuis_folders_say_the_kind(tmp_path: Path, inside: str) -> None:
+    models = tmp_path / inside
+    add_checkpoint(models / "Stable-diffusion" / "sub" / "m.safetensors")
+    small_file(models / "Stable-diffusion" / "sub" / "m.vae.safetensors")
+    small_file(models / "Lora" / "deep" / "Detail.safetensors", ss_output_name="x")
+    small_file(models / "VAE" / "soft.safetensors")
+    small_file(models / "VAE-approx" / "taesd.safetensors")
+    small_file(tmp_path / "embeddings" / "bad-hands.safetensors")
+    (tmp_path / "embeddings" / "old.pt").write_bytes(b"not read by a scan")
+    (models / "ESRGAN").mkdir()
+    (models / "ESRGAN" / "x4.pth").write_bytes(b"not read by a scan")
+    small_file(models / "ControlNet" / "canny.safetensors")
+
+    library = Library([tmp_path])
+
+    assert listed(library) == {
+        ("checkpoint", "sub/m"),
+        ("vae", "m.vae"),
+        ("lora", "Detail"),
+        ("vae", "soft"),
+        ("preview", "taesd"),
+        ("embedding", "bad-hands"),
+        ("embedding", "old.pt"),
+        ("upscaler", "x4.pth"),
+        ("controlnet", "canny"),
+    }
+    assert [file.name for file in library if file.error] == []
+    assert library.find("lora", "Detail").metadata == {"ss_output_name": "x"}
+
+
+def test_in_webuis_own_folder_only_its_model_folders_count(tmp_path: Path) -> None:
+    add_checkpoint(tmp_path / "models" / "Stable-diffusion" / "m.safetensors")
+    small_file(tmp_path / "venv" / "lib" / "weights.safetensors")
+    assert listed(Library([tmp_path])) == {("checkpoint", "m")}
+
+
+def test_only_what_changed_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    read = catalogue.read_header
+
+    def counted(path: Path) -> catalogue.Header:
+        opened.append(path.name)
+        return read(path)
+
+    monkeypatch.setattr(catalogue, "read_header", counted)
+    for name in ("a", "b"):
+        small_file(tmp_path / "Lora" / f"{name}.safetensors")
+    library = Library([tmp_path])
+    assert opened == ["a.safetensors", "b.safetensors"]
+
+    assert library.scan() is False
+    small_file(tmp_path / "Lora" / "b.safetensors", note="another")
+    small_file(tmp_path / "Lora" / "c.safetensors")
+    assert library.scan() is True
+    (tmp_path / "Lora" / "a.safetensors").unlink()
+    assert library.scan() is True
+
+    assert opened[2:] == ["b.safetensors", "c.safetensors"]
+    assert listed(library) == {("lora", "b"), ("lora", "c")}
+    assert library.find("lora", "b").metadata == {"note": "another"}
+
+
+def test_a_new_sidecar_counts_as_a_change(tmp_path: Path) -> None:
+    path = add_checkpoint(tmp_path / "m.safetensors")
+    library = Library([tmp_path])
+    path.with_suffix(".json").write_text('{"steps": 4}')
+    assert library.scan() is True
+    assert library.find("checkpoint", "m").defaults["steps"] == 4
+
+
+@pytest.mark.parametrize("written", ["sub/m", "sub/m.safetensors"])
+def test_a_name_with_its_suffix_is_the_same_name(tmp_path: Path, written: str) -> None:
+    add_checkpoint(tmp_path / "sub" / "m.safetensors")
+    assert Library([tmp_path]).find("checkpoint", written).name == "sub/m"
+
+
+def test_a_name_that_is_not_there_lists_near_ones(tmp_path: Path) -> None:
+    small_file(tmp_path / "Lora" / "detail.safetensors")
+    library = Library([tmp_path])
+    with pytest.raises(CheckpointError, match="no lora 'detial'") as caught:
+        library.find("lora", "detial")
+    assert (caught.value.field, caught.value.value) == ("lora", "detial")
+    assert caught.value.remedy == "Did you mean detail?"
+    with pytest.raises(CheckpointError, match="no vae 'detail'"):
+        library.find("vae", "detail")
+
+
+def test_a_broken_or_second_file_is_reported_and_hides_no_good_one(tmp_path: Path) -> None:
+    small_file(tmp_path / "Lora" / "a.safetensors")
+    small_file(tmp_path / "Lora" / "sub" / "a.safetensors")
+    (tmp_path / "Lora" / "empty.safetensors").touch()
+    library = Library([tmp_path])
+    assert library.find("lora", "a").path == tmp_path / "Lora" / "a.safetensors"
+    errors = {file.path.relative_to(tmp_path).as_posix(): file.error for file in library}
+    assert "already the name" in str(errors["Lora/sub/a.safetensors"])
+    assert "is empty" in str(errors["Lora/empty.safetensors"])
+    with pytest.raises(CheckpointError, match="is empty"):
+        library.find("lora", "empty")
+
+
+def test_a_link_into_another_model_folder_is_fine(tmp_path: Path) -> None:
+    real = add_checkpoint(tmp_path / "nas" / "m.safetensors")
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "m.safetensors").symlink_to(real)
+    [linked] = Library([tmp_path / "local", tmp_path / "nas"])
+    assert (linked.name, linked.error) == ("m", None)
+    outside = next(iter(Library([tmp_path / "local"])))
+    assert "leaves the model folders" in str(outside.error)

@@ -177,7 +177,7 @@ def test_offloaded_encoders_lend_their_weights_and_keep_them(tmp_path: Path) -> 
     model = diffusers_pipeline(file.path).text_encoder
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     card = torch.device("meta")
-    encoding = TextEncoder([model], card).encode("a red apple", negative=False)
+    encoding = TextEncoder([model], "sd15", card).encode("a red apple", negative=False)
     assert encoding.tokens.device == card
     assert encoding.tokens.shape == (1, 77, 16)
     assert all(weight.device == CPU for weight in model.parameters())

@@ -51,9 +51,14 @@ class Rows:
         guidance = torch.tensor([slot.request.cfg_scale for slot in slots])
         self._guidance = upload(guidance.view(-1, 1, 1, 1), device)
         texts = [text.value for _, text in rows]
-        sizes = upload(_sizes(slots[0]), device)
+        sizes = upload(torch.tensor([_sizes(slots[0], text) for text in texts]), device)
         self._calls = [
-            _Call(slice(first, first + bucket), texts[first : first + bucket], blocks, sizes)
+            _Call(
+                slice(first, first + bucket),
+                texts[first : first + bucket],
+                blocks,
+                sizes[first : first + bucket],
+            )
             for first in range(0, len(rows), bucket)
         ]
 
@@ -95,7 +100,7 @@ class _Call:
         self._tokens = torch.cat(repeated)
         summaries = [text.pooled for text in texts if text.pooled is not None]
         self._pooled = torch.cat(summaries) if summaries else None
-        self._sizes = sizes.expand(len(texts), 6) if summaries else None
+        self._sizes = sizes if summaries else None
 
     def predict(self, checkpoint: Checkpoint, x: Tensor, t: Tensor) -> Tensor:
         return checkpoint.predict(
@@ -111,7 +116,8 @@ def _repeated(text: TextEncoding, blocks: int) -> Tensor:
     return text.tokens.repeat(1, blocks * TOKENS_A_BLOCK // text.tokens.shape[1], 1)
 
 
-def _sizes(slot: Slot) -> Tensor:
-    """SDXL's size numbers: the original size, no crop, and the target size."""
+def _sizes(slot: Slot, text: TextEncoding) -> list[float]:
+    """SDXL's size numbers: the original size, no crop, and the target size or the score."""
     height, width = float(slot.request.height), float(slot.request.width)
-    return torch.tensor([height, width, 0.0, 0.0, height, width])
+    aim = [height, width] if text.score is None else [text.score]
+    return [height, width, 0.0, 0.0, *aim]

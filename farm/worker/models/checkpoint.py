@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +12,15 @@ from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.decoder import Decoder
 from farm.worker.models.text import TextEncoder, TextEncoding
 
+INPAINT_CHANNELS = 9
+
 
 class Checkpoint:
     """Resident weights of one file on one device. Call it from one thread at a time.
 
     Attributes:
         name: the checkpoint's name in the catalogue.
-        family: ``sd15`` or ``sdxl``.
+        family: such as ``sd15``, see :data:`farm.worker.models.architecture.FAMILIES`.
         prediction: what the UNet returns: ``epsilon`` or ``v_prediction``.
         dtype, device: of the UNet.
         bytes: memory the weights take on ``device``.
@@ -46,10 +49,11 @@ class Checkpoint:
         self.bytes = size
         self.load_seconds = load_seconds
         self.dtype: torch.dtype = getattr(torch, profile.dtype)
-        self._unet = modules["unet"]
+        self._unet: Any = modules["unet"]
         self._decoder = Decoder(modules["vae"], tile_over=profile.vae_tile_over)
+        self._inpaints = self._unet.config.in_channels == INPAINT_CHANNELS
         texts = [modules[part] for part in ("text_encoder", "text_encoder_2") if part in modules]
-        self._text = TextEncoder(texts, device)
+        self._text = TextEncoder(texts, family, device)
 
     def encode(self, text: str, *, negative: bool = False) -> TextEncoding:
         """Encode a prompt of any length; an empty negative one is all zeros on SDXL."""
@@ -68,11 +72,13 @@ class Checkpoint:
 
         Args:
             x: [R, 4, h, w] float32 latents, already scaled by c_in.
+                An inpainting model is told that all of the picture is to be painted.
             t: [R] float32 timesteps in 0..999, fractions allowed.
             tokens: [R, T, C].
-            pooled: [R, P]; SDXL only.
+            pooled: [R, P]; the SDXL families only.
             size_ids: [R, 6] height and width of the original, top and left of the crop, height
-                and width of the target, in pixels; SDXL only.
+                and width of the target, in pixels; SDXL only. For its refiner [R, 5]: instead of
+                the target the aesthetic score.
 
         Returns:
             [R, 4, h, w] float32: the noise or the velocity, see ``prediction``.
@@ -80,6 +86,8 @@ class Checkpoint:
         extra = None
         if pooled is not None and size_ids is not None:
             extra = {"text_embeds": pooled.to(self.dtype), "time_ids": size_ids.float()}
+        if self._inpaints:
+            x = torch.cat([x, self._decoder.unpainted(*x.shape[2:]).expand(len(x), -1, -1, -1)], 1)
         output: Tensor = self._unet(
             x.to(self.dtype),
             t,

@@ -1,7 +1,8 @@
-"""Latents to pixels, in the lowest precision that does not overflow."""
+"""Latents to pixels and back, in the lowest precision that does not overflow."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -34,6 +35,7 @@ class Decoder:
         self._loaded = vae
         self._vae = vae
         self._tile_over = tile_over
+        self._unpainted: Tensor | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -45,12 +47,42 @@ class Decoder:
         """[4, h, w] float32 to [8h, 8w, 3] uint8 on the CPU; raises :class:`NumericFailure`."""
         if not bool(torch.isfinite(latent).all()):
             raise NumericFailure("The latent holds NaN or infinity before it is decoded.")
+        return self._climb(lambda vae: self._pixels(vae, latent))
+
+    def unpainted(self, height: int, width: int) -> Tensor:
+        """What an inpainting model sees where nothing is given, as in webui's txt2img.
+
+        Args:
+            height, width: of the latent.
+
+        Returns:
+            [1, 5, height, width] float32: a mask of ones, and the latent of a grey picture.
+
+        Raises:
+            NumericFailure: the VAE cannot encode even that.
+        """
+        if self._unpainted is None or self._unpainted.shape[2:] != (height, width):
+            grey = torch.zeros(3, height * FACTOR, width * FACTOR)
+            latent = self.encode(grey)[None]
+            self._unpainted = torch.cat([torch.ones_like(latent[:, :1]), latent], dim=1)
+        return self._unpainted
+
+    def encode(self, picture: Tensor) -> Tensor:
+        """[3, H, W] in -1..1 to the mean latent, [4, H/8, W/8] float32 on the VAE's device.
+
+        Raises:
+            NumericFailure: it is not finite even in float32.
+        """
+        return self._climb(lambda vae: self._latent(vae, picture))
+
+    def _climb(self, attempt: Callable[[Any], Tensor | None]) -> Tensor:
+        """What the lowest precision makes in which ``attempt`` does not give None."""
         for dtype in LADDER[LADDER.index(self.dtype) :]:
             vae = self._vae if dtype == self.dtype else self._cast(dtype)
-            pixels = self._pixels(vae, latent)
-            if pixels is not None:
+            made = attempt(vae)
+            if made is not None:
                 self._vae = vae
-                return pixels
+                return made
         raise NumericFailure(
             "The VAE gives NaN or infinity even in float32.",
             remedy="Lower the guidance scale, or use another checkpoint.",
@@ -73,3 +105,9 @@ class Decoder:
         finite = torch.isfinite(image).all()
         pixels: Tensor = shown.permute(1, 2, 0).contiguous().cpu()
         return pixels if bool(finite) else None
+
+    def _latent(self, vae: Any, picture: Tensor) -> Tensor | None:
+        vae.use_tiling = picture[0].numel() > self._tile_over
+        shown = picture[None].to(vae.device, vae.dtype)
+        latent: Tensor = vae.encode(shown).latent_dist.mean[0].float()
+        return latent * vae.config.scaling_factor if bool(torch.isfinite(latent).all()) else None

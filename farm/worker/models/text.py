@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.func import functional_call
 from farm.worker.models.tokenizer import LENGTH, clip_tokenizer
 
 CHUNK = LENGTH - 2
+SCORE, NEGATIVE_SCORE = 6.0, 2.5
 
 
 @dataclass(frozen=True)
@@ -21,40 +22,70 @@ class TextEncoding:
 
     Attributes:
         tokens: [1, 77*k, C], one block of 77 for each chunk of the prompt.
-        pooled: [1, P], the summary of the first chunk; None for SD1.5.
+        pooled: [1, P], the summary of the first chunk; None where the family reads none.
+        score: the aesthetic score that an SDXL refiner is told beside the prompt; None for all
+            other families.
     """
 
     tokens: Tensor
     pooled: Tensor | None
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Readout:
+    """How a family reads its text encoders.
+
+    Attributes:
+        pads: what fills up a chunk, for each encoder: ``eos`` for OpenAI's CLIP-L, ``zero`` for
+            OpenCLIP's H and bigG.
+        summary: whether it reads the last layer but one of every encoder side by side, without
+            the final norm, and the last encoder's projected summary; otherwise the last layer
+            after the final norm. (SD2 skips a layer too; its encoder is cut there when loaded.)
+        scores: whether its UNet is told an aesthetic score.
+    """
+
+    pads: tuple[Literal["eos", "zero"], ...]
+    summary: bool = False
+    scores: bool = False
+
+
+READOUTS = {
+    "sd15": Readout(("eos",)),
+    "sd2": Readout(("zero",)),
+    "sdxl": Readout(("eos", "zero"), summary=True),
+    "ssd1b": Readout(("eos", "zero"), summary=True),
+    "sdxl-refiner": Readout(("zero",), summary=True, scores=True),
+}
 
 
 class TextEncoder:
     """The one or two CLIP models of a checkpoint.
 
-    SD1.5 has one and reads its last layer, after the final norm. SDXL has two, reads the last
-    layer but one of both side by side, and the second's projected summary.
-
     Args:
-        models: CLIP-L, and for SDXL also OpenCLIP bigG.
+        models: as many as the family's readout has paddings, in that order.
+        family: whose readout it is.
         device: where to compute. Models held elsewhere lend it their weights for each prompt.
     """
 
-    def __init__(self, models: Sequence[nn.Module], device: torch.device) -> None:
+    def __init__(self, models: Sequence[nn.Module], family: str, device: torch.device) -> None:
         self._models = tuple(models)
+        self._readout = READOUTS[family]
         self._device = device
 
     def encode(self, text: str, *, negative: bool) -> TextEncoding:
         """Encode a prompt of any length; an empty negative one is all zeros on SDXL."""
-        if len(self._models) == 1:
-            output = self._run(self._models[0], _chunks(text, "eos"))
-            return TextEncoding(_in_a_row(output.last_hidden_state), None)
-        if negative and not text.strip():
-            return self._zeros()
-        first, second = self._models
-        narrow = self._run(first, _chunks(text, "eos"), output_hidden_states=True)
-        wide = self._run(second, _chunks(text, "zero"), output_hidden_states=True)
-        both = torch.cat([narrow.hidden_states[-2], wide.hidden_states[-2]], dim=-1)
-        return TextEncoding(_in_a_row(both), wide.text_embeds[:1])
+        score = (NEGATIVE_SCORE if negative else SCORE) if self._readout.scores else None
+        if self._readout.summary and negative and not text.strip():
+            return self._zeros(score)
+        outputs = [
+            self._run(model, _chunks(text, pad), output_hidden_states=True)
+            for model, pad in zip(self._models, self._readout.pads, strict=True)
+        ]
+        if not self._readout.summary:
+            return TextEncoding(_in_a_row(outputs[0].last_hidden_state), None)
+        side_by_side = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+        return TextEncoding(_in_a_row(side_by_side), outputs[-1].text_embeds[:1], score)
 
     def _run(self, model: nn.Module, chunks: list[list[int]], **options: Any) -> Any:
         ids = torch.tensor(chunks, device=self._device)
@@ -65,16 +96,16 @@ class TextEncoder:
         lent = {name: tensor.to(self._device) for name, tensor in state.items()}
         return functional_call(model, lent, (ids,), options)
 
-    def _zeros(self) -> TextEncoding:
+    def _zeros(self, score: float | None) -> TextEncoding:
         """What SDXL was trained to take for "no text"."""
         configs: list[Any] = [model.config for model in self._models]
         width = sum(config.hidden_size for config in configs)
         dtype = next(self._models[0].parameters()).dtype
         tokens = torch.zeros(1, LENGTH, width, dtype=dtype, device=self._device)
-        return TextEncoding(tokens, tokens.new_zeros(1, configs[1].projection_dim))
+        return TextEncoding(tokens, tokens.new_zeros(1, configs[-1].projection_dim), score)
 
 
-def _chunks(text: str, pad: Any) -> list[list[int]]:
+def _chunks(text: str, pad: Literal["eos", "zero"]) -> list[list[int]]:
     """Token ids in frames of 77: start, up to 75 tokens, end, padding. At least one frame."""
     tokenizer: Any = clip_tokenizer(pad)
     ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids

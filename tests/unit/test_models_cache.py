@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from farm.errors import CheckpointError, DoesNotFit
+from farm.errors import CheckpointError, Conflict, DoesNotFit
 from farm.worker.memory.profiles import by_name
-from farm.worker.models.cache import ModelCache
+from farm.worker.models.cache import SPARE, CacheStatistics, ModelCache
 from farm.worker.models.catalogue import AssetFile
 
 
@@ -25,7 +26,15 @@ class Disk:
     broken_index: set[str] = field(default_factory=set)
     broken_weights: set[str] = field(default_factory=set)
     loaded: list[str] = field(default_factory=list)
+    beside: list[int] = field(default_factory=list)
+    common: dict[str, tuple[nn.Module, int]] = field(default_factory=dict)
     gate: Callable[[str], object] = lambda name: None
+
+    def parts(self, name: str) -> dict[nn.Module, int]:
+        """A model of its own, and perhaps one that it shares with others."""
+        both, bytes = self.common.get(name, (None, 0))
+        own = {nn.Identity(): self.sizes[name] - bytes}
+        return own if both is None else {**own, both: bytes}
 
     def prepare(self, file: AssetFile, *_: object) -> Prepared:
         if file.error:
@@ -41,19 +50,33 @@ class Prepared:
     name: str
     bytes: int
 
-    def load(self) -> Resident:
+    def load(self, held: Sequence[nn.Module] = ()) -> Resident:
+        self.disk.beside.append(len(held))
         self.disk.gate(self.name)
         if self.name in self.disk.broken_weights:
             raise CheckpointError(f"{self.name} was changed while it was loaded.")
         self.disk.loaded.append(self.name)
-        return Resident(self.name, self.bytes)
+        return Resident(self.name, self.disk.parts(self.name))
 
 
 @dataclass
 class Resident:
+    """Stands in for a checkpoint: models without weights, and where they are."""
+
     name: str
-    bytes: int
+    held: dict[nn.Module, int]
     load_seconds: float = 0.5
+    in_host: list[nn.Module] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.held.values())
+
+    def to_host(self, needed: Container[nn.Module]) -> None:
+        self.in_host = [module for module in self.held if module not in needed]
+
+    def to_device(self) -> None:
+        self.in_host = []
 
 
 @pytest.fixture
@@ -63,18 +86,22 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     return disk
 
 
+def make_cache(disk: Disk, *, host_bytes: int = 0, memory_bytes: int = 2 * SPARE) -> ModelCache:
+    files = [AssetFile(name, Path(name), "sd15", 512, 1) for name in disk.sizes]
+    profile = replace(by_name("cpu"), weights_bytes=10, memory_bytes=memory_bytes)
+    return ModelCache(files, profile, torch.device("cpu"), host_bytes=host_bytes)
+
+
 @pytest.fixture
 def cache(disk: Disk) -> ModelCache:
-    files = [AssetFile(name, Path(name), "sd15", 512, 1) for name in disk.sizes]
-    profile = replace(by_name("cpu"), weights_bytes=10)
-    return ModelCache(files, profile, torch.device("cpu"))
+    return make_cache(disk)
 
 
 def test_a_second_use_is_a_hit(cache: ModelCache, disk: Disk) -> None:
     assert cache.get("a") is cache.get("a")
     assert disk.loaded == ["a"]
     counts = cache.statistics
-    assert (counts.hits, counts.loads, counts.evictions, counts.load_seconds) == (1, 1, 0, 0.5)
+    assert counts == CacheStatistics(hits=1, disk_loads=1, disk_seconds=0.5)
 
 
 def test_the_least_recently_used_leaves(cache: ModelCache) -> None:
@@ -206,3 +233,109 @@ def test_a_resident_one_is_at_hand_while_another_loads(cache: ModelCache, disk: 
         assert not loading.done()
         go_on.set()
         assert loading.result(30).name == "b"
+
+
+def test_what_leaves_the_device_returns_from_host_memory(disk: Disk) -> None:
+    cache = make_cache(disk, host_bytes=8)
+    first = cache.get("a")
+    for name in ("b", "c", "a", "b"):
+        cache.get(name)
+    assert cache.get("a") is first
+    assert disk.loaded == ["a", "b", "c"]
+    assert cache.resident == ("b", "a")
+    assert cache.in_host == ("c",)
+    counts = cache.statistics
+    assert (counts.disk_loads, counts.host_loads, counts.evictions) == (3, 2, 3)
+
+
+def test_host_memory_has_a_budget_and_the_oldest_goes(disk: Disk) -> None:
+    cache = make_cache(disk, host_bytes=4)
+    for name in ("a", "b", "c", "large"):
+        cache.get(name)
+    assert cache.in_host == ("c",)
+    cache.get("a")  # large does not fit in host memory, and is no reason to give up c
+    assert cache.in_host == ("c",)
+    assert disk.loaded == ["a", "b", "c", "large", "a"]
+
+
+def test_a_return_makes_room_without_losing_itself(disk: Disk) -> None:
+    cache = make_cache(disk, host_bytes=4)
+    for name in ("a", "b", "c", "a"):
+        cache.get(name)
+    assert cache.resident == ("c", "a")
+    assert cache.in_host == ("b",)
+    assert disk.loaded == ["a", "b", "c"]
+
+
+def test_a_shared_part_counts_once_and_stays_while_one_needs_it(disk: Disk) -> None:
+    vae = nn.Identity()
+    disk.common = {"a": (vae, 3), "b": (vae, 3)}
+    cache = make_cache(disk, host_bytes=10)
+    first, _ = cache.get("a"), cache.get("b")
+    assert cache.bytes == 1 + 1 + 3
+    cache.get("large")
+    assert cache.resident == ("large",)
+    cache.get("b")
+    cache.get("a")
+    assert cache.bytes == 5
+    with cache.use("b"):
+        cache.get("c")
+        cache.evict("c")
+        cache._leave(["a"])
+        assert vae not in first.in_host  # b still computes with it
+
+
+def test_evicted_it_is_gone_from_host_memory_too(disk: Disk) -> None:
+    cache = make_cache(disk, host_bytes=8)
+    for name in ("a", "b", "c"):
+        cache.get(name)
+    for name in ("a", "b", "unknown"):
+        cache.evict(name)
+    assert (cache.resident, cache.in_host) == (("c",), ())
+    with cache.use("c"), pytest.raises(Conflict, match="c is in use"):
+        cache.evict("c")
+    assert cache.resident == ("c",)
+
+
+def test_the_old_ones_stay_until_the_new_one_is_whole(disk: Disk) -> None:
+    cache = make_cache(disk)
+    cache.get("a")
+    cache.get("b")
+    disk.broken_weights.add("c")
+    with pytest.raises(CheckpointError, match="changed"):
+        cache.get("c")
+    assert cache.resident == ("a", "b")
+
+
+def test_where_there_is_no_room_for_both_the_old_one_comes_back(disk: Disk) -> None:
+    cache = make_cache(disk, host_bytes=8, memory_bytes=SPARE + 10)
+    cache.get("a")
+    cache.get("b")
+    disk.broken_weights.add("large")
+    with pytest.raises(CheckpointError, match="changed"):
+        cache.get("large")
+    assert set(cache.resident) == {"a", "b"}
+    assert disk.beside[-1] == 0  # they had left before it was read
+
+
+def test_warming_makes_room_first(disk: Disk) -> None:
+    cache = make_cache(disk)
+    for name in ("a", "b"):
+        cache.get(name)
+    cache.warm("c")
+    assert cache.resident == ("b", "c")
+    assert disk.beside == [0, 1, 1]
+
+
+def test_a_replaced_file_is_read_anew_unless_it_is_broken(disk: Disk) -> None:
+    def file(name: str, mark: int, error: str | None = None) -> AssetFile:
+        return AssetFile(name, Path(name), "sd15", 512, 1, error, marks=((1, mark, 1),))
+
+    files = [file("a", 1), file("b", 1), file("c", 1)]
+    profile = replace(by_name("cpu"), weights_bytes=20)
+    cache = ModelCache(files, profile, torch.device("cpu"))
+    for name in ("a", "b", "c"):
+        cache.get(name)
+    files[:] = [file("a", 2), file("b", 2, error="b is cut short")]  # c is gone
+    cache.drop_changed()
+    assert cache.resident == ("b", "c")

@@ -1,0 +1,92 @@
+"""The cache with real weights: what returns is what left, what is alike is one, nothing leaks."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from farm.worker.memory.profiles import GIB, MemoryProfile, by_name
+from farm.worker.models.cache import ModelCache
+from farm.worker.models.catalogue import scan
+from farm.worker.models.checkpoint import Checkpoint
+from tests.checkpoints import make_tiny
+
+CPU = torch.device("cpu")
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints a and b of different weights, and one that is a with the VAE of b."""
+    folder = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate("ab"):
+        inner = folder / f"seed{seed}"
+        inner.mkdir()
+        path = make_tiny(inner, "sdxl", seed=seed)
+        path.rename(folder / f"{name}.safetensors")
+        path.with_suffix(".config").rename(folder / f"{name}.config")
+    mixed = load_file(folder / "a.safetensors")
+    other = load_file(folder / "b.safetensors")
+    mixed |= {name: other[name] for name in other if name.startswith("first_stage_model.")}
+    save_file(mixed, folder / "mixed.safetensors")
+    shutil.copytree(folder / "a.config", folder / "mixed.config")
+    return folder
+
+
+def room_for(weights_bytes: int) -> MemoryProfile:
+    return replace(by_name("cpu"), weights_bytes=weights_bytes)
+
+
+def weights(checkpoint: Checkpoint) -> list[Tensor]:
+    return [weight.clone() for module in checkpoint.held for weight in module.parameters()]
+
+
+@torch.no_grad()
+def test_back_from_host_memory_it_is_bit_for_bit_the_same(folder: Path) -> None:
+    probe = ModelCache(scan([folder]), room_for(GIB), CPU)
+    size = probe.get("a").bytes
+    cache = ModelCache(scan([folder]), room_for(size), CPU, host_bytes=GIB)
+    checkpoint = cache.get("a")
+    before, text = weights(checkpoint), checkpoint.encode("a red apple").tokens
+    cache.get("b")
+    assert (cache.resident, cache.in_host) == (("b",), ("a",))
+
+    back = cache.get("a")
+
+    assert all(map(torch.equal, weights(back), before))
+    assert torch.equal(back.encode("a red apple").tokens, text)
+    assert cache.statistics.disk_loads == 2
+
+
+def test_equal_parts_are_one_and_count_once(folder: Path) -> None:
+    cache = ModelCache(scan([folder]), room_for(GIB), CPU)
+    a, b, mixed = cache.get("a"), cache.get("b"), cache.get("mixed")
+    assert set(mixed.held) <= set(a.held) | set(b.held)
+    assert len(set(mixed.held) & set(b.held)) == 1  # the VAE
+    assert cache.bytes == a.bytes + b.bytes
+
+
+def test_two_hundred_switches_leave_no_memory_behind(folder: Path) -> None:
+    size = ModelCache(scan([folder]), room_for(GIB), CPU).get("a").bytes
+    cache = ModelCache(scan([folder]), room_for(size), CPU)
+
+    def switch(times: int) -> int:
+        for turn in range(times):
+            cache.get("ab"[turn % 2])
+        gc.collect()
+        return int(psutil.Process(os.getpid()).memory_info().rss)
+
+    settled = switch(60)
+    grown = switch(200) - settled
+    assert cache.statistics.disk_loads == 260
+    # One leaked checkpoint of every twenty would be ten of them.
+    assert grown < 10 * size, f"{grown / MIB:.1f} MiB more; a checkpoint is {size / MIB:.1f} MiB"

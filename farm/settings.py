@@ -36,6 +36,8 @@ class Settings(BaseSettings):
         worker_name: what a worker is called, such as ``gpu0``; unique on its host.
         device: what a worker holds: ``cpu``, or the UUID of its GPU.
         profile: a worker's memory profile by name; ``auto`` chooses by the device.
+        host_cache_gb: host memory in which a worker keeps checkpoints that left its GPU; by default
+            its part of 40 % of the host's memory, and nothing for a CPU worker.
         lease_seconds: without a heartbeat for so long, a worker has lost its jobs.
         drain_seconds: how long a worker that is told to stop may finish what it runs.
         local: a farm for the one person at this machine, who needs no key.
@@ -64,6 +66,7 @@ class Settings(BaseSettings):
     worker_name: str = Field(default="cpu0", min_length=1, max_length=100)
     device: str = "cpu"
     profile: str = "auto"
+    host_cache_gb: float | None = Field(default=None, ge=0)
     lease_seconds: float = Field(default=15.0, ge=3, le=3600)
     drain_seconds: float = Field(default=30.0, ge=0, le=3600)
     url: str = Field(default_factory=lambda told: address(told["host"], told["port"]))

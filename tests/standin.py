@@ -114,6 +114,7 @@ def register_demo(db: Database) -> None:
     """Make the checkpoint ``demo`` known, and ``broken`` as one that cannot be used."""
     assets.register(
         db,
+        "here",
         [
             Asset("demo", "sdxl", 24_000_000, "/models/demo.safetensors", DEFAULTS, None),
             Asset("broken", None, 10, "/models/broken.safetensors", {}, "It is truncated."),

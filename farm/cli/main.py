@@ -35,6 +35,7 @@ _COMMANDS = {
     "download": _Lazy("farm.cli.download:download", "Save a batch's images.", _MAKE),
     "up": _Lazy("farm.cli.up:up", "Run a whole farm on this machine.", _FARM),
     "workers": _Lazy("farm.cli.workers:workers", "List workers and their checkpoints.", _FARM),
+    "model": _Lazy("farm.cli.model:model", "List, add, warm and evict model files.", _FARM),
     "doctor": _Lazy("farm.cli.doctor:doctor", "Check this machine, and say what to do.", _FARM),
     "worker": _Lazy("farm.cli.processes:worker", "Run workers on this host's GPUs.", _PROCESSES),
     "api": _Lazy("farm.cli.processes:api", "Run the API.", _PROCESSES),
@@ -67,9 +68,12 @@ class _Commands(TyperGroup):
 
 
 def _load(name: str) -> Any:
-    module, _, function = _COMMANDS[name].where.partition(":")
+    module, _, attribute = _COMMANDS[name].where.partition(":")
+    found = getattr(importlib.import_module(module), attribute)
+    if isinstance(found, typer.Typer):
+        return typer.main.get_command(found)
     alone = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-    alone.command(name)(getattr(importlib.import_module(module), function))
+    alone.command(name)(found)
     return typer.main.get_command(alone)
 
 

@@ -94,14 +94,34 @@ class Farm:
     def workers(self) -> list[dict[str, Any]]:
         return list(self._transport.get("/v1/workers")["workers"])
 
-    def assets(self) -> list[dict[str, Any]]:
-        """The checkpoints that workers have seen, with their default fields."""
-        return list(self._transport.get("/v1/assets")["checkpoints"])
+    def assets(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """The assets that workers have seen, or those of one kind such as ``checkpoint``."""
+        return list(self._transport.get("/v1/assets", kind=kind)["assets"])
+
+    def asset(self, kind: str, name: str) -> dict[str, Any]:
+        """One asset with its metadata, or NotFound."""
+        return self._transport.get(f"/v1/assets/{_segment(kind)}/{_path(name)}")
+
+    def warm(self, checkpoint: str, *, worker: str | None = None) -> list[str]:
+        """Have workers load a checkpoint ahead of its jobs; the names of those told."""
+        return self._order(checkpoint, "warm", worker)
+
+    def evict(self, checkpoint: str, *, worker: str | None = None) -> list[str]:
+        """Have workers let go of a checkpoint; the names of those told."""
+        return self._order(checkpoint, "evict", worker)
+
+    def _order(self, checkpoint: str, action: str, worker: str | None) -> list[str]:
+        address = f"/v1/assets/checkpoint/{_path(checkpoint)}:{action}"
+        return list(self._transport.post(address, {"worker": worker})["workers"])
 
 
 def _segment(id: str | int) -> str:
     # Dots too: an address must not climb.
     return quote(str(id), safe="").replace(".", "%2E") or "none"
+
+
+def _path(name: str) -> str:
+    return "/".join(map(_segment, name.split("/")))
 
 
 def _announced(home: Path) -> str | None:

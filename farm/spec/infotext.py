@@ -11,7 +11,7 @@ from farm.spec.job import JobSpec
 def infotext(spec: JobSpec, extra: Mapping[str, object] | None = None) -> str:
     """Prompt, negative prompt and ``key: value`` parameters as one text.
 
-    ``extra`` parameters follow the usual ones; None values are left out.
+    ``extra`` parameters follow the usual ones, or take their place; None values are left out.
     """
     parameters: dict[str, object] = {
         "Steps": spec.steps,
@@ -19,6 +19,7 @@ def infotext(spec: JobSpec, extra: Mapping[str, object] | None = None) -> str:
         "CFG scale": f"{spec.cfg_scale:g}",
         "Seed": spec.seed,
         "Size": f"{spec.width}x{spec.height}",
+        "Model hash": None,
         "Model": spec.checkpoint,
         # Noise comes from the CPU generator whatever the card, so that any card agrees.
         "RNG": "CPU",

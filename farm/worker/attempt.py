@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
@@ -24,6 +24,8 @@ from farm.storage import ImageStore
 from farm.worker import picture
 from farm.worker.engine import Engine
 from farm.worker.engine.stats import EngineStats, Rendered
+from farm.worker.models.hashes import SHORT
+from farm.worker.models.kinds import CHECKPOINT
 from farm.worker.writer import Writer
 
 _log = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ class Attempts:
 
     Args:
         session_id: whose leases these are.
+        hashes: (kind, name) of an asset to its sha256, or None while that is not known.
         profile: name of the memory profile, written into each image.
     """
 
@@ -52,6 +55,7 @@ class Attempts:
         images: ImageStore,
         writer: Writer,
         progress: Progress,
+        hashes: Callable[[str, str], str | None],
     ) -> None:
         self._db = db
         self._engine = engine
@@ -60,6 +64,7 @@ class Attempts:
         self._images = images
         self._writer = writer
         self._progress = progress
+        self._hashes = hashes
         self._lock = threading.Lock()
         self._running: set[JobKey] = set()
         self._released: set[JobKey] = set()
@@ -132,7 +137,7 @@ class Attempts:
         spec = self._job(job)
         rendered = self._engine.submit(name(job), spec).result()
         began = time.perf_counter()
-        text = infotext(spec, self._parameters(rendered, job))
+        text = infotext(spec, self._parameters(spec, rendered, job))
         row = picture.store(self._images, picture.encode(rendered.image, text), job)
         stats = {
             "queue_seconds": started.queue_seconds,
@@ -141,10 +146,12 @@ class Attempts:
         }
         return Ending(*job, Move.SUCCEED, image=row, stats=stats)
 
-    def _parameters(self, rendered: Rendered, job: JobKey) -> Mapping[str, object]:
+    def _parameters(self, spec: JobSpec, rendered: Rendered, job: JobKey) -> Mapping[str, object]:
         """What beside the specification decided the pixels."""
         buckets = "/".join(map(str, rendered.stats.buckets))
+        sha256 = self._hashes(CHECKPOINT, spec.checkpoint)
         return {
+            "Model hash": sha256 and sha256[:SHORT],
             "Version": f"farm {__version__}",
             "Farm job": f"{job[0]}-{job[1]}",
             "Farm profile": self._profile,

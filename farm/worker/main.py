@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import chain, count
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -19,8 +20,7 @@ import torch
 
 from farm import log
 from farm.broker.progress import Progress
-from farm.db import assets, sessions
-from farm.db.assets import Asset
+from farm.db import sessions
 from farm.db.database import Database
 from farm.db.sessions import NewSession
 from farm.settings import Settings
@@ -28,19 +28,24 @@ from farm.storage import ImageStore
 from farm.supervisor import watch_lifeline
 from farm.worker.attempt import Attempts
 from farm.worker.engine import Engine
+from farm.worker.launcher import gpus
+from farm.worker.librarian import Librarian
 from farm.worker.memory import profiles
 from farm.worker.memory.meter import Meter
-from farm.worker.memory.profiles import MemoryProfile
+from farm.worker.memory.profiles import GIB, MemoryProfile
 from farm.worker.models.cache import ModelCache
-from farm.worker.models.catalogue import AssetFile, builtin_folder
-from farm.worker.models.kinds import CHECKPOINT
+from farm.worker.models.catalogue import builtin_folder
 from farm.worker.models.library import Library
+from farm.worker.orders import Orders
 from farm.worker.reporter import Reporter
 from farm.worker.session import Session
 from farm.worker.tasks import consume
 from farm.worker.writer import Writer
 
 _log = logging.getLogger(__name__)
+
+HOST_SHARE = 0.4
+"""Of a host's memory that its workers together keep checkpoints in."""
 
 
 def main() -> None:
@@ -63,10 +68,17 @@ class _Worker:
         self._db = db
         self._meter = Meter(device)
         profile = _profile(settings.profile, device, self._meter.sample().system_total)
-        library = Library([builtin_folder(), *settings.models])
-        checkpoints = [file for file in library if file.kind == CHECKPOINT]
-        assets.register(db, map(_asset, checkpoints))
-        self._models = ModelCache(library, profile, device)
+        library = _library(settings.models)
+        host_bytes = _host_bytes(settings.host_cache_gb, device)
+        self._models = ModelCache(library, profile, device, host_bytes=host_bytes)
+        self._orders = Orders(self._models)
+        self._librarian = Librarian(
+            db,
+            library,
+            host=socket.gethostname(),
+            loading=lambda: self._models.loading,
+            changed=self._models.drop_changed,
+        )
         self._progress = Progress(settings.required("broker_url"))
         self._reporter = Reporter(self._progress)
         self._engine = Engine(self._models, profile, device, on_progress=self._reporter)
@@ -90,6 +102,7 @@ class _Worker:
             images=ImageStore(settings.storage_url),
             writer=self._writer,
             progress=self._progress,
+            hashes=self._librarian.sha256,
         )
 
     def work(self) -> None:
@@ -101,7 +114,9 @@ class _Worker:
             lease=self._settings.lease_seconds,
             report=self._report,
             cancel=self._attempts.cancel,
+            obey=self._orders.obey,
         )
+        self._librarian.start()
         _log.info("%s is live, profile %s", self._new.worker, self._new.profile)
         try:
             consume(
@@ -113,6 +128,8 @@ class _Worker:
             )
         finally:
             self._session.close()
+            self._librarian.stop()
+            self._orders.stop()
             self._writer.stop()
             self._reporter.stop()
             self._engine.stop()
@@ -138,6 +155,8 @@ class _Worker:
             "forwards": counters.forwards,
             "rows": counters.rows,
             "memory": asdict(reading),
+            "models": {**asdict(self._models.statistics), "in_host": self._models.in_host},
+            "refused_orders": self._orders.refused,
         }
         return self._models.resident, stats
 
@@ -146,6 +165,22 @@ def _profile(name: str, device: torch.device, total_bytes: int) -> MemoryProfile
     if name == "auto":
         return profiles.choose(device.type, total_bytes)
     return profiles.by_name(name)
+
+
+def _library(folders: Sequence[Path]) -> Library:
+    for folder in folders:
+        if not folder.is_dir():
+            _log.warning("there is no model folder %s", folder)
+    return Library([builtin_folder(), *folders])
+
+
+def _host_bytes(told_gb: float | None, device: torch.device) -> int:
+    """Host memory for checkpoints that left the device. On a CPU there is no other memory."""
+    if told_gb is not None:
+        return int(told_gb * GIB)
+    if device.type == "cpu":
+        return 0
+    return int(psutil.virtual_memory().total * HOST_SHARE / len(gpus()))
 
 
 def _free_name(db: Database, wanted: str) -> str:
@@ -171,14 +206,3 @@ def _describe(device: torch.device, meter: Meter) -> dict[str, Any]:
     if device.type == "cpu":
         return {"type": "cpu", "name": f"CPU, {os.cpu_count()} cores", "total_bytes": total}
     return {"type": "cuda", "name": torch.cuda.get_device_name(), "total_bytes": total}
-
-
-def _asset(file: AssetFile) -> Asset:
-    return Asset(
-        name=file.name,
-        family=file.family,
-        bytes=file.bytes,
-        path=str(file.path),
-        defaults=dict(file.defaults),
-        error=file.error,
-    )

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from farm.db import sessions
+from farm.db import orders, sessions
 from farm.db.database import Database
 from farm.db.sessions import NewSession
 from farm.errors import Unavailable
@@ -30,6 +30,7 @@ class Session:
         lease: seconds without a heartbeat after which the session is over.
         report: gives the resident checkpoints and the statistics that go with each heartbeat.
         cancel: is told the (batch, ord, attempt) of every job to stop.
+        obey: is told every (action, checkpoint) that people ordered.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Session:
         lease: float,
         report: Callable[[], tuple[Sequence[str], dict[str, Any]]],
         cancel: Callable[[tuple[int, int, int]], None],
+        obey: Callable[[str, str], None],
     ) -> None:
         self.id = new.id
         self.worker = new.worker
@@ -47,6 +49,7 @@ class Session:
         self._lease = lease
         self._report = report
         self._cancel = cancel
+        self._obey = obey
         self._stop = threading.Event()
         sessions.open(db, new, lease=lease)
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -93,3 +96,5 @@ class Session:
         _, unwanted = answer
         for job in unwanted:
             self._cancel(job)
+        for action, checkpoint in orders.take(self._db, self.id):
+            self._obey(action, checkpoint)

@@ -201,7 +201,7 @@ def test_another_request_under_the_same_key_is_a_conflict(api: TestClient) -> No
 def test_workers_and_checkpoints_are_listed(api: TestClient, worker: StandIn) -> None:
     (found,) = api.get("/v1/workers").json()["workers"]
     assert (found["name"], found["session"], found["state"]) == ("cpu0", worker.session, "live")
-    demo = {c["name"]: c for c in api.get("/v1/assets").json()["checkpoints"]}
+    demo = {a["name"]: a for a in api.get("/v1/assets").json()["assets"]}
     assert demo["demo"]["defaults"]["width"] == 128
     assert demo["broken"]["error"] == "It is truncated."
     assert "path" not in demo["demo"]

@@ -27,7 +27,7 @@ def test_a_report_that_fails_does_not_end_the_heartbeat(
         return ["demo"], {}
 
     new = NewSession("s", "cpu0", "host", 1, {}, "cpu", 8)
-    session = Session(db, new, lease=60, report=report, cancel=lambda _: None)
+    session = Session(db, new, lease=60, report=report, cancel=lambda _: None, obey=lambda *_: None)
     eventually(lambda: [each.resident for each in sessions.live(db)] == [["demo"]], within=20)
     session.close()
     assert sessions.live(db) == []

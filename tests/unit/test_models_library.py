@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,17 +11,7 @@ from farm.errors import CheckpointError
 from farm.worker.models import catalogue
 from farm.worker.models.catalogue import builtin_folder
 from farm.worker.models.library import Library
-
-Write = Callable[..., Path]
-
-
-def small_file(path: Path, **metadata: str) -> Path:
-    """A safetensors file with one tensor of one byte."""
-    index = {"w": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}, "__metadata__": metadata}
-    header = json.dumps(index).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\1")
-    return path
+from tests.small_files import small_file
 
 
 def add_checkpoint(path: Path) -> Path:

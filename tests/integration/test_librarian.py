@@ -1,0 +1,97 @@
+"""The librarian: new files are seen, hashes come aside, nothing waits for them."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from farm.db import assets
+from farm.db.database import Database
+from farm.worker.librarian import Librarian
+from farm.worker.models.library import Library
+from tests.conftest import eventually
+from tests.small_files import small_file
+
+
+class Loading:
+    """Whether a checkpoint is being read; the first question is waited for."""
+
+    def __init__(self) -> None:
+        self.now = False
+        self.asked = threading.Event()
+
+    def __call__(self) -> bool:
+        self.asked.set()
+        return self.now
+
+
+@pytest.fixture
+def loading() -> Loading:
+    return Loading()
+
+
+@pytest.fixture
+def librarian(db: Database, tmp_path: Path, loading: Loading) -> Iterator[Librarian]:
+    small_file(tmp_path / "Lora" / "first.safetensors")
+    librarian = Librarian(
+        db,
+        Library([tmp_path]),
+        host="h",
+        loading=loading,
+        changed=lambda: None,
+        every=0.05,
+    )
+    yield librarian
+    librarian.stop()
+
+
+def test_everything_is_registered_before_it_is_hashed(db: Database, librarian: Librarian) -> None:
+    [known] = assets.listing(db)
+    assert (known.kind, known.name, known.sha256) == ("lora", "first", None)
+    assert librarian.sha256("lora", "first") is None
+
+
+def test_hashes_are_those_of_the_file_and_of_its_weights(
+    db: Database, librarian: Librarian, tmp_path: Path
+) -> None:
+    librarian.start()
+    eventually(lambda: librarian.sha256("lora", "first"))
+    data = (tmp_path / "Lora" / "first.safetensors").read_bytes()
+    weights = data[8 + int.from_bytes(data[:8], "little") :]
+    [known] = assets.listing(db)
+    assert known.sha256 == hashlib.sha256(data).hexdigest()
+    assert known.weights_sha256 == hashlib.sha256(weights).hexdigest()
+    assert librarian.sha256("lora", "first") == known.weights_sha256
+
+
+def test_nothing_is_hashed_while_a_checkpoint_is_read(
+    librarian: Librarian, loading: Loading
+) -> None:
+    loading.now = True
+    librarian.start()
+    assert loading.asked.wait(30)
+    assert librarian.sha256("lora", "first") is None
+    loading.now = False
+    eventually(lambda: librarian.sha256("lora", "first"))
+
+
+def test_it_ends_in_the_middle_of_a_hash(librarian: Librarian, loading: Loading) -> None:
+    loading.now = True
+    librarian.start()
+    assert loading.asked.wait(30)
+    librarian.stop()
+    assert not librarian._thread.is_alive()
+
+
+def test_files_that_come_and_go_are_noticed(
+    db: Database, librarian: Librarian, tmp_path: Path
+) -> None:
+    librarian.start()
+    small_file(tmp_path / "VAE" / "soft.safetensors")
+    eventually(lambda: assets.get(db, "vae", "soft"))
+    (tmp_path / "Lora" / "first.safetensors").unlink()
+    eventually(lambda: assets.get(db, "lora", "first") is None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from farm.spec.problems import validated
 MAX_JOBS = 10_000_000
 MAX_COUNT = 100_000
 MAX_LISTED = 10_000
+_SHORT_HASH = re.compile(r" ?\[[0-9a-f]{8,64}\]$")
 PRIORITIES = {"interactive": 90, "normal": 50, "background": 10}
 
 
@@ -143,7 +145,7 @@ def freeze(request: BatchRequest, defaults: Defaults) -> BatchSpec:
 
     Every value of every axis is checked, without expanding their product.
     """
-    axes = [(field, tuple(parse_values(field, given))) for field, given in request.axes.items()]
+    axes = [(field, _values(field, given, defaults)) for field, given in request.axes.items()]
     axes.sort(key=lambda axis: axis[0] != "checkpoint")
     template = _template(request, defaults, dict(axes))
     spec = BatchSpec(template=template, axes=tuple(axes), count=request.count)
@@ -154,8 +156,18 @@ def freeze(request: BatchRequest, defaults: Defaults) -> BatchSpec:
             value=spec.total,
             remedy=f"Split it into batches of at most {MAX_JOBS} jobs.",
         )
-    _check_axes(spec, defaults)
+    _check_axes(spec)
     return spec
+
+
+def _values(field: str, given: Any, defaults: Defaults) -> tuple[Any, ...]:
+    values = parse_values(field, given)
+    if field != "checkpoint":
+        return tuple(values)
+    return tuple(
+        _known_checkpoint(name, defaults, f"axes.checkpoint[{index}]")
+        for index, name in enumerate(values)
+    )
 
 
 def freeze_listed(request: BatchRequest, defaults: Defaults) -> list[JobSpec]:
@@ -182,7 +194,7 @@ def _template(
     request: BatchRequest, defaults: Defaults, axes: Mapping[str, tuple[Any, ...]]
 ) -> dict[str, Any]:
     if "checkpoint" in axes:
-        checkpoint = _known_checkpoint(axes["checkpoint"][0], defaults, "axes.checkpoint[0]")
+        checkpoint = axes["checkpoint"][0]
     else:
         checkpoint = _known_checkpoint(request.checkpoint, defaults)
     fields = set(JobSpec.model_fields)
@@ -197,11 +209,27 @@ def _template(
     return template
 
 
+def meant_checkpoint(name: str, names: Iterable[str]) -> str | None:
+    """Which of ``names`` people mean by ``name``, or None.
+
+    webui shows ``folder/anime.safetensors [31e35c80fc]``: the hash and the suffix may be there or
+    not, and so may the folder where the rest is unambiguous.
+    """
+    names = list(names)
+    if name in names:
+        return name
+    bare = _SHORT_HASH.sub("", name).removesuffix(".safetensors").replace("\\", "/")
+    if bare in names:
+        return bare
+    same = [known for known in names if known.rpartition("/")[2] == bare]
+    return same[0] if len(same) == 1 else None
+
+
 def _known_checkpoint(name: str | None, defaults: Defaults, where: str = "checkpoint") -> str:
     if name is None and len(defaults) == 1:
         return next(iter(defaults))
-    if name in defaults:
-        return str(name)
+    if name and (meant := meant_checkpoint(name, defaults)):
+        return meant
     known = ", ".join(sorted(defaults)) or "none yet: no worker has registered a checkpoint"
     raise InvalidInput(
         f"{where}: {name!r} is not known to this farm." if name else f"{where}: not given.",
@@ -211,16 +239,14 @@ def _known_checkpoint(name: str | None, defaults: Defaults, where: str = "checkp
     )
 
 
-def _check_axes(spec: BatchSpec, defaults: Defaults) -> None:
+def _check_axes(spec: BatchSpec) -> None:
     base = spec._values((0,) * len(spec.axes), 0)
     names = {field: f"axes.{field}[0]" for field, _ in spec.axes}
     validated(JobSpec, base, names=names)
     for field, values in spec.axes:
         for index, value in enumerate(values):
             where = f"axes.{field}[{index}]"
-            if field == "checkpoint":
-                _known_checkpoint(value, defaults, where)
-            elif field == PROMPT_SR:
+            if field == PROMPT_SR:
                 _check_replacement(spec, values, where)
             else:
                 checked = validated(JobSpec, {**base, field: value}, names={**names, field: where})

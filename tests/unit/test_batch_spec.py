@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.errors import InvalidInput
-from farm.spec.batch import BatchRequest, BatchSpec, freeze, freeze_listed
+from farm.spec.batch import BatchRequest, BatchSpec, freeze, freeze_listed, meant_checkpoint
 from farm.spec.problems import validated
 
 DEFAULTS = {
@@ -142,3 +142,32 @@ def test_the_only_checkpoint_need_not_be_named() -> None:
     assert freeze(BatchRequest(prompt="p"), only).job(0).checkpoint == "demo"
     with pytest.raises(InvalidInput, match="Known checkpoints: big, demo"):
         freeze(BatchRequest(prompt="p"), DEFAULTS)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("demo", "demo"),
+        ("demo.safetensors", "demo"),
+        ("demo.safetensors [31e35c80fc]", "demo"),
+        ("anime/v3 [31e35c80fc]", "anime/v3"),
+        ("anime\\v3.safetensors", "anime/v3"),
+        ("v3", "anime/v3"),
+        ("twin", None),
+        ("v3 [not a hash]", None),
+        ("anime", None),
+        ("", None),
+    ],
+)
+def test_a_checkpoint_goes_by_the_names_webui_shows(written: str, meant: str | None) -> None:
+    assert meant_checkpoint(written, ["demo", "anime/v3", "a/twin", "b/twin"]) == meant
+
+
+def test_what_is_stored_is_the_checkpoints_own_name() -> None:
+    axes = {"checkpoint": ["big.safetensors", "demo"]}
+    stored = freeze(BatchRequest(prompt="p", axes=axes), DEFAULTS)
+    assert stored.checkpoints() == ("big", "demo")
+    single = freeze(BatchRequest(prompt="p", checkpoint="big.safetensors"), DEFAULTS)
+    assert single.job(0).checkpoint == "big"
+    with pytest.raises(InvalidInput, match=r"axes.checkpoint\[1\]: 'nope' is not known"):
+        freeze(BatchRequest(prompt="p", axes={"checkpoint": ["demo", "nope"]}), DEFAULTS)

@@ -112,17 +112,27 @@ def clip(weights: Weights, prefix: str) -> Weights:
     }
 
 
-def open_clip(weights: Weights, prefix: str) -> Weights:
-    """OpenCLIP's names from a CLIPTextModelWithProjection's state; q, k and v are one matrix."""
+def open_clip(weights: Weights, prefix: str, *, cut: bool = False) -> Weights:
+    """OpenCLIP's names from a CLIP model's state; q, k and v are one matrix.
+
+    Args:
+        cut: the state lacks what SD2 does not read, its last layer, number 23 in the file, and
+            the projection; put something in their place.
+    """
     text = {name.removeprefix("text_model."): weight for name, weight in weights.items()}
     named = {
         "positional_embedding": text["embeddings.position_embedding.weight"],
         "token_embedding.weight": text["embeddings.token_embedding.weight"],
         "ln_final.weight": text["final_layer_norm.weight"],
         "ln_final.bias": text["final_layer_norm.bias"],
-        "text_projection": text["text_projection.weight"].T.contiguous(),
         "logit_scale": torch.tensor(4.6052),
     }
+    if cut:
+        width = len(text["final_layer_norm.weight"])
+        named["text_projection"] = torch.zeros(width, width)
+        named["transformer.resblocks.23.ln_1.weight"] = torch.zeros(width)
+    else:
+        named["text_projection"] = text["text_projection.weight"].T.contiguous()
     layers = {name.split(".")[2] for name in text if name.startswith("encoder.layers.")}
     for layer in layers:
         ours, theirs = f"encoder.layers.{layer}.", f"transformer.resblocks.{layer}."

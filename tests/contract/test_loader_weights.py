@@ -18,7 +18,7 @@ from farm.worker.models.catalogue import BUNDLES, AssetFile, builtin_folder, sca
 from farm.worker.models.header import Header, TensorEntry
 from farm.worker.models.loader import load, prepare
 from farm.worker.models.parts import build_on_meta, parts_of
-from farm.worker.models.plan import PartPlan
+from farm.worker.models.plan import PartPlan, Source
 from tests import original_layout
 from tests.checkpoints import diffusers_pipeline, make_tiny, tiny_file
 
@@ -123,7 +123,8 @@ def test_shipped_configs_are_the_published_architectures(
     for part in parts_of(family):
         module = build_on_meta(part, BUNDLES / family)
         names = tuple(name for name in header.tensors if name.startswith(part.prefix))
-        plan = PartPlan(part, module, header, names, False, torch.float16, CPU)
+        sources = (Source(header, names),)
+        plan = PartPlan(part, module, sources, False, dtype=torch.float16, device=CPU)
         plan.check()
         shapes = {name: torch.empty(header.tensors[name].shape, device="meta") for name in names}
         assert part.translate(shapes, module).keys() == module.state_dict().keys()

@@ -107,6 +107,12 @@ def scan(folders: Sequence[Path], known: Mapping[Path, AssetFile] | None = None)
     return sorted([*found.values(), *shadowed], key=lambda file: (file.kind, file.name, file.path))
 
 
+def examine(path: Path, kind: str) -> AssetFile:
+    """What a scan would list for one file or folder, wherever it lies."""
+    folders = [path.parent, Path(os.path.realpath(path)).parent]
+    return _entry(_Place(path, kind, path.parent), folders, {})
+
+
 @dataclass(frozen=True)
 class _Place:
     """A path that is, or pretends to be, an asset, and the folder its name counts from."""
@@ -152,7 +158,9 @@ def _walk(
         inner[:] = sorted(
             name
             for name in inner
-            if not name.endswith(CONFIG_SUFFIX) and here / name not in (leave_out or {})
+            if not name.startswith(".")
+            and not name.endswith(CONFIG_SUFFIX)
+            and here / name not in (leave_out or {})
         )
         for name in sorted(names):
             if Path(name).suffix.lower() in {SUFFIX, *PICKLED}:
@@ -184,10 +192,10 @@ def _checkpoint(file: AssetFile) -> AssetFile:
         architecture = recognise(header)
         configs = config_folder(path, architecture.family)
         file = replace(file, identity=header.identity, metadata=_short(header.metadata))
-    side = native_side(configs, architecture.family)
+    side = native_side(configs, architecture)
     file = replace(file, family=architecture.family, native_side=side, dtype=architecture.dtype)
     sidecar = path.with_name(f"{path.name.removesuffix(SUFFIX)}.json")
-    return replace(file, defaults=defaults(sidecar, side))
+    return replace(file, defaults=defaults(sidecar, side, architecture))
 
 
 def _other(file: AssetFile) -> AssetFile:

@@ -6,10 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from farm.worker.models.architecture import NATIVE_SIDES, read_config
+from farm.worker.models.architecture import Architecture, read_config
 from farm.worker.models.header import damaged
 
 LATENT_SCALE = 8
+# As published: SDXL-Turbo (arXiv 2311.17042) for 1 to 4 steps, SDXL-Lightning (arXiv 2402.13929)
+# best at 4 and more, both without guidance.
+FEW_STEPS: Mapping[str, Mapping[str, Any]] = {
+    "turbo": {"steps": 4, "cfg_scale": 1.0, "sampler": "Euler a"},
+    "lightning": {"steps": 4, "cfg_scale": 1.0, "sampler": "Euler"},
+}
 KINDS: Mapping[str, type | tuple[type, ...]] = {
     "width": int,
     "height": int,
@@ -19,14 +25,14 @@ KINDS: Mapping[str, type | tuple[type, ...]] = {
 }
 
 
-def native_side(configs: Path, family: str) -> int:
-    """Pixels of the side the model was trained at, from its UNet's config."""
+def native_side(configs: Path, architecture: Architecture) -> int:
+    """Pixels of the side the model was trained at: its own UNet config's, else as recognised."""
     side = read_config(configs / "unet" / "config.json").get("sample_size")
-    return side * LATENT_SCALE if isinstance(side, int) else NATIVE_SIDES[family]
+    return side * LATENT_SCALE if isinstance(side, int) else architecture.side
 
 
-def defaults(sidecar: Path, side: int) -> dict[str, Any]:
-    """Width, height, steps and guidance scale, those in ``sidecar`` first.
+def defaults(sidecar: Path, side: int, architecture: Architecture) -> dict[str, Any]:
+    """Width, height, steps and guidance scale, and perhaps a sampler, those in ``sidecar`` first.
 
     The sidecar is ``<name>.json`` beside the checkpoint. Other programs keep notes in a file of
     that name too, so keys other than ours are left alone.
@@ -35,6 +41,7 @@ def defaults(sidecar: Path, side: int) -> dict[str, Any]:
         CheckpointError: the sidecar is not JSON, or one of our keys has a value of wrong kind.
     """
     chosen: dict[str, Any] = {"width": side, "height": side, "steps": 20, "cfg_scale": 7.0}
+    chosen |= FEW_STEPS.get(architecture.few_steps or "", {})
     if not sidecar.is_file():
         return chosen
     for key, value in read_config(sidecar).items():

@@ -72,13 +72,17 @@ def read_header(path: Path) -> Header:
     """Read and check the index of ``path``; no weight is touched.
 
     Raises:
-        CheckpointError: missing, empty, a pickle, not safetensors, or cut short.
+        CheckpointError: missing, unreadable, empty, a pickle, not safetensors, cut short, or its
+            tensors overlap or leave holes.
     """
     refuse_pickle(path)
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             index, data_start = _read_index(path, file, status.st_size)
+    except PermissionError as error:
+        remedy = "Let the user that the worker runs as read it."
+        raise damaged(path, "cannot be read: permission denied", remedy) from error
     except OSError as error:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else error.strerror
         raise damaged(path, f"cannot be read: {reason}", "Check the path.") from error
@@ -86,7 +90,7 @@ def read_header(path: Path) -> Header:
     if not isinstance(metadata, dict):
         raise damaged(path, "has metadata that is not a table")
     tensors = {name: _entry(path, name, raw, data_start) for name, raw in index.items()}
-    _check_extent(path, tensors, status.st_size)
+    _check_extent(path, tensors, data_start, status.st_size)
     return Header(
         path=path,
         tensors=MappingProxyType(tensors),
@@ -119,7 +123,8 @@ def _read_index(path: Path, file: BinaryIO, size: int) -> tuple[dict[str, Any], 
     prefix = file.read(8)
     length = int.from_bytes(prefix, "little")
     if len(prefix) < 8 or not 2 <= length <= MAX_HEADER:
-        raise damaged(path, "is not a safetensors file", "Give a .safetensors checkpoint.")
+        what = f": its index would be {length} bytes long" if len(prefix) == 8 else ""
+        raise damaged(path, f"is not a safetensors file{what}", "Give a .safetensors file.")
     if 8 + length > size:
         raise damaged(path, f"is cut short: {size} bytes, and its index alone is {8 + length}")
     try:
@@ -135,8 +140,7 @@ def _read_index(path: Path, file: BinaryIO, size: int) -> tuple[dict[str, Any], 
 
 def _entry(path: Path, name: str, raw: Any, data_start: int) -> TensorEntry:
     try:
-        dtype, shape = str(raw["dtype"]), tuple(int(side) for side in raw["shape"])
-        begin, end = (int(offset) for offset in raw["data_offsets"])
+        dtype, shape, (begin, end) = str(raw["dtype"]), tuple(raw["shape"]), raw["data_offsets"]
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(path, f"has a broken index at {name!r}") from error
     if dtype not in ITEM_BYTES:
@@ -146,17 +150,27 @@ def _entry(path: Path, name: str, raw: Any, data_start: int) -> TensorEntry:
             "Use a version of it in float32, float16, bfloat16 or float8.",
         )
     if (
-        begin < 0
-        or min(shape, default=0) < 0
+        not all(type(number) is int and number >= 0 for number in (*shape, begin, end))
         or end - begin != math.prod(shape) * ITEM_BYTES[dtype]
     ):
         raise damaged(path, f"has a broken index at {name!r}")
     return TensorEntry(dtype, shape, data_start + begin, data_start + end)
 
 
-def _check_extent(path: Path, tensors: Mapping[str, TensorEntry], size: int) -> None:
+def _check_extent(
+    path: Path, tensors: Mapping[str, TensorEntry], data_start: int, size: int
+) -> None:
+    """The tensors must fill the file, one after the other."""
     if not tensors:
         raise damaged(path, "holds no tensors")
     needed = max(entry.end for entry in tensors.values())
     if needed > size:
         raise damaged(path, f"is cut short: {size} of {needed} bytes")
+    reached = data_start
+    for name, entry in sorted(tensors.items(), key=lambda pair: (pair[1].start, pair[1].end)):
+        if entry.start != reached:
+            how = "overlaps the tensor before it" if entry.start < reached else "comes after a hole"
+            raise damaged(path, f"has a broken index: {name!r} {how}")
+        reached = entry.end
+    if reached != size:
+        raise damaged(path, f"has {size - reached} bytes behind its last tensor")

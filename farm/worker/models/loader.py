@@ -8,30 +8,27 @@ name and shape, so that a bad file is known before anything resident is given up
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from farm.errors import CheckpointError
 from farm.worker.memory.profiles import MemoryProfile
-from farm.worker.models.architecture import (
-    Architecture,
-    read_config,
-    recognise,
-    recognise_folder,
-)
+from farm.worker.models.architecture import Architecture, read_config
 from farm.worker.models.betas import alphas_cumprod
-from farm.worker.models.catalogue import AssetFile, config_folder
+from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.checkpoint import Checkpoint
-from farm.worker.models.header import Header, damaged, read_header
-from farm.worker.models.parts import Part, build_on_meta, parts_of
+from farm.worker.models.origin import origin_of
+from farm.worker.models.parts import Part, parts_of
 from farm.worker.models.plan import PartPlan
+from farm.worker.models.prediction import PREDICTIONS, measured_prediction
 from farm.worker.models.reader import check_unchanged
-
-PREDICTIONS = ("epsilon", "v_prediction")
+from farm.worker.models.sharing import shared
+from farm.worker.models.vae import external_vae
 
 
 @dataclass(frozen=True)
@@ -39,12 +36,13 @@ class Prepared:
     """A checkpoint that was checked and can be loaded.
 
     Attributes:
+        prediction: ``epsilon`` or ``v_prediction``; None where only the weights can tell.
         seconds: what the checks took.
     """
 
     file: AssetFile
     architecture: Architecture
-    prediction: str
+    prediction: str | None
     alphas_cumprod: list[float]
     plans: tuple[PartPlan, ...]
     profile: MemoryProfile
@@ -56,24 +54,31 @@ class Prepared:
         """Memory it will take on the device."""
         return sum(plan.bytes for plan in self.plans if plan.device == self.device)
 
-    def load(self) -> Checkpoint:
-        """Read the weights onto the device; raises as :func:`load` does."""
+    def load(self, held: Sequence[nn.Module] = ()) -> Checkpoint:
+        """Read the weights onto the device; raises as :func:`load` does.
+
+        Args:
+            held: models already on the device; one that proves equal is used instead.
+        """
         started = time.perf_counter()
         with torch.inference_mode(mode=False):
-            modules = {plan.part.name: plan.load() for plan in self.plans}
+            modules = {plan.part.name: shared(plan.load(), held) for plan in self.plans}
         for plan in self.plans:
-            check_unchanged(plan.header)
-        return Checkpoint(
+            for source in plan.sources:
+                check_unchanged(source.header)
+        checkpoint = Checkpoint(
             self.file.name,
             modules,
             family=self.architecture.family,
-            prediction=self.prediction,
+            prediction=self.prediction or "epsilon",
             alphas_cumprod=self.alphas_cumprod,
             profile=self.profile,
             device=self.device,
-            size=self.bytes,
             load_seconds=self.seconds + time.perf_counter() - started,
         )
+        if self.prediction is None:
+            checkpoint.prediction = measured_prediction(checkpoint)
+        return checkpoint
 
 
 def load(file: AssetFile, profile: MemoryProfile, device: torch.device) -> Checkpoint:
@@ -86,29 +91,31 @@ def load(file: AssetFile, profile: MemoryProfile, device: torch.device) -> Check
     return prepare(file, profile, device).load()
 
 
-def prepare(file: AssetFile, profile: MemoryProfile, device: torch.device) -> Prepared:
-    """Check ``file`` from its index and configs alone; raises :class:`CheckpointError`."""
+def prepare(
+    file: AssetFile, profile: MemoryProfile, device: torch.device, *, vae: Path | None = None
+) -> Prepared:
+    """Check ``file`` from its index and configs alone; raises :class:`CheckpointError`.
+
+    Args:
+        vae: the VAE file to load instead of the checkpoint's own; by default the one that lies
+            beside it, see :func:`external_vae`.
+    """
     started = time.perf_counter()
     if file.error is not None:
         raise CheckpointError(file.error, field="checkpoint", value=file.name)
-    if file.path.is_dir():
-        single, architecture, configs = None, recognise_folder(file.path), file.path
-    else:
-        single = read_header(file.path)
-        architecture = recognise(single)
-        configs = config_folder(file.path, architecture.family)
-    scheduler = read_config(configs / "scheduler" / "scheduler_config.json")
+    origin = origin_of(file.path, vae or external_vae(file.path))
+    scheduler = read_config(origin.configs / "scheduler" / "scheduler_config.json")
     plans = tuple(
-        _plan(part, configs, single, _placement(part, profile, device))
-        for part in parts_of(architecture.family)
+        origin.plan(part, *_placement(part, profile, device))
+        for part in parts_of(origin.architecture.family)
     )
     for plan in plans:
         plan.check()
     return Prepared(
         file=file,
-        architecture=architecture,
-        prediction=_prediction(architecture, scheduler),
-        alphas_cumprod=alphas_cumprod(scheduler),
+        architecture=origin.architecture,
+        prediction=_prediction(origin.architecture, scheduler),
+        alphas_cumprod=alphas_cumprod(scheduler, zero_snr=origin.architecture.zero_snr),
         plans=plans,
         profile=profile,
         device=device,
@@ -116,16 +123,19 @@ def prepare(file: AssetFile, profile: MemoryProfile, device: torch.device) -> Pr
     )
 
 
-def _prediction(architecture: Architecture, scheduler: Mapping[str, Any]) -> str:
-    said = architecture.prediction or scheduler.get("prediction_type", "epsilon")
-    if said not in PREDICTIONS:
+def _prediction(architecture: Architecture, scheduler: Mapping[str, Any]) -> str | None:
+    """What the file says, then what its config says. SD2's own says nothing: there were both."""
+    said = architecture.prediction or scheduler.get("prediction_type")
+    if said is None and architecture.family != "sd2":
+        return "epsilon"
+    if said not in (*PREDICTIONS, None):
         raise CheckpointError(
             f"The scheduler config says that the model predicts {said!r}.",
             field="checkpoint",
             value=said,
             remedy=f"This version knows {' and '.join(PREDICTIONS)}.",
         )
-    return str(said)
+    return said
 
 
 def _placement(
@@ -135,37 +145,3 @@ def _placement(
     own = profile.vae_dtype if part.name == "vae" and profile.vae_dtype != "auto" else profile.dtype
     offloaded = profile.offload == "model" and part.name.startswith("text_encoder")
     return getattr(torch, own), torch.device("cpu") if offloaded else device
-
-
-def _plan(
-    part: Part,
-    configs: Path,
-    single: Header | None,
-    placement: tuple[torch.dtype, torch.device],
-) -> PartPlan:
-    dtype, device = placement
-    header = single or read_header(_weights_file(configs / part.name, part.weights, dtype))
-    prefix = part.prefix if single else ""
-    return PartPlan(
-        part=part,
-        module=build_on_meta(part, configs),
-        header=header,
-        names=tuple(name for name in header.tensors if name.startswith(prefix)),
-        folder_names=single is None,
-        dtype=dtype,
-        device=device,
-    )
-
-
-def _weights_file(folder: Path, stem: str, dtype: torch.dtype) -> Path:
-    """The weights in a diffusers folder; of two variants the one nearer to ``dtype``."""
-    full, half = folder / f"{stem}.safetensors", folder / f"{stem}.fp16.safetensors"
-    wanted = [full, half] if dtype == torch.float32 else [half, full]
-    for path in wanted:
-        if path.is_file():
-            return path
-    raise damaged(
-        folder,
-        f"lacks {full.name}",
-        "Farm reads safetensors in one file a model: no pickles, no shards.",
-    )

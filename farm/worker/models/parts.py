@@ -6,6 +6,7 @@ them (``diffusers.loaders.single_file_utils``). A diffusers folder has one file 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +19,16 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from farm.worker.models.architecture import UNET, read_config
+from farm.worker.models.architecture import UNET, VAE, read_config
 from farm.worker.models.header import damaged
 
 Weights = dict[str, Tensor]
 
-VAE = "first_stage_model."
 SD_TEXT = "cond_stage_model.transformer."
+SD2_TEXT = "cond_stage_model.model."
 XL_TEXT = "conditioner.embedders.0.transformer."
 XL_TEXT_2 = "conditioner.embedders.1.model."
+REFINER_TEXT = "conditioner.embedders.0.model."
 
 # What the attention of a VAE was called in diffusers before 0.12; SD1.5 folders still have it.
 OLD_ATTENTION = {
@@ -42,8 +44,8 @@ class Part:
     """One model of a checkpoint.
 
     Attributes:
-        name: as diffusers names its folder: ``unet``, ``vae``, ``text_encoder`` and, for SDXL,
-            ``text_encoder_2``.
+        name: as diffusers names its folder: ``unet``, ``vae``, ``text_encoder``, and for
+            SDXL's bigG ``text_encoder_2``.
         prefix: what its weights' names begin with in a single file.
         weights: stem of its file in a diffusers folder.
         build: config to module.
@@ -59,19 +61,23 @@ class Part:
 
 def parts_of(family: str) -> tuple[Part, ...]:
     """The models that a checkpoint of ``family`` is made of."""
-    return _SDXL if family == "sdxl" else _SD15
+    return _PARTS[family]
 
 
-def build_on_meta(part: Part, folder: Path) -> nn.Module:
+def build_on_meta(part: Part, folder: Path, changes: Mapping[str, Any] | None = None) -> nn.Module:
     """The module of ``part`` by its config in ``folder``: shapes without memory.
+
+    Args:
+        changes: what the config must say instead.
 
     Raises:
         CheckpointError: the config is missing or describes no such model.
     """
     path = folder / part.name / "config.json"
-    config = read_config(path)
+    config = {**read_config(path), **(changes or {})}
     try:
-        with torch.device("meta"):
+        # transformers swaps torch.nn.init's functions, for the whole process, while it builds.
+        with _BUILDING, torch.device("meta"):
             return part.build(config).eval().requires_grad_(False)
     except Exception as error:  # whatever a library makes of a strange config
         raise damaged(path, f"does not describe a {part.name}: {error}") from error
@@ -98,9 +104,12 @@ def _clip(weights: Weights, module: Any) -> Weights:
     return _clip_names(_call(single_file_utils.convert_ldm_clip_checkpoint, weights), module)
 
 
-def _open_clip(weights: Weights, module: Any) -> Weights:
-    convert = single_file_utils.convert_open_clip_checkpoint
-    return _clip_names(_call(convert, module, weights, prefix=XL_TEXT_2), module)
+def _open_clip(prefix: str) -> Callable[[Weights, Any], Weights]:
+    def translate(weights: Weights, module: Any) -> Weights:
+        convert = single_file_utils.convert_open_clip_checkpoint
+        return _clip_names(_call(convert, module, weights, prefix=prefix), module)
+
+    return translate
 
 
 def _call(convert: Callable[..., Any], *args: Any, **options: Any) -> Weights:
@@ -139,12 +148,27 @@ def _build_text_2(config: Mapping[str, Any]) -> nn.Module:
     return CLIPTextModelWithProjection(CLIPTextConfig(**config))
 
 
+def _bigg(prefix: str) -> Part:
+    return Part("text_encoder_2", prefix, "model", _build_text_2, _open_clip(prefix))
+
+
+_BUILDING = threading.Lock()
 _UNET = Part("unet", UNET, "diffusion_pytorch_model", _build_unet, _unet)
 _VAE = Part("vae", VAE, "diffusion_pytorch_model", _build_vae, _vae)
-_SD15 = (_UNET, _VAE, Part("text_encoder", SD_TEXT, "model", _build_text, _clip))
 _SDXL = (
     _UNET,
     _VAE,
     Part("text_encoder", XL_TEXT, "model", _build_text, _clip),
-    Part("text_encoder_2", XL_TEXT_2, "model", _build_text_2, _open_clip),
+    _bigg(XL_TEXT_2),
 )
+_PARTS = {
+    "sd15": (_UNET, _VAE, Part("text_encoder", SD_TEXT, "model", _build_text, _clip)),
+    "sd2": (
+        _UNET,
+        _VAE,
+        Part("text_encoder", SD2_TEXT, "model", _build_text, _open_clip(SD2_TEXT)),
+    ),
+    "sdxl": _SDXL,
+    "ssd1b": _SDXL,
+    "sdxl-refiner": (_UNET, _VAE, _bigg(REFINER_TEXT)),
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,23 +14,31 @@ from farm.worker.models.parts import Part, Weights, from_folder
 from farm.worker.models.reader import DTYPES, read_tensors
 
 SHOWN_NAMES = 4
+SAMPLES = 4096
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file, and the tensors in it that are wanted."""
+
+    header: Header
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class PartPlan:
-    """Which tensors of which file go onto which module.
+    """Which tensors of which files go onto which module.
 
     Attributes:
         module: built on ``meta``; :meth:`load` gives it its weights.
-        names: tensors of the file that belong to it.
-        folder_names: they go by a diffusers folder's names, not by a single file's.
+        sources: one file, or the shards of one.
+        folder_names: tensors go by a diffusers folder's names, not by a single file's.
         dtype, device: where the weights go.
     """
 
     part: Part
     module: nn.Module
-    header: Header
-    names: tuple[str, ...]
+    sources: tuple[Source, ...]
     folder_names: bool
     dtype: torch.dtype
     device: torch.device
@@ -41,7 +50,9 @@ class PartPlan:
 
     def check(self) -> None:
         """Raise :class:`CheckpointError` unless the file has every weight in its shape."""
-        entries = {name: self.header.tensors[name] for name in self.names}
+        entries = {
+            name: source.header.tensors[name] for source in self.sources for name in source.names
+        }
         shapes = {
             name: torch.empty(entry.shape, dtype=DTYPES[entry.dtype], device="meta")
             for name, entry in entries.items()
@@ -58,11 +69,14 @@ class PartPlan:
 
     def load(self) -> nn.Module:
         """Read the weights into the module; raises as :func:`read_tensors` does."""
-        found = self._translate(
-            read_tensors(self.header, self.names, dtype=self.dtype, device=self.device)
-        )
+        read: Weights = {}
+        for source in self.sources:
+            read |= read_tensors(source.header, source.names, dtype=self.dtype, device=self.device)
+        found = self._translate(read)
+        del read
         # Out of the one table as they go into the other, so that no copy outlives its original.
         own = {name: _laid_out(found.pop(name)) for name in self.module.state_dict()}
+        self._check_finite(own)
         self.module.load_state_dict(own, assign=True)
         self._fill_positions()
         return self.module
@@ -71,6 +85,28 @@ class PartPlan:
         if self.folder_names:
             return from_folder(weights, self.module)
         return self.part.translate(weights, self.module)
+
+    def _check_finite(self, weights: Weights) -> None:
+        """Look at about ``SAMPLES`` values of every weight, spread over it.
+
+        A weight that is broken as a whole is found for certain, and so is a single broken value
+        of a norm or a bias; to look at all of them would cost as much as reading them.
+        """
+        # One answer for all weights, as each of its own would make the host wait for the device.
+        flags = torch.stack([_sample(weight).isfinite().all() for weight in weights.values()])
+        bad = [name for name, good in zip(weights, flags.tolist(), strict=True) if not good]
+        if bad:
+            dtype = str(self.dtype).removeprefix("torch.")
+            raise damaged(
+                self._path,
+                f"has weights of its {self.part.name} that are NaN or infinite in {dtype}: "
+                f"{_some(bad)}",
+                "Get another copy or version of it.",
+            )
+
+    @property
+    def _path(self) -> Path:
+        return self.sources[0].header.path
 
     def _fill_positions(self) -> None:
         """CLIP's position numbers are no weights, so that they are still on ``meta``."""
@@ -83,7 +119,7 @@ class PartPlan:
         return self._unlike(f"lacks weights of its {self.part.name}: {what}")
 
     def _unlike(self, what: str) -> CheckpointError:
-        path = self.header.path
+        path = self._path
         own = "config.json" if self.folder_names else f"configs in {path.stem}.config/"
         return damaged(path, what, f"Get it whole; a model of its own shape needs its own {own}.")
 
@@ -93,6 +129,11 @@ def _laid_out(weight: Tensor) -> Tensor:
     if weight.ndim == 4:
         return weight.contiguous(memory_format=torch.channels_last)
     return weight.contiguous()
+
+
+def _sample(weight: Tensor) -> Tensor:
+    flat = weight.permute(0, 2, 3, 1).flatten() if weight.ndim == 4 else weight.flatten()
+    return flat[:: max(1, flat.numel() // SAMPLES)]
 
 
 def _some(names: list[str]) -> str:

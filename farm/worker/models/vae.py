@@ -1,0 +1,79 @@
+"""VAE files: where a checkpoint's own lies, and what is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from farm.errors import CheckpointError
+from farm.worker.models.architecture import VAE, read_config
+from farm.worker.models.header import Header, damaged
+from farm.worker.models.kinds import SUFFIX
+
+VAE_SUFFIX = ".vae.safetensors"
+BARE = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+NONE = ("", "None", "Automatic")
+
+
+def external_vae(checkpoint: Path, folders: Sequence[Path] = ()) -> Path | None:
+    """The VAE file that people have put beside a checkpoint for it, as webui reads it.
+
+    First the one named by ``vae`` in ``<stem>.json``, looked for in ``folders`` and in the
+    checkpoint's own; then ``<stem>.vae.safetensors``. It goes before the VAE inside the file.
+
+    Args:
+        checkpoint: the file or diffusers folder.
+        folders: that hold VAE files, at any depth.
+
+    Raises:
+        CheckpointError: ``<stem>.json`` is broken, or names a file that is not there.
+    """
+    base = checkpoint.name.removesuffix(SUFFIX)
+    notes = checkpoint.with_name(f"{base}.json")
+    named = str(read_config(notes).get("vae") or "") if notes.is_file() else ""
+    if named not in NONE:
+        return _find(notes, named, [*folders, checkpoint.parent])
+    beside = checkpoint.with_name(f"{base}{VAE_SUFFIX}")
+    return beside if beside.is_file() else None
+
+
+def vae_names(header: Header) -> tuple[str, ...]:
+    """The tensors of a VAE file that belong to the VAE, by whichever names they go.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    for prefixes in ((VAE,), BARE):
+        names = tuple(name for name in header.tensors if name.startswith(prefixes))
+        if names:
+            return names
+    raise damaged(header.path, "holds no VAE", "Give a VAE in .safetensors.")
+
+
+def has_new_names(header: Header) -> bool:
+    """Whether a VAE file goes by diffusers' names rather than those of the training code."""
+    return any(".down_blocks." in name for name in header.tensors)
+
+
+def lacks_vae(checkpoint: Path) -> CheckpointError:
+    """The error for a checkpoint without a VAE where none is given."""
+    base = checkpoint.name.removesuffix(SUFFIX)
+    return damaged(
+        checkpoint,
+        "holds no VAE",
+        f"Put one beside it as {base}{VAE_SUFFIX}, or name one of the VAE folder as vae in "
+        f"{base}.json.",
+    )
+
+
+def _find(notes: Path, name: str, folders: Sequence[Path]) -> Path:
+    wanted = {name, f"{name}{SUFFIX}"}
+    for folder in folders:
+        for path in sorted(folder.rglob(f"*{SUFFIX}")):
+            if path.name in wanted and path.is_file():
+                return path
+    raise damaged(
+        notes,
+        f"asks for the VAE {name!r}, and there is no such file",
+        "Put it into the VAE folder as .safetensors, or take it out of the notes.",
+    )

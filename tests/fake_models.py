@@ -14,6 +14,7 @@ from torch import Tensor
 
 from farm.errors import CheckpointError
 from farm.spec.job import JobSpec
+from farm.spec.networks import Loras
 from farm.worker.memory.profiles import MemoryProfile, by_name
 from farm.worker.models.text import TextEncoding
 
@@ -40,8 +41,9 @@ def denoised(x: Any, sigma: Any, mean: Any) -> Any:
 class FakeCheckpoint:
     """Computes what a real one does for a one-number world, and remembers what it was asked.
 
-    ``fault(what, seen)`` is called before every "encode", "predict" and "decode" and may raise;
-    it sees the text, the means of all rows, or the latent. ``poisoned`` texts are answered NaN.
+    ``fault(what, seen)`` is called before every "encode", "predict", "decode" and "wear" and may
+    raise; it sees the text, the means of all rows, the latent or the LoRAs. ``poisoned`` texts
+    are answered NaN.
     """
 
     name: str
@@ -57,12 +59,26 @@ class FakeCheckpoint:
         self.decoded = 0
         self.longest_text = 0
         self.poisoned: set[str] = set()
+        self.switches: list[tuple[str, Loras]] = []
+        self._worn: dict[str, Loras] = {}
+
+    def worn(self, side: str) -> Loras:
+        return self._worn.get(side, ())
+
+    def wear(self, side: str, loras: Loras, find: Callable[[str], Any], *, spare: int) -> None:
+        """LoRAs on a side move what it makes by the sum of their strengths."""
+        self.fault("wear", loras)
+        self.switches.append((side, loras))
+        self._worn[side] = loras
+
+    def _moved(self, side: str) -> float:
+        return sum(lora.strength for lora in self.worn(side))
 
     def encode(self, text: str, *, negative: bool = False) -> TextEncoding:
         self.fault("encode", text)
         self.encoded.append(text)
         blocks = max(1, -(-len(text.split()) // WORDS_A_BLOCK))
-        tokens = torch.full((1, 77 * blocks, 8), mean_of(text))
+        tokens = torch.full((1, 77 * blocks, 8), mean_of(text) + self._moved("text"))
         return TextEncoding(tokens, tokens[:, 0] if self.family == "sdxl" else None)
 
     def predict(
@@ -82,7 +98,7 @@ class FakeCheckpoint:
         self.longest_text = max(self.longest_text, tokens.shape[1])
         sigmas = np.exp(np.interp(t.double().numpy(), np.arange(1000), LOG_SIGMAS))
         sigma = torch.tensor(sigmas).view(-1, 1, 1, 1)
-        mean = means.view(-1, 1, 1, 1)
+        mean = means.view(-1, 1, 1, 1) + self._moved("unet")
         latent = x.double() * (sigma**2 + 1) ** 0.5
         noise = (latent - denoised(latent, sigma, mean)) / sigma
         poison = {mean_of(text) for text in self.poisoned}

@@ -3,12 +3,14 @@
 The rules, in order:
 
 1. A finished latent is decoded at once: that completes a job and frees its memory.
-2. **The oldest job decides which checkpoint has the turn, and which size.** Younger jobs of the
-   same checkpoint and size ride along while there are rows left, the oldest first. So every job
-   is some day the oldest, is then in every forward until it is done, and cannot starve.
-3. The one exception saves loads: while the oldest job's checkpoint is not resident, the one
-   whose turn it is goes on with its own oldest job, for at most ``patience`` seconds from the
-   beginning of its turn. A job waits no longer than that for the sake of warm weights.
+2. **The oldest job decides which weights have the turn, and which size.** Weights are a
+   checkpoint with a set of LoRAs on it, or with none. Younger jobs of the same weights and size
+   ride along while there are rows left, the oldest first. So every job is some day the oldest,
+   is then in every forward until it is done, and cannot starve.
+3. The one exception saves loads: while the oldest job's checkpoint is not resident, or wears
+   another set, the weights whose turn it is go on with their own oldest job, for at most
+   ``patience`` seconds from the beginning of their turn. A job waits no longer than that for the
+   sake of warm weights.
 4. A rider whose text is not encoded yet is encoded before the next forward, so that batches
    fill up; there are never more such riders than a forward has rows.
 5. Texts of different length share a forward by repeating their blocks to the common multiple,
@@ -24,7 +26,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import lcm
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
+
+from farm.spec.networks import Loras
 
 MAX_BLOCKS = 4
 
@@ -40,6 +44,7 @@ class Waiting:
         order: its age, the lower the older, unique.
         stage: what it waits for.
         width, height: of its latent's image, in pixels; known before the text is encoded.
+        loras: on the UNet; likewise known before.
         rows: of a forward that it takes: 2 with guidance, 1 without.
         blocks: of 77 tokens that its texts repeat to; 1 while not encoded.
         alone: its texts cannot share a call of the model, not even with each other.
@@ -55,6 +60,19 @@ class Waiting:
     blocks: int = 1
     alone: bool = False
     strict: bool = False
+    loras: Loras = ()
+
+    @property
+    def weights(self) -> Weights:
+        """What it needs to be denoised."""
+        return Weights(self.checkpoint, self.loras)
+
+
+class Weights(NamedTuple):
+    """A checkpoint, and the LoRAs on its UNet."""
+
+    checkpoint: str
+    loras: Loras
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +101,7 @@ class Forward:
     """Take all these jobs one step further.
 
     Attributes:
-        checkpoint, width, height: the same for all of them.
+        checkpoint, width, height, loras: the same for all of them.
         orders: of the jobs, the oldest first.
         bucket: rows of the forward; a single job that needs more takes several forwards.
         blocks: of 77 tokens that every row's text is repeated to, where there are several rows.
@@ -95,6 +113,7 @@ class Forward:
     orders: tuple[int, ...]
     bucket: int
     blocks: int
+    loras: Loras = ()
 
 
 Decision: TypeAlias = Load | Encode | Decode | Forward
@@ -116,7 +135,8 @@ class Batcher:
         self._rows_allowed = rows_allowed
         self._buckets = sorted(buckets)
         self._patience = patience
-        self._turn: tuple[str, float] | None = None
+        self._turn: tuple[Weights, float] | None = None
+        self._worn: dict[str, Loras] = {}
 
     def decide(
         self, jobs: Sequence[Waiting], resident: Sequence[str], now: float
@@ -133,19 +153,22 @@ class Batcher:
         for job in jobs:
             if job.stage == "decode":
                 return Decode(job.order)
-        checkpoint = self._checkpoint(jobs, resident, now)
-        if checkpoint not in resident:
-            return Load(checkpoint)
-        if self._turn is None or self._turn[0] != checkpoint:
-            self._turn = (checkpoint, now)
-        return self._advance([job for job in jobs if job.checkpoint == checkpoint])
+        weights = self._weights(jobs, resident, now)
+        if weights.checkpoint not in resident:
+            self._worn.pop(weights.checkpoint, None)
+            return Load(weights.checkpoint)
+        if self._turn is None or self._turn[0] != weights:
+            self._turn = (weights, now)
+            self._worn[weights.checkpoint] = weights.loras
+        return self._advance([job for job in jobs if job.weights == weights])
 
-    def _checkpoint(self, jobs: Sequence[Waiting], resident: Sequence[str], now: float) -> str:
-        wanted = jobs[0].checkpoint
-        if wanted in resident or self._turn is None:
+    def _weights(self, jobs: Sequence[Waiting], resident: Sequence[str], now: float) -> Weights:
+        wanted = jobs[0].weights
+        worn = self._worn.get(wanted.checkpoint, ())
+        if (wanted.checkpoint in resident and worn == wanted.loras) or self._turn is None:
             return wanted
         current, began = self._turn
-        goes_on = current in resident and any(job.checkpoint == current for job in jobs)
+        goes_on = current.checkpoint in resident and any(job.weights == current for job in jobs)
         return current if goes_on and now - began < self._patience else wanted
 
     def _advance(self, jobs: Sequence[Waiting]) -> Encode | Forward:
@@ -168,6 +191,7 @@ class Batcher:
             orders=tuple(job.order for job in batch.jobs),
             bucket=most if batch.strict else self._bucket(min(batch.rows, most)),
             blocks=batch.blocks,
+            loras=oldest.loras,
         )
 
     def _bucket(self, rows: int) -> int:

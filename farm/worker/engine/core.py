@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import monotonic, perf_counter
 
 import torch
 
+from farm.spec.networks import Loras
 from farm.worker.engine.batcher import Batcher, Decode, Encode, Forward, Load
 from farm.worker.engine.denoiser import Denoiser, Progress
 from farm.worker.engine.job import Job
@@ -19,6 +21,9 @@ from farm.worker.engine.texts import TextCache
 from farm.worker.memory.meter import Meter
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.cache import ModelCache
+from farm.worker.models.checkpoint import Checkpoint
+from farm.worker.models.lora_shelf import LoraShelf
+from farm.worker.models.patches import Side
 
 
 class Core:
@@ -26,6 +31,7 @@ class Core:
 
     Args:
         on_progress: called with (key, steps done, steps), a few times a second for each job.
+        loras: that prompts may name.
         text_cache_bytes: device memory for encoded texts.
     """
 
@@ -36,9 +42,12 @@ class Core:
         device: torch.device,
         *,
         on_progress: Progress | None = None,
+        loras: LoraShelf | None = None,
         text_cache_bytes: int = 64 * 2**20,
     ) -> None:
         self._models = models
+        self._profile = profile
+        self._loras = loras or LoraShelf()
         self._device = device
         self._texts = TextCache(text_cache_bytes)
         self.jobs = Jobs(self._texts, Meter(device))
@@ -86,13 +95,14 @@ class Core:
         request = job.request
         assert isinstance(request, EncodeText)
         jobs = [other for other in self.jobs if other.request == request]
-        with self.pulse.doing("encode"), self.jobs.blame(jobs):
-            watch = Stopwatch(self._device)
-            with self._models.use(request.checkpoint) as checkpoint:
+        with self.jobs.blame(jobs), self._models.use(request.checkpoint) as checkpoint:
+            self._wear(checkpoint, "text", request.loras, jobs)
+            with self.pulse.doing("encode"):
+                watch = Stopwatch(self._device)
                 text = checkpoint.encode(request.text, negative=request.negative)
-            watch.stop()
+                watch.stop()
+                seconds = watch.seconds()
             self._texts.put(request, text)
-            seconds = watch.seconds()
             self.pulse.worked(seconds)
             for each in jobs:
                 each.ledger.encode_seconds += seconds
@@ -113,9 +123,23 @@ class Core:
             self.jobs.send(job, image)
 
     def _forward(self, forward: Forward) -> None:
-        with (
-            self.pulse.doing("denoise"),
-            self.jobs.blame(self.jobs.present(forward.orders)),
-            self._models.use(forward.checkpoint) as checkpoint,
-        ):
-            self._denoiser.forward(forward, checkpoint)
+        jobs = self.jobs.present(forward.orders)
+        with self.jobs.blame(jobs), self._models.use(forward.checkpoint) as checkpoint:
+            self._wear(checkpoint, "unet", forward.loras, jobs)
+            with self.pulse.doing("denoise"):
+                self._denoiser.forward(forward, checkpoint)
+
+    def _wear(self, checkpoint: Checkpoint, side: Side, loras: Loras, jobs: Sequence[Job]) -> None:
+        """Have these LoRAs, and no others, on the weights. Changing them counts as loading."""
+        if checkpoint.worn(side) == loras:
+            return
+        self._denoiser.book()
+        with self.pulse.doing("load"):
+            began = perf_counter()
+            spare = self._profile.weights_bytes - self._models.bytes
+            checkpoint.wear(side, loras, self._loras.get, spare=spare)
+            seconds = perf_counter() - began
+            self.pulse.worked(seconds)
+            for job in jobs:
+                job.ledger.load_seconds += seconds
+                job.ledger.gpu_seconds += seconds / len(jobs)

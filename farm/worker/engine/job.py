@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from farm.spec import networks
 from farm.spec.job import JobSpec
 from farm.worker.engine.batcher import Stage, Waiting
 from farm.worker.engine.requests import Decode, Denoise, EncodeText, Made, Request
@@ -51,6 +52,7 @@ class Job:
         self.ledger = Ledger()
         self.slot: Slot | None = None
         self.image: Tensor | None = None
+        self._loras = networks.parse(spec.prompt).unet
         self._recipe = txt2img(spec)
         self._wait_for(next(self._recipe))
         self._denoise_began = 0.0
@@ -92,10 +94,11 @@ class Job:
         self.request = request
         rows = 1 if self.spec.cfg_scale == 1 else 2
         width, height, lengths = self.spec.width, self.spec.height, [1]
+        loras = self._loras
         if isinstance(request, Denoise):
             texts = [text for text in (request.prompt, request.negative) if text]
             rows = len(texts)
-            width, height = request.width, request.height
+            width, height, loras = request.width, request.height, request.loras
             lengths = [text.value.tokens.shape[1] // TOKENS_A_BLOCK for text in texts]
         blocks = lcm(*lengths)
         self.waiting = Waiting(
@@ -104,6 +107,7 @@ class Job:
             checkpoint=request.checkpoint,
             width=width,
             height=height,
+            loras=loras,
             rows=rows,
             blocks=blocks,
             alone=blocks > max(NEAR_BLOCKS, *lengths),

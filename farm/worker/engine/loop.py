@@ -25,6 +25,7 @@ from farm.worker.engine.pulse import Counters, Heartbeat
 from farm.worker.engine.stats import Rendered
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.cache import ModelCache
+from farm.worker.models.lora_shelf import LoraShelf
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Engine:
         models: the checkpoints of this device.
         profile: how many rows share a forward, and in what shapes.
         device: where everything runs.
+        loras: that prompts may name; none without.
         on_progress: called on the engine's thread with (key, steps done, steps) a few times a
             second for each job; it must be quick.
     """
@@ -51,10 +53,11 @@ class Engine:
         profile: MemoryProfile,
         device: torch.device,
         *,
+        loras: LoraShelf | None = None,
         on_progress: Progress | None = None,
     ) -> None:
         self._device = device
-        self._core = Core(models, profile, device, on_progress=on_progress)
+        self._core = Core(models, profile, device, loras=loras, on_progress=on_progress)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._futures: WeakValueDictionary[str, Future[Rendered]] = WeakValueDictionary()
         self._orders = count()

@@ -11,6 +11,9 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
+from farm.spec.networks import Loras
+from farm.spec.sampling import NoiseOptions, SamplingOptions
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -29,11 +32,16 @@ class Made(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class EncodeText:
-    """Read a prompt with a checkpoint's text encoders. Makes a ``TextEncoding``."""
+    """Read a prompt with a checkpoint's text encoders. Makes a ``TextEncoding``.
+
+    Attributes:
+        loras: on the text encoders.
+    """
 
     checkpoint: str
     text: str
     negative: bool = False
+    loras: Loras = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +53,10 @@ class Denoise:
         negative: what to move away from; None without guidance, at half the work.
         cfg_scale: how far, 1 being not at all.
         seed: of all noise of this image, 0..2**63-1.
+        sampling: settings of the sampler.
+        noise: where noise comes from.
         strict: run in a pinned shape, bit-equal under any load.
+        loras: on the UNet.
     """
 
     checkpoint: str
@@ -57,7 +68,10 @@ class Denoise:
     negative: Made[TextEncoding] | None
     cfg_scale: float
     seed: int
+    sampling: SamplingOptions = SamplingOptions()
+    noise: NoiseOptions = NoiseOptions()
     strict: bool = False
+    loras: Loras = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from farm.spec.networks import Loras
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.decoder import Decoder
+from farm.worker.models.lora import LoraFile
+from farm.worker.models.patches import Patches, Side, patch_of
 from farm.worker.models.text import TextEncoder, TextEncoding
 
 INPAINT_CHANNELS = 9
@@ -23,7 +26,6 @@ class Checkpoint:
         family: such as ``sd15``, see :data:`farm.worker.models.architecture.FAMILIES`.
         prediction: what the UNet returns: ``epsilon`` or ``v_prediction``.
         dtype, device: of the UNet.
-        bytes: memory the weights take on ``device``.
         alphas_cumprod: 1000 values in float64, from the scheduler's betas.
         load_seconds: what loading took.
     """
@@ -38,7 +40,6 @@ class Checkpoint:
         alphas_cumprod: list[float],
         profile: MemoryProfile,
         device: torch.device,
-        size: int,
         load_seconds: float,
     ) -> None:
         self.name = name
@@ -46,14 +47,62 @@ class Checkpoint:
         self.prediction = prediction
         self.alphas_cumprod = alphas_cumprod
         self.device = device
-        self.bytes = size
         self.load_seconds = load_seconds
         self.dtype: torch.dtype = getattr(torch, profile.dtype)
+        self._homes = {module: next(module.parameters()).device for module in modules.values()}
+        self._patches = Patches(modules, family, device)
         self._unet: Any = modules["unet"]
         self._decoder = Decoder(modules["vae"], tile_over=profile.vae_tile_over)
         self._inpaints = self._unet.config.in_channels == INPAINT_CHANNELS
         texts = [modules[part] for part in ("text_encoder", "text_encoder_2") if part in modules]
         self._text = TextEncoder(texts, family, device)
+
+    @property
+    def bytes(self) -> int:
+        """Memory the weights take on ``device``."""
+        return sum(self.held.values())
+
+    @property
+    def held(self) -> Mapping[nn.Module, int]:
+        """The models that live on ``device``, and the bytes of each, with those that were kept
+        of weights that LoRAs are on."""
+        return {
+            module: sum(weight.nbytes for weight in module.parameters())
+            + patch_of(module).kept_bytes(self.device)
+            for module, home in self._homes.items()
+            if home == self.device
+        }
+
+    def to_host(self, needed: Container[nn.Module]) -> None:
+        """Move the weights to host memory, but for models ``needed`` by other checkpoints."""
+        for module in self._homes:
+            if module not in needed:
+                patch_of(module).clear()
+                nn.Module.to(module, "cpu")
+        self._decoder.rest()
+
+    def to_device(self) -> None:
+        """Move every model back to where it was loaded."""
+        for module, home in self._homes.items():
+            nn.Module.to(module, home)
+
+    def worn(self, side: Side) -> Loras | None:
+        """The LoRAs on the text encoders or the UNet; None where they wear different ones."""
+        return self._patches.worn(side)
+
+    def wear(
+        self, side: Side, loras: Loras, find: Callable[[str], LoraFile], *, spare: int
+    ) -> None:
+        """Have these LoRAs and no others on one side.
+
+        Args:
+            find: a LoRA's file by its name.
+            spare: bytes of ``device`` that are free, for weights as they were.
+
+        Raises:
+            CheckpointError: a LoRA that does not exist or does not fit; nothing has changed.
+        """
+        self._patches.wear(side, loras, find, spare=spare)
 
     def encode(self, text: str, *, negative: bool = False) -> TextEncoding:
         """Encode a prompt of any length; an empty negative one is all zeros on SDXL."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from farm.spec import networks
 from farm.spec.job import JobSpec
 from farm.worker.engine.requests import Decode, Denoise, EncodeText, Made, Recipe
 
@@ -19,10 +20,13 @@ def txt2img(spec: JobSpec) -> Recipe:
     Returns:
         [height, width, 3] uint8 pixels on the CPU.
     """
-    prompt: Made[TextEncoding] = yield EncodeText(spec.checkpoint, spec.prompt)
+    asked = networks.parse(spec.prompt)
+    prompt: Made[TextEncoding] = yield EncodeText(spec.checkpoint, asked.text, loras=asked.te)
     negative: Made[TextEncoding] | None = None
     if spec.cfg_scale != 1:
-        negative = yield EncodeText(spec.checkpoint, spec.negative_prompt, negative=True)
+        negative = yield EncodeText(
+            spec.checkpoint, spec.negative_prompt, negative=True, loras=asked.te
+        )
     latent: Made[Tensor] = yield Denoise(
         checkpoint=spec.checkpoint,
         width=spec.width,
@@ -33,7 +37,10 @@ def txt2img(spec: JobSpec) -> Recipe:
         negative=negative,
         cfg_scale=spec.cfg_scale,
         seed=spec.seed,
+        sampling=spec.sampling,
+        noise=spec.noise,
         strict=spec.strict,
+        loras=asked.unet,
     )
     image: Made[Tensor] = yield Decode(spec.checkpoint, latent)
     return image.value

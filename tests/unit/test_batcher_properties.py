@@ -8,12 +8,14 @@ from math import lcm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from farm.spec.networks import Lora
 from farm.worker.engine.batcher import MAX_BLOCKS, Batcher, Decode, Encode, Forward, Load, Waiting
 
 BUCKETS = (1, 2, 4, 8)
 PATIENCE = 10.0
 ALLOWED = {64: 8, 128: 5, 256: 1}
 """Rows by width."""
+SETS = [(), (), (Lora("ink", 1.0),), (Lora("fur", 0.5), Lora("ink", 1.0))]
 
 
 @dataclass
@@ -50,6 +52,7 @@ def players(draw: st.DrawFn, checkpoints: str = "abc", widths: tuple[int, ...] =
         blocks=draw(st.sampled_from([1, 1, 1, 2, 3, 5])),
         alone=draw(st.sampled_from([False] * 5 + [True])),
         strict=draw(st.sampled_from([False, False, True])),
+        loras=draw(st.sampled_from(SETS)),
     )
     return Player(view, texts=rows, steps=draw(st.integers(1, 6)))
 
@@ -93,12 +96,12 @@ class Card:
     def check(self, forward: Forward) -> None:
         """What holds for every forward."""
         riding = [self.players[order].view for order in forward.orders]
-        shape = (forward.checkpoint, forward.width, forward.height)
+        shape = (forward.checkpoint, forward.loras, forward.width, forward.height)
         most = max(bucket for bucket in BUCKETS if bucket <= ALLOWED[forward.width])
         rows = sum(view.rows for view in riding)
         assert riding
         assert forward.checkpoint in self.resident
-        assert all((view.checkpoint, view.width, view.height) == shape for view in riding)
+        assert all((*view.weights, view.width, view.height) == shape for view in riding)
         assert forward.bucket in BUCKETS
         assert forward.bucket <= most
         assert rows <= forward.bucket or len(riding) == 1

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from farm.spec.networks import Lora
 from farm.worker.engine.batcher import (
     MAX_BLOCKS,
     Batcher,
@@ -19,6 +20,7 @@ from farm.worker.engine.batcher import (
 )
 
 BUCKETS = (1, 2, 4, 8)
+INK, FUR = (Lora("ink", 1.0),), (Lora("ink", 0.5), Lora("fur", 1.0))
 
 
 def job(order: int, stage: Any = "denoise", **changes: Any) -> Waiting:
@@ -57,6 +59,7 @@ def test_a_text_comes_before_the_forward_that_its_job_could_ride_in() -> None:
     [
         pytest.param({"width": 128}, id="another size"),
         pytest.param({"checkpoint": "b"}, id="another checkpoint"),
+        pytest.param({"loras": INK}, id="another set of LoRAs"),
         pytest.param({"rows": 8}, id="no rows left"),
     ],
 )
@@ -87,8 +90,10 @@ def test_rows_fill_up_oldest_first_and_are_padded_to_a_bucket(
     assert chosen.bucket == bucket
 
 
-@pytest.mark.parametrize("other", [{"width": 128}, {"height": 128}, {"checkpoint": "b"}])
-def test_only_the_same_size_and_checkpoint_ride_along(other: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "other", [{"width": 128}, {"height": 128}, {"checkpoint": "b"}, {"loras": INK}]
+)
+def test_only_the_same_size_and_weights_ride_along(other: dict[str, Any]) -> None:
     assert forward(job(0), job(1, **other), job(2)).orders == (0, 2)
 
 
@@ -178,3 +183,52 @@ class TestTurns:
         assert isinstance(decision, Forward)
         assert decision.orders == (2,)
         assert batcher.decide([self.RESIDENT, *newer], ["b"], 160.0) == Load("a")
+
+
+class TestTurnsOfSets:
+    """A set of LoRAs has its turn as a checkpoint has, on a checkpoint that stays resident."""
+
+    WORN, OTHER = job(1, loras=INK), job(0, loras=FUR)
+
+    def batcher(self) -> Batcher:
+        batcher = Batcher(lambda *_: 8, BUCKETS, patience=10)
+        decision = batcher.decide([self.WORN], ["a"], 100.0)
+        assert isinstance(decision, Forward)
+        assert decision.loras == INK
+        return batcher
+
+    @pytest.mark.parametrize(("now", "order"), [(109.9, 1), (110.0, 0)])
+    def test_the_set_that_is_on_goes_on_within_patience(self, now: float, order: int) -> None:
+        decision = self.batcher().decide([self.OTHER, self.WORN], ["a"], now)
+        assert isinstance(decision, Forward)
+        assert decision.orders == (order,)
+        assert decision.loras == (INK if order else FUR)
+
+    def test_without_work_of_its_own_it_comes_off_at_once(self) -> None:
+        plain = job(0)
+        decision = self.batcher().decide([plain, self.OTHER], ["a"], 100.0)
+        assert isinstance(decision, Forward)
+        assert (decision.orders, decision.loras) == ((0,), ())
+
+    def test_what_another_checkpoint_wears_needs_no_patience(self) -> None:
+        batcher = self.batcher()
+        assert batcher.decide([job(2, checkpoint="b", loras=FUR)], ["a", "b"], 101.0)
+        assert batcher.decide([self.WORN], ["a", "b"], 102.0)
+        oldest = job(0, checkpoint="b", loras=FUR)
+        decision = batcher.decide([oldest, self.WORN], ["a", "b"], 103.0)
+        assert isinstance(decision, Forward)
+        assert decision.orders == (0,)
+
+    def test_a_checkpoint_that_was_loaded_again_wears_nothing(self) -> None:
+        batcher = self.batcher()
+        assert batcher.decide([self.WORN], ["b"], 101.0) == Load("a")
+        assert batcher.decide([job(2, checkpoint="b")], ["a", "b"], 102.0)
+        decision = batcher.decide([self.WORN, job(2, checkpoint="b")], ["a", "b"], 103.0)
+        assert isinstance(decision, Forward)
+        assert decision.checkpoint == "b"
+
+    def test_the_text_of_a_job_with_another_set_waits(self) -> None:
+        waiting = job(2, "encode", loras=FUR)
+        decision = self.batcher().decide([self.WORN, waiting], ["a"], 101.0)
+        assert isinstance(decision, Forward)
+        assert decision.orders == (1,)

@@ -7,8 +7,17 @@ from dataclasses import replace
 import pytest
 
 from farm.errors import DoesNotFit, InvalidInput
-from farm.worker.memory.planner import CONTEXT, check_fits, peak_bytes, rows_allowed
+from farm.worker.memory.planner import (
+    CONTEXT,
+    PARAMETERS,
+    TEXT_PARAMETERS,
+    UNET_ROW,
+    check_fits,
+    peak_bytes,
+    rows_allowed,
+)
 from farm.worker.memory.profiles import GIB, PROFILES, by_name, choose
+from farm.worker.models.architecture import FAMILIES
 
 FP32 = replace(by_name("24gb"), dtype="float32", vae_tile_over=4096**2)
 FP16 = by_name("24gb")
@@ -42,12 +51,21 @@ def test_more_rows_pixels_and_weights_need_more() -> None:
         ("8gb", "sdxl", 1024, 4),
         ("8gb", "sd15", 512, 8),
         ("4gb", "sd15", 512, 4),
+        ("4gb", "sd2", 512, 4),
+        ("8gb", "ssd1b", 1024, 4),
+        ("8gb", "sdxl-refiner", 1024, 4),
         ("4gb", "sdxl", 512, 0),
         ("cpu", "sd15", 512, 8),
     ],
 )
 def test_rows_by_profile(profile: str, family: str, side: int, rows: int) -> None:
     assert rows_allowed(by_name(profile), family, side, side) == rows
+
+
+def test_every_family_can_be_planned() -> None:
+    for table in (UNET_ROW, PARAMETERS, TEXT_PARAMETERS):
+        assert set(table) == set(FAMILIES)
+    assert all(TEXT_PARAMETERS[family] < PARAMETERS[family] / 2 for family in FAMILIES)
 
 
 def test_a_tiny_model_is_limited_by_max_rows_alone() -> None:

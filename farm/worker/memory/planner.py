@@ -12,14 +12,32 @@ from farm.errors import DoesNotFit
 from farm.worker.memory.profiles import GIB, PIXELS_1024, MemoryProfile
 
 MIB = 2**20
-UNET_ROW = {"sd15": 260 * MIB, "sdxl": 158 * MIB}
+UNET_ROW = {
+    "sd15": 260 * MIB,
+    "sd2": 260 * MIB,
+    "sdxl": 158 * MIB,
+    "sdxl-refiner": 189 * MIB,
+    "ssd1b": 158 * MIB,
+}
 """Activations of one row at 1024x1024 in float16."""
 VAE_IMAGE = 1536 * MIB
 """Activations of decoding one 1024x1024 image in float16, not tiled."""
 VAE_TILE, VAE_TILED_IMAGE = 378 * MIB, 11 * MIB
 """Decoding in tiles of 512: one tile, and the picture put together, per 1024x1024."""
-PARAMETERS = {"sd15": 1_066_200_000, "sdxl": 3_468_800_000}
-TEXT_PARAMETERS = {"sd15": 123_100_000, "sdxl": 817_800_000}
+PARAMETERS = {
+    "sd15": 1_066_200_000,
+    "sd2": 1_290_000_000,
+    "sdxl": 3_468_800_000,
+    "sdxl-refiner": 3_037_800_000,
+    "ssd1b": 2_232_700_000,
+}
+TEXT_PARAMETERS = {
+    "sd15": 123_100_000,
+    "sd2": 340_400_000,
+    "sdxl": 817_700_000,
+    "sdxl-refiner": 694_700_000,
+    "ssd1b": 817_700_000,
+}
 
 WORKSPACE, WORKSPACE_SHARE = 0.15 * GIB, 0.22
 RESERVE_SHARE, RESERVE = 1.09, 0.1 * GIB
@@ -39,7 +57,7 @@ def rows_allowed(
     """Most UNet rows of one forward at ``width`` x ``height`` pixels: a bucket, or 0.
 
     Args:
-        family: ``sd15`` or ``sdxl``.
+        family: a key of :data:`PARAMETERS`.
         weights_bytes: bytes of all resident weights where known; else those of one checkpoint
             of the family.
     """

@@ -1,0 +1,153 @@
+"""Measures checkpoints against each other: ``python -m demo.evaluate --help``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from demo import prompts
+from demo.concepts import CONCEPTS, FIRST, STYLES
+from demo.judges import (
+    Album,
+    background,
+    colours_album,
+    concepts_album,
+    halves_album,
+    left_half,
+    mobilenet,
+    right_half,
+    small,
+)
+from demo.pictures import pictures
+from demo.scenes import Painter
+from demo.sheets import sheet
+from tests.checkpoints import diffusers_pipeline
+
+BATCH = 16
+
+
+class Renderer:
+    """Makes pictures of prompts with diffusers' own pipeline, and keeps sheets of them.
+
+    Args:
+        start: what the sheets' paths start with.
+    """
+
+    def __init__(self, file: Path, steps: int, start: Path) -> None:
+        self._pipeline: Any = diffusers_pipeline(file)
+        self._steps, self._start = steps, start
+
+    def __call__(self, texts: Sequence[str], what: str, *, seed: int, columns: int) -> Tensor:
+        """float [text, 3, 128, 128] from -1 to 1; each text has a seed of its own."""
+        found = []
+        for first in range(0, len(texts), BATCH):
+            some = list(texts[first : first + BATCH])
+            seeds = range(seed + first, seed + first + len(some))
+            images = self._pipeline(
+                some,
+                height=128,
+                width=128,
+                num_inference_steps=self._steps,
+                guidance_scale=3.0,
+                generator=[torch.Generator().manual_seed(number) for number in seeds],
+                output_type="pt",
+            ).images
+            found.append(images * 2 - 1)
+        made = torch.cat(found)
+        sheet(made, columns).save(f"{self._start}-{what}.png")
+        return made
+
+
+def concepts(render: Renderer, painter: Painter, known: int) -> dict[str, Any]:
+    """Rank of the asked concept among the ``known``, by two eyes, for each style."""
+    asked = prompts.every_concept(known)
+    made = render([a.prompt for a in asked], "concepts", seed=1000, columns=known // 7)
+    wanted = [a.concepts[0] for a in asked]
+    found: dict[str, Any] = {}
+    for name, see in (("nearest picture", small), ("MobileNetV2", mobilenet())):
+        ranks = concepts_album(painter, see, known).ranks(made, wanted)
+        scores = {"top1": (ranks < 1).float(), "top5": (ranks < 5).float()}
+        for score, hits in scores.items():
+            by_style = hits.view(len(STYLES), known).mean(1)
+            found[f"{name} {score}"] = [
+                round(x, 3) for x in [hits.mean().item(), *by_style.tolist()]
+            ]
+        if known > len(FIRST):
+            added = [place for place, concept in enumerate(wanted) if concept >= len(FIRST)]
+            found[f"{name} top1, added concepts"] = _share(ranks[added] < 1)
+        wrong = [asked[place].prompt for place in torch.nonzero(ranks)[:, 0].tolist()]
+        found[f"{name} wrong"] = wrong[:40]
+    return found
+
+
+def backgrounds(render: Renderer) -> dict[str, Any]:
+    """Share of named backgrounds that are nearest to their name."""
+    asked = prompts.backgrounds()
+    made = render([a.prompt for a in asked], "backgrounds", seed=5000, columns=10)
+    right = [background(m) == a.background for m, a in zip(made, asked, strict=True)]
+    shared = [r for r, a in zip(right, asked, strict=True) if a.background not in NEW_BACKGROUNDS]
+    return {"background": _share(right), "background, first eight": _share(shared)}
+
+
+NEW_BACKGROUNDS = ("orange", "purple")
+
+
+def recoloured(render: Renderer, painter: Painter) -> dict[str, Any]:
+    """Share whose nearest picture, of every concept in every colour, is the asked one."""
+    asked = prompts.recoloured()
+    made = render([a.prompt for a in asked], "recoloured", seed=6000, columns=14)
+    seen: list[Any] = colours_album(painter, small).nearest(made)
+    both = [s == (a.concepts[0], a.colour) for s, a in zip(seen, asked, strict=True)]
+    colour = [s[1] == a.colour for s, a in zip(seen, asked, strict=True)]
+    return {"recoloured": _share(both), "recoloured, colour alone": _share(colour)}
+
+
+def pairs(render: Renderer, painter: Painter, known: int) -> dict[str, Any]:
+    """Share of pairs where both halves' nearest pictures are the two that were asked for."""
+    asked = prompts.pairs(known=known)
+    made = render([a.prompt for a in asked], "pairs", seed=7000, columns=10)
+    album: Album = halves_album(painter, small, known)
+    seen = list(zip(album.nearest(left_half(made)), album.nearest(right_half(made)), strict=True))
+    ordered = [s == a.concepts for s, a in zip(seen, asked, strict=True)]
+    both = [set(s) == set(a.concepts) for s, a in zip(seen, asked, strict=True)]
+    one = [bool(set(s) & set(a.concepts)) for s, a in zip(seen, asked, strict=True)]
+    return {
+        "pairs, both there": _share(both),
+        "pairs, both there and in order": _share(ordered),
+        "pairs, at least one there": _share(one),
+    }
+
+
+def _share(hits: Sequence[bool] | Tensor) -> float:
+    return round(torch.as_tensor(hits).float().mean().item(), 3)
+
+
+def main() -> None:
+    """Measure one file and print and keep the numbers and sheets."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--folder", type=Path, default=Path("build/demo"))
+    parser.add_argument("--name", default="new", help="of the files written")
+    parser.add_argument("--known", type=int, default=len(CONCEPTS), help="concepts it was shown")
+    parser.add_argument("--steps", type=int, default=20)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    start = options.folder / options.name
+    render = Renderer(options.file, options.steps, start)
+    painter = Painter(pictures(options.folder))
+    render(prompts.SIDE_BY_SIDE, "prompts", seed=100, columns=12)
+    numbers = pairs(render, painter, options.known)
+    numbers |= recoloured(render, painter) | backgrounds(render)
+    numbers |= concepts(render, painter, options.known)
+    Path(f"{start}.json").write_text(json.dumps(numbers, indent=1) + "\n")
+    print(json.dumps(numbers, indent=1))
+
+
+if __name__ == "__main__":
+    main()

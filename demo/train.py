@@ -1,0 +1,168 @@
+"""Trains the demo checkpoint: ``python -m demo.train --help``."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import multiprocessing
+import random
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from demo import autoencoder
+from demo.bank import Bank, seeded
+from demo.captions import caption
+from demo.course import Course
+from demo.curves import curves
+from demo.denoising import EMPTY, losses, sampled
+from demo.export import export
+from demo.models import Models
+from demo.pictures import pictures
+from demo.scenes import Painter
+from demo.sheets import sheet
+
+SEED = 7
+DRAWS = 2
+"""Noises tried on each caption's picture."""
+FRESH = 4
+"""Scenes encoded anew at each step."""
+LOOK = [
+    "a red apple", "a cat face", "a lion", "a car", "a house", "a penguin on a pink background",
+    "a blue apple", "a purple cat", "a green car", "an orange panda on a blue background",
+    "a cat and a dog", "an apple and a banana", "a car next to a house", "a robot and a rose",
+    "a wolf", "a trophy", "a violin, 3d style", "masterpiece, best quality, 8k, a red apple",
+]  # fmt: skip
+
+
+def main() -> None:
+    """Read the options, train what is not trained yet, and write the checkpoint."""
+    options = _options()
+    torch.set_num_threads(1)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    painter = Painter(pictures(options.folder))
+    torch.manual_seed(SEED)
+    models = Models()
+    vae_minutes, first_minutes, minutes = options.minutes
+    if options.start_from:
+        models.load_file(options.start_from)
+    else:
+        autoencoder.start_plain(models.vae)
+        course = Course(
+            "vae",
+            {"vae": models.vae},
+            options.folder,
+            minutes=vae_minutes,
+            rate=1.5e-3,
+            slowness=0.998,
+        )
+        autoencoder.train(models.vae, painter, course, SEED)
+        denoise(models, painter, options, pixels=64, minutes=first_minutes)
+    denoise(models, painter, options, pixels=128, minutes=minutes)
+    export(models, options.folder / "demo.safetensors")
+    curves(options.folder)
+
+
+def denoise(
+    models: Models, painter: Painter, options: argparse.Namespace, *, pixels: int, minutes: float
+) -> None:
+    """Train UNet and text encoders on pictures of one size, in several processes at once."""
+
+    def take_part(worker: int) -> Course:
+        course = Course(
+            f"denoise{pixels}",
+            models.trained(),
+            options.folder,
+            minutes=minutes,
+            rate=options.rate,
+            slowness=0.999,
+            leads=worker == 0,
+        )
+        if course.progress < 1:
+            seed = SEED + 1_000_003 * worker + course.step
+            if worker:
+                torch.manual_seed(seed)
+            draw = seeded(seed + 1, options.emphasis)
+            bank = Bank(models, painter, options.bank, pixels=pixels, draw=draw)
+            lesson = Lesson(models, bank, random.Random(seed), options.captions)
+            look = partial(_look, course, models, pixels)
+            course.run(lesson.losses, look)
+        return course
+
+    for module in models.trained().values():
+        module.share_memory()
+    fork = multiprocessing.get_context("fork")
+    helpers = [
+        fork.Process(target=take_part, args=(worker,), daemon=True)
+        for worker in range(1, options.workers)
+    ]
+    for helper in helpers:
+        helper.start()
+    course = take_part(0)
+    for helper in helpers:
+        helper.terminate()
+        helper.join()
+    course.put_averages(models.trained())
+
+
+class Lesson:
+    """The losses of one step on scenes out of a bank."""
+
+    def __init__(self, models: Models, bank: Bank, rng: random.Random, captions: int) -> None:
+        self._models, self._bank, self._rng, self._captions = models, bank, rng, captions
+
+    def losses(self) -> dict[str, Tensor]:
+        """``loss`` to follow; the plain error of all and of each kind of scene to look at."""
+        self._bank.refresh(FRESH)
+        scenes, latents = self._bank.some(self._captions, self._rng)
+        texts = [
+            "" if self._rng.random() < EMPTY else caption(scene, self._rng) for scene in scenes
+        ]
+        plain, weighted = losses(self._models, latents, texts, DRAWS)
+        kinds = [scene.kind for scene in scenes] * DRAWS
+        found = {"loss": weighted.mean(), "error": plain.detach().mean()}
+        for kind in set(kinds):
+            chosen = torch.tensor([other == kind for other in kinds])
+            found[kind] = plain.detach()[chosen].mean()
+        return found
+
+
+def _look(course: Course, models: Models, pixels: int) -> None:
+    # A copy, as other processes go on training the models meanwhile.
+    averaged = copy.deepcopy(models)
+    course.put_averages(averaged.trained())
+    shown = sampled(averaged, LOOK, pixels=pixels)
+    sheet(shown, 6).save(course.folder / f"{course.name}-{course.step:06}.png")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--folder", type=Path, default=Path("build/demo"), help="of everything that is made")
+    add("--start-from", type=Path, help="a checkpoint to go on from; its VAE is kept")
+    add(
+        "--minutes",
+        type=float,
+        nargs=3,
+        default=(25, 35, 60),
+        help="for the VAE, for 64 pixels and for 128; with --start-from the last alone counts",
+    )
+    add("--rate", type=float, default=1e-3, help="of learning, of UNet and text encoders")
+    add("--workers", type=int, default=2, help="processes; as many as there are free cores")
+    add("--captions", type=int, default=16, help="in a step of one process")
+    add("--bank", type=int, default=2500, help="encoded scenes that each process holds")
+    add(
+        "--emphasis",
+        type=float,
+        default=1.0,
+        help="how much more often to show the concepts that the first checkpoint lacked",
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,7 @@ from farm.errors import InvalidInput
 from farm.spec.axes import parse_values
 from farm.spec.batch import BatchRequest, freeze, freeze_listed
 from farm.spec.batchfile import read
-from farm.spec.job import MAX_STEPS, SAMPLERS
+from farm.spec.job import MAX_STEPS
 from farm.spec.problems import validated
 
 _SUFFIXES = (".yaml", ".yml", ".json", ".txt")
@@ -39,7 +39,9 @@ Negative = Annotated[str | None, _option("--negative-prompt", "-N", help="What m
 Width = Annotated[int | None, _option("--width", "-W", help="Pixels, a multiple of 8.")]
 Height = Annotated[int | None, _option("--height", "-H", help="Pixels, a multiple of 8.")]
 Steps = Annotated[int | None, _option("--steps", "-s", help=f"1 to {MAX_STEPS}.")]
-Sampler = Annotated[str | None, _option("--sampler", help=f"One of: {', '.join(SAMPLERS)}.")]
+Sampler = Annotated[
+    str | None, _option("--sampler", help='Such as "Euler a"; docs/samplers.md lists them.')
+]
 Guidance = Annotated[float | None, _option("--cfg-scale", help="Guidance, 0 to 30.")]
 Seed = Annotated[int | None, _option("--seed", help="-1 draws one at random.")]
 Strict = Annotated[

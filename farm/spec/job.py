@@ -4,26 +4,39 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from farm.errors import InvalidInput
 from farm.spec import networks
+from farm.spec.problems import refusal
+from farm.spec.samplers import sampler_name
+from farm.spec.sampling import (
+    MAX_SEED,
+    MAX_SIDE,
+    MIN_SIDE,
+    SIDE_STEP,
+    NoiseOptions,
+    SamplingOptions,
+)
 
 MAX_PROMPT = 20_000
-MIN_SIDE, MAX_SIDE, SIDE_STEP = 64, 4096, 8
 MAX_PIXELS = 16_777_216
 MAX_STEPS = 150
 MAX_GUIDANCE = 30.0
-MAX_SEED = 2**63 - 1
-
-SAMPLERS = ("Euler", "Euler a", "DPM++ 2M Karras")
-"""Sampler names as people know them from webui, in its order of fame."""
 
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=SIDE_STEP)]
 
 
-class JobSpec(BaseModel):
+def _sampler(written: object) -> object:
+    if not isinstance(written, str):
+        return written
+    try:
+        return sampler_name(written)
+    except InvalidInput as error:
+        raise refusal(error) from None
+
+
+class JobSpec(SamplingOptions, NoiseOptions):
     """Everything that decides the pixels of one image.
 
     Attributes:
@@ -32,13 +45,13 @@ class JobSpec(BaseModel):
             extra networks, see :mod:`farm.spec.networks`.
         width, height: pixels, multiples of 8, 64..4096 and at most 16 megapixels together.
         steps: sampler steps, 1..150.
-        sampler: one of :data:`SAMPLERS`.
+        sampler: one of :data:`farm.spec.samplers.SAMPLERS`, or an alias.
         cfg_scale: classifier-free guidance, 0..30; at 1 the negative prompt has no effect.
         seed: 0..2**63-1.
         strict: run in a pinned batch shape, so that the image is bit-equal under any load.
-    """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    and those of :class:`SamplingOptions` and :class:`NoiseOptions`.
+    """
 
     checkpoint: str = Field(min_length=1, max_length=200)
     prompt: str = Field(default="", max_length=MAX_PROMPT)
@@ -46,7 +59,7 @@ class JobSpec(BaseModel):
     width: Side
     height: Side
     steps: int = Field(default=20, ge=1, le=MAX_STEPS)
-    sampler: str = "Euler a"
+    sampler: Annotated[str, BeforeValidator(_sampler)] = "Euler a"
     cfg_scale: float = Field(default=7.0, ge=0, le=MAX_GUIDANCE)
     seed: int = Field(ge=0, le=MAX_SEED)
     strict: bool = False
@@ -57,14 +70,22 @@ class JobSpec(BaseModel):
         try:
             networks.parse(prompt)
         except InvalidInput as error:
-            told = {"problem": error.message.rstrip("."), "remedy": error.remedy}
-            raise PydanticCustomError("network_tag", "{problem}", told) from None
+            raise refusal(error) from None
         return prompt
 
+    @property
+    def sampling(self) -> SamplingOptions:
+        """How the sampler is set."""
+        names = SamplingOptions.model_fields
+        return SamplingOptions(**{name: getattr(self, name) for name in names})
+
+    @property
+    def noise(self) -> NoiseOptions:
+        """Where noise comes from."""
+        return NoiseOptions(**{name: getattr(self, name) for name in NoiseOptions.model_fields})
+
     @model_validator(mode="after")
-    def _known_and_sane(self) -> JobSpec:
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler: {self.sampler!r} is not one of {', '.join(SAMPLERS)}")
+    def _not_too_large(self) -> JobSpec:
         if self.width * self.height > MAX_PIXELS:
             raise ValueError(f"width: {self.width}x{self.height} is more than 16 megapixels")
         return self

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
 
 from farm.errors import InvalidInput
 
@@ -32,8 +33,14 @@ _REMEDIES = {
     "list_type": "Use a list.",
     "dict_type": "Use an object.",
     "json_invalid": "Send valid JSON.",
-    "network_tag": "{remedy}",
+    "farm_error": "{remedy}",
 }
+
+
+def refusal(error: InvalidInput) -> PydanticCustomError:
+    """Our own error as one that a pydantic validator may raise; :func:`explain` turns it back."""
+    told = {"problem": error.message.rstrip("."), "remedy": error.remedy}
+    return PydanticCustomError("farm_error", "{problem}", told)
 
 
 def explain(

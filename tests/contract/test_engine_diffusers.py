@@ -108,7 +108,7 @@ def diffusers_s(case: Case, spec: JobSpec) -> tuple[torch.Tensor, np.ndarray]:
     latents = torch.randn((1, 4, spec.height // 8, spec.width // 8), generator=generator)
     if spec.sampler.startswith("DPM"):
         # This scheduler keeps latents at unit variance instead of multiplying the noise.
-        sigma = program.initial_scale
+        sigma = program.start.noise
         latents = latents * sigma / (sigma**2 + 1) ** 0.5
     pipeline = case.pipeline
     pipeline.scheduler = scheduler(case, program)

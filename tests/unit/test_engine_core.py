@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from farm.spec.job import JobSpec
 from farm.worker.samplers import compile_program
+from farm.worker.samplers.model_sigmas import ModelSigmas
+from farm.worker.samplers.noise import ImageNoise
+from farm.worker.samplers.program import FRESH
 from tests.engine_bench import Bench, alone
 from tests.fake_models import ALPHAS, FakeCheckpoint, denoised, mean_of, spec
 
@@ -27,22 +29,24 @@ MIXED = [
 
 def by_hand(job: JobSpec) -> np.ndarray:
     """The same image by a plain loop in float64: one job, no rows, no batch."""
-    generator = torch.Generator().manual_seed(job.seed)
-
-    def draw() -> np.ndarray:
-        return torch.randn((4, job.height // 8, job.width // 8), generator=generator).numpy()
-
-    program = compile_program(job.sampler, job.steps, ALPHAS)
-    x, before = draw().astype(np.float64) * program.initial_scale, 0.0
+    program = compile_program(job.sampler, job.steps, ALPHAS, options=job.sampling)
+    shape = (4, job.height // 8, job.width // 8)
+    noise = ImageNoise(shape, job.seed, job.noise, program.levels)
+    registers = np.zeros((4, *shape))
+    registers[0] = noise.first.numpy() * program.start.noise
+    if program.start.churn is not None:
+        registers[0] += noise.draw(FRESH).numpy() * program.start.churn
     for step in program.steps:
-        towards = denoised(x, step.sigma, mean_of(job.prompt))
-        away = denoised(x, step.sigma, mean_of(job.negative_prompt))
-        estimate = away + (towards - away) * job.cfg_scale
-        k = step.update
-        x = k.x * x + k.denoised * estimate + k.previous * before
-        x = x + (k.noise * draw() if k.noise else 0)
-        before = estimate
-    return x.transpose(1, 2, 0)
+        # Told a timestep, the model takes the noise level to be that one's.
+        level = ModelSigmas(ALPHAS).sigma(step.t)
+        seen = registers[0] * ((level**2 + 1) / (step.sigma**2 + 1)) ** 0.5
+        towards = denoised(seen, level, mean_of(job.prompt))
+        away = denoised(seen, level, mean_of(job.negative_prompt))
+        found = (seen - away - (towards - away) * job.cfg_scale) / level
+        drawn = noise.draw(step.draw).numpy() if step.draw else np.zeros(shape)
+        held = [*registers, registers[0] - step.sigma * found, drawn]
+        registers = np.tensordot(np.array(step.update), np.stack(held), axes=1)
+    return registers[0].transpose(1, 2, 0)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])

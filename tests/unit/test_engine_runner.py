@@ -46,13 +46,13 @@ def test_a_step_tried_again_uses_the_same_noise(monkeypatch: pytest.MonkeyPatch)
     checkpoint: Any = FakeCheckpoint("fake")
     tried, straight = slot(checkpoint, 1), slot(checkpoint, 1)
     run(checkpoint, [tried], 1)
-    before = tried.x
+    before = tried.registers
     with monkeypatch.context() as patch:
         patch.setattr("farm.worker.engine.runner.download", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(checkpoint, [tried], 1)
     assert tried.position == 1
-    assert tried.x is before
+    assert tried.registers is before
     run(checkpoint, [tried], 3)
     run(checkpoint, [straight], 4)
     assert torch.equal(tried.x, straight.x)
@@ -62,7 +62,7 @@ def test_noise_is_the_seed_s_alone() -> None:
     checkpoint: Any = FakeCheckpoint("fake")
     drawn = torch.randn((4, 8, 8), generator=torch.Generator().manual_seed(7))
     first, other = slot(checkpoint, 7), slot(checkpoint, 8)
-    assert torch.equal(first.x, drawn * first.program.initial_scale)
+    assert torch.equal(first.x, drawn * first.program.start.noise)
     assert not torch.equal(first.x, other.x)
 
 

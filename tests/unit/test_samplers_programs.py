@@ -1,176 +1,181 @@
-"""Compiled samplers against k-diffusion's update rules, written out here as plain loops."""
+"""Compiled samplers: what every table must be, and what options do to it."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from math import exp, expm1, log
+from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from farm.errors import InvalidInput
-from farm.spec.job import MAX_STEPS, SAMPLERS
+from farm.spec.job import MAX_STEPS
+from farm.spec.samplers import SAMPLERS
+from farm.spec.sampling import SamplingOptions
 from farm.worker.samplers import Program, compile_program
-from farm.worker.samplers.schedules import ModelSigmas, karras, uniform
-from tests.fake_models import ALPHAS, denoised
+from farm.worker.samplers.algebra import A, B, C, D, X, Z
+from tests import analytic
+from tests.fake_models import ALPHAS
 
-Latent = NDArray[np.float64]
-Model = Callable[[Latent, float], Latent]
 STEPS = [1, 2, 3, 20, MAX_STEPS]
-PICTURE = np.linspace(-1.5, 1.5, 7)
+TWO_CALLS = {"Heun", "DPM2", "DPM2 a", "DPM++ 2S a", "DPM++ SDE", "Restart"}
+ENDS_NOISY = {"UniPC", "TCD", "DPM fast"}
+"""Their authors stop at the model's lowest noise level."""
 
 
-def normal(x: Latent, sigma: float) -> Latent:
-    """The best denoiser for latents normally distributed around a picture."""
-    return denoised(x, sigma, PICTURE)
+def compiled(sampler: str, steps: int = 20, **options: Any) -> Program:
+    return compile_program(sampler, steps, ALPHAS, options=SamplingOptions(**options))
 
 
-def certain(x: Latent, sigma: float) -> Latent:
-    """A model that knows the picture already."""
-    return PICTURE
-
-
-def noise(seed: int = 5) -> Iterator[Latent]:
-    generator = np.random.default_rng(seed)
-    while True:
-        yield generator.standard_normal(PICTURE.shape)
-
-
-def run(program: Program, model: Model) -> list[Latent]:
-    """The latent before the first step and after every step."""
-    draws = noise()
-    x, before = next(draws) * program.initial_scale, np.zeros_like(PICTURE)
-    latents = [x]
-    for step in program.steps:
-        estimate, k = model(x, step.sigma), step.update
-        x = k.x * x + k.denoised * estimate + k.previous * before
-        if k.noise:
-            x = x + k.noise * next(draws)
-        before = estimate
-        latents.append(x)
-    return latents
-
-
-def euler(model: Model, sigmas: list[float]) -> list[Latent]:
-    x = next(noise()) * sigmas[0]
-    latents = [x]
-    for i in range(len(sigmas) - 1):
-        d = (x - model(x, sigmas[i])) / sigmas[i]
-        x = x + d * (sigmas[i + 1] - sigmas[i])
-        latents.append(x)
-    return latents
-
-
-def euler_ancestral(model: Model, sigmas: list[float]) -> list[Latent]:
-    draws = noise()
-    x = next(draws) * sigmas[0]
-    latents = [x]
-    for i in range(len(sigmas) - 1):
-        here, there = sigmas[i], sigmas[i + 1]
-        up = min(there, (there**2 * (here**2 - there**2) / here**2) ** 0.5)
-        down = (there**2 - up**2) ** 0.5
-        d = (x - model(x, here)) / here
-        x = x + d * (down - here)
-        if there > 0:
-            x = x + next(draws) * up
-        latents.append(x)
-    return latents
-
-
-def dpmpp_2m(model: Model, sigmas: list[float]) -> list[Latent]:
-    x = next(noise()) * sigmas[0]
-    latents, old = [x], None
-    for i in range(len(sigmas) - 1):
-        estimate = model(x, sigmas[i])
-        if sigmas[i + 1] == 0:
-            x = estimate
-        else:
-            t, t_next = -log(sigmas[i]), -log(sigmas[i + 1])
-            h, blend = t_next - t, estimate
-            if old is not None:
-                r = (t + log(sigmas[i - 1])) / h
-                blend = (1 + 1 / (2 * r)) * estimate - 1 / (2 * r) * old
-            x = exp(-t_next) / exp(-t) * x - expm1(-h) * blend
-        old = estimate
-        latents.append(x)
-    return latents
-
-
-REFERENCES = {
-    "Euler": (euler, uniform),
-    "Euler a": (euler_ancestral, uniform),
-    "DPM++ 2M Karras": (dpmpp_2m, karras),
-}
-
-
-def test_every_name_a_job_may_have_is_known_here() -> None:
-    assert set(REFERENCES) == set(SAMPLERS)
-    for name in SAMPLERS:
-        assert compile_program(name, 3, ALPHAS).name == name
+def base(name: str) -> str:
+    return name.removesuffix(" Karras").removesuffix(" Exponential")
 
 
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_a_program_steps_as_k_diffusion_does(name: str, steps: int) -> None:
-    reference, schedule = REFERENCES[name]
-    expected = reference(normal, schedule(ModelSigmas(ALPHAS), steps))
-    made = run(compile_program(name, steps, ALPHAS), normal)
-    assert len(made) == len(expected) == steps + 1
-    for ours, theirs in zip(made, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+def test_every_sampler_goes_down_at_any_number_of_steps(name: str, steps: int) -> None:
+    program = compiled(name, steps)
+    assert program.name == name
+    assert program.total == steps
+    assert list(program.done) == sorted(program.done)
+    _, high = program.levels
+    for step in program.steps:
+        assert 0 < step.sigma <= high
+        assert 0 <= step.t <= 999
+        assert np.isfinite(step.update).all()
+    calls = {True: 2 * steps - 1, False: steps + (base(name) == "PLMS" and steps > 1)}
+    assert len(program.steps) == calls[base(name) in TWO_CALLS]
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_model_that_knows_the_picture_is_believed(name: str, steps: int) -> None:
+    end = analytic.run(compiled(name, steps), lambda x, sigma: analytic.PICTURE)[-1]
+    slack = 0.1 if base(name) in ENDS_NOISY else 1e-4 if name == "LCM" else 1e-12
+    np.testing.assert_allclose(end, analytic.PICTURE, rtol=0, atol=slack)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_many_steps_end_at_one_of_the_pictures(name: str) -> None:
+    end = analytic.run(compiled(name, MAX_STEPS))[-1]
+    off = min(np.abs(end - analytic.PICTURE).max(), np.abs(end + analytic.PICTURE).max())
+    # The pictures themselves are blurred.
+    assert off < 4 * analytic.SPREAD
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_one_step_is_the_model_s_estimate(name: str) -> None:
-    program = compile_program(name, 1, ALPHAS)
-    start, end = run(program, normal)
-    np.testing.assert_allclose(end, normal(start, program.initial_scale), rtol=0, atol=1e-12)
-    assert program.steps[0].t == pytest.approx(999)
+    program = compiled(name, 1)
+    assert len(program.steps) == 1
+    assert program.steps[0].draw is None or name == "DPM fast"
+    start, end = analytic.run(program)
+    estimate = analytic.denoised(start, program.steps[0].sigma)
+    slack = 0.1 if name in ENDS_NOISY else 1e-6
+    np.testing.assert_allclose(end, estimate, rtol=0, atol=slack)
 
 
-@pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("name", ["Euler", "DPM++ 2M Karras"])
-def test_towards_a_known_picture_the_noise_shrinks_with_sigma(name: str, steps: int) -> None:
-    program = compile_program(name, steps, ALPHAS)
-    sigmas = [step.sigma for step in program.steps] + [0.0]
-    made = run(program, certain)
-    for x, sigma in zip(made, sigmas, strict=True):
-        expected = PICTURE + (made[0] - PICTURE) * sigma / sigmas[0]
-        np.testing.assert_allclose(x, expected, rtol=0, atol=1e-9)
+@pytest.mark.parametrize("steps", [2, 3, 20, MAX_STEPS])
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if base(name) not in ENDS_NOISY])
+def test_the_last_update_leaves_no_noise(name: str, steps: int) -> None:
+    last = compiled(name, steps).steps[-1]
+    noise = Z.weights.index(1)
+    assert last.x.weights[noise] == 0
+    assert last.draw is None
 
 
-@pytest.mark.parametrize("steps", STEPS)
-def test_ancestral_noise_keeps_the_variance_at_sigma(steps: int) -> None:
-    program = compile_program("Euler a", steps, ALPHAS)
-    following = [step.sigma for step in program.steps[1:]] + [0.0]
-    for step, after in zip(program.steps, following, strict=True):
-        variance = (step.update.x * step.sigma) ** 2 + step.update.noise**2
-        assert variance == pytest.approx(after**2, abs=1e-12)
+@pytest.mark.parametrize("name", ["Euler a", "DPM2 a", "DPM++ 2S a", "DPM++ SDE Karras", "DDIM"])
+def test_without_eta_nothing_is_random(name: str) -> None:
+    assert not any(step.draw for step in compiled(name, eta=0.0).steps)
+    assert any(step.draw for step in compiled(name, eta=0.5).steps)
 
 
-@pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_timesteps_fall_and_the_last_step_adds_no_noise(name: str, steps: int) -> None:
-    program = compile_program(name, steps, ALPHAS)
-    timesteps = [step.t for step in program.steps]
-    assert timesteps == sorted(timesteps, reverse=True)
-    assert program.steps[-1].update == (0, 1, 0, 0)
-    assert program.initial_scale == program.steps[0].sigma
+def test_ddim_without_eta_is_euler_and_with_all_of_it_euler_a() -> None:
+    for eta, other in ((0.0, "Euler"), (1.0, "Euler a")):
+        ours = compiled("DDIM", eta=eta)
+        theirs = compiled(other, scheduler="ddim", sgm_noise_multiplier=True)
+        assert ours.start == theirs.start
+        np.testing.assert_allclose(analytic.run(ours), analytic.run(theirs), rtol=0, atol=1e-12)
+
+
+def test_the_brownian_path_is_asked_within_its_levels_from_high_to_low() -> None:
+    for name in (name for name in SAMPLERS if "SDE" in name):
+        program = compiled(name)
+        spans = [step.draw.between for step in program.steps if step.draw and step.draw.between]
+        low, high = program.levels
+        assert spans
+        assert all(low <= following < sigma <= high for sigma, following in spans)
 
 
 @pytest.mark.parametrize(
-    ("sampler", "steps", "field", "remedy"),
-    [("Oiler", 20, "sampler", "Euler a"), ("Euler", 0, "steps", "at least 1")],
+    ("options", "sigmas"),
+    [
+        ({}, "14.61 … 0.02917"),
+        ({"sigma_min": 0.1, "sigma_max": 10.0}, "10.00 … 0.1000"),
+        ({"discard_penultimate": True}, "14.61 … 0.04731"),
+        ({"zero_terminal_snr": True}, "4519. … 0.02917"),
+    ],
 )
-def test_nonsense_is_refused_by_name(sampler: str, steps: int, field: str, remedy: str) -> None:
+def test_options_of_the_schedule(options: dict[str, Any], sigmas: str) -> None:
+    steps = compiled("Euler", 20, scheduler="karras", **options).steps
+    assert f"{steps[0].sigma:#.4g} … {steps[-1].sigma:#.4g}" == sigmas
+
+
+def test_churn_raises_the_level_before_each_step_within_its_bounds() -> None:
+    plain = [step.sigma for step in compiled("Euler").steps]
+    churned = [step.sigma for step in compiled("Euler", s_churn=5, s_tmin=1, s_tmax=8).steps]
+    factors = [after / before for before, after in zip(plain, churned, strict=True)]
+    inside = [1 <= sigma <= 8 for sigma in plain]
+    assert factors == pytest.approx([1.25 if churns else 1 for churns in inside])
+    assert compiled("Euler", s_churn=5).start.churn == pytest.approx(plain[0] * 0.75)
+    assert compiled("Euler a", s_churn=5) == compiled("Euler a")
+
+
+def test_options_of_the_start() -> None:
+    sigma = compiled("Euler").start.noise
+    assert compiled("Euler", sgm_noise_multiplier=True).start.noise == (1 + sigma**2) ** 0.5
+    assert compiled("Euler", sgm_noise_multiplier=True).steps == compiled("Euler").steps
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("k_euler_a", "Euler a"),
+        ("euler A", "Euler a"),
+        ("k_dpmpp_2m_sde_ka", "DPM++ 2M SDE Karras"),
+        ("dpm++  2m karras", "DPM++ 2M Karras"),
+    ],
+)
+def test_a_sampler_is_known_as_people_write_it(written: str, name: str) -> None:
+    assert compiled(written).name == name
+
+
+@pytest.mark.parametrize(
+    ("sampler", "steps", "options", "field", "remedy"),
+    [
+        ("Oiler", 20, {}, "sampler", "Euler a"),
+        ("Euler", 0, {}, "steps", "at least 1"),
+        ("Euler", 20, {"sigma_max": 0.01}, "sigma_max", "sigma_min well below sigma_max"),
+        ("Euler", 20, {"sigma_min": 50.0, "scheduler": "karras"}, "sigma_min", "Leave sigma_min"),
+    ],
+)
+def test_nonsense_is_refused_by_name(
+    sampler: str, steps: int, options: dict[str, Any], field: str, remedy: str
+) -> None:
     with pytest.raises(InvalidInput) as refused:
-        compile_program(sampler, steps, ALPHAS)
+        compiled(sampler, steps, **options)
     assert refused.value.field == field
-    assert refused.value.value in (sampler, steps)
+    assert refused.value.value in (sampler, steps, *options.values())
     assert remedy in (refused.value.remedy or "")
+
+
+def test_sums_are_vectors() -> None:
+    total = (X - D) / 2 + Z * 3 - 0.5 * A + (B + C) * 0
+    assert total.weights == (0.5, -0.5, 0, 0, -0.5, 3)
+    assert repr(total) == "0.5·X + -0.5·A + -0.5·D + 3·Z"
+    assert total == X / 2 - D / 2 + Z * 3 - A / 2
+    assert total != X
+    assert len({total, X, X * 1.0}) == 2
 
 
 def test_samplers_batcher_and_recipes_do_without_torch() -> None:

@@ -20,7 +20,7 @@ from farm.worker.engine.requests import Denoise
 from farm.worker.engine.runner import Runner, Stepped
 from farm.worker.engine.slot import Slot
 from farm.worker.models.checkpoint import Checkpoint
-from farm.worker.samplers import compile_program
+from farm.worker.samplers import Program, compile_program
 
 log = logging.getLogger(__name__)
 
@@ -83,13 +83,20 @@ class Denoiser:
             self._pulse.worked(
                 seconds, forwards=rows.forwards, rows=rows.count, padded=rows.padding
             )
-            for job, position, good in zip(jobs, stepped.positions, stepped.finite(), strict=True):
+            slots = stepped.slots
+            for job, slot, position, good in zip(
+                jobs, slots, stepped.positions, stepped.finite(), strict=True
+            ):
                 if job in self._jobs:
                     share = seconds * job.waiting.rows / rows.count
-                    job.ledger.step(
-                        share, rows=rows.count, forwards=rows.forwards, bucket=rows.bucket
+                    job.ledger.call(
+                        share,
+                        rows=rows.count,
+                        forwards=rows.forwards,
+                        bucket=rows.bucket,
+                        whole=slot.program.steps[position].whole,
                     )
-                    self._send_on(job, position + 1, good=good)
+                    self._send_on(job, slot.program, position, good=good)
 
     def rest(self) -> None:
         """Let go of everything while there is nothing to do."""
@@ -102,19 +109,27 @@ class Denoiser:
         request = job.request
         assert isinstance(request, Denoise)
         self._limits.check(checkpoint, request)
-        program = compile_program(request.sampler, request.steps, checkpoint.alphas_cumprod)
+        program = compile_program(
+            request.sampler,
+            request.steps,
+            checkpoint.alphas_cumprod,
+            options=request.sampling,
+            family=checkpoint.family,
+        )
         job.open(Slot(request, program, self._device))
 
-    def _send_on(self, job: Job, done: int, *, good: bool) -> None:
+    def _send_on(self, job: Job, program: Program, position: int, *, good: bool) -> None:
+        done = program.done[position]
         if not good:
-            self._jobs.fail([job], not_finite(job, done))
+            whole = program.steps[position].whole
+            self._jobs.fail([job], not_finite(job, done if whole else done + 1))
             return
         if self._on_progress and job.due(PROGRESS_SECONDS):
             try:
-                self._on_progress(job.key, done, job.steps)
+                self._on_progress(job.key, done, program.total)
             except Exception:
                 log.exception("telling the progress of %s failed", job.key)
-        if done == job.steps:
+        if position + 1 == len(program.steps):
             self._jobs.send(job, job.close())
 
     def _recover(self, error: Exception, forward: Forward, checkpoint: Checkpoint) -> None:

@@ -60,8 +60,8 @@ class Job:
 
     @property
     def steps(self) -> int:
-        """Of the denoising under way."""
-        return len(self.slot.program.steps) if self.slot else 0
+        """Of the denoising under way, as its user counts them."""
+        return self.slot.program.total if self.slot else 0
 
     def send(self, value: Any) -> None:
         """Hand the recipe what it waited for, and take its next request or its image."""

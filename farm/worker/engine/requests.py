@@ -68,8 +68,8 @@ class Denoise:
     negative: Made[TextEncoding] | None
     cfg_scale: float
     seed: int
-    sampling: SamplingOptions = SamplingOptions()
-    noise: NoiseOptions = NoiseOptions()
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    noise: NoiseOptions = field(default_factory=NoiseOptions)
     strict: bool = False
     loras: Loras = ()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from math import isfinite
 
 import torch
@@ -21,7 +22,7 @@ class Stepped:
 
     Attributes:
         slots: that were taken further.
-        positions: the step that each of them did, from 0.
+        positions: the call that each of them did, from 0.
         rows: the forward's rows.
     """
 
@@ -59,20 +60,20 @@ class Runner:
         """
         watch = Stopwatch(self._device)
         rows = self._packed(slots, bucket=bucket, blocks=blocks)
-        c_in, t, c_skip, c_out, *update = self._columns(checkpoint.prediction, slots)
-        x = torch.stack([slot.x for slot in slots])
+        numbers = [_numbers(checkpoint.prediction, slot.step) for slot in slots]
+        c_in, t, c_skip, c_out = self._columns(numbers)
+        registers = torch.stack([slot.registers for slot in slots])
+        x = registers[:, 0]
         output = rows.predict(checkpoint, x * c_in, t.flatten())
-        estimate = c_skip * x + c_out * output
-        following = update[0] * x + update[1] * estimate
-        following += update[2] * torch.stack([slot.previous for slot in slots])
-        if any(slot.step.update.noise for slot in slots):
+        held = [*registers.unbind(1), c_skip * x + c_out * output]
+        if any(slot.step.draw for slot in slots):
             # Drawn only now: on a GPU the host draws while the model runs.
-            noise = torch.stack([slot.noise() for slot in slots])
-            following += update[3] * upload(noise, self._device)
+            held.append(upload(torch.stack([slot.noise() for slot in slots]), self._device))
+        following = self._updated([slot.step for slot in slots], held)
         # A sum is finite only if all it adds up is, and is one small number to bring home.
-        checksums = download(following.sum(dim=(1, 2, 3)))
-        for slot, latent, clean in zip(slots, following.unbind(), estimate.unbind(), strict=True):
-            slot.advance(latent, clean)
+        checksums = download(following[:, 0].sum(dim=(1, 2, 3)))
+        for slot, made in zip(slots, following.unbind(), strict=True):
+            slot.advance(made)
         watch.stop()
         return Stepped(rows, watch, checksums)
 
@@ -86,19 +87,40 @@ class Runner:
             self._rows = Rows(slots, bucket=bucket, blocks=blocks, device=self._device)
         return self._rows
 
-    def _columns(self, prediction: str, slots: Sequence[Slot]) -> tuple[Tensor, ...]:
-        """The numbers of this step, one column a number, [S, 1, 1, 1] each."""
-        table = [_numbers(prediction, slot.step) for slot in slots]
+    def _columns(self, table: Sequence[tuple[float, ...]]) -> tuple[Tensor, ...]:
+        """One column a number, [S, 1, 1, 1] each."""
         return upload(torch.tensor(table), self._device).view(len(table), -1, 1, 1, 1).unbind(1)
+
+    def _updated(self, steps: Sequence[Step], held: Sequence[Tensor]) -> Tensor:
+        """Every register of every slot, each the sum that its step says.
+
+        Products are added one by one, without fusing and in a fixed order, so that a slot's
+        numbers do not depend on its place among the others.
+
+        Args:
+            held: what is summed up, [S, 4, h, w] each, in the order of ``Step.update``.
+
+        Returns:
+            [S, 4, 4, h, w].
+        """
+        weights = torch.tensor([step.update for step in steps])
+        used = weights.any(dim=0).any(dim=0).tolist()
+        columns = upload(weights, self._device)[..., None, None, None].unbind(2)
+        products = [
+            column * source[:, None]
+            for column, source, use in zip(columns, held, used, strict=False)
+            if use
+        ]
+        return reduce(torch.add, products)
 
 
 def _numbers(prediction: str, step: Step) -> tuple[float, ...]:
-    """c_in, t, c_skip, c_out and the update's coefficients.
+    """c_in, t, c_skip and c_out.
 
     The model sees ``c_in x``, and ``c_skip x + c_out output`` is its estimate of the clean
     latent (Karras et al. 2022, table 1; v as in Salimans and Ho 2022, arXiv 2202.00512).
     """
     power = step.sigma**2 + 1
     if prediction == "v_prediction":
-        return (power**-0.5, step.t, 1 / power, -step.sigma * power**-0.5, *step.update)
-    return (power**-0.5, step.t, 1.0, -step.sigma, *step.update)
+        return power**-0.5, step.t, 1 / power, -step.sigma * power**-0.5
+    return power**-0.5, step.t, 1.0, -step.sigma

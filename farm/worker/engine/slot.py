@@ -7,31 +7,38 @@ from torch import Tensor
 
 from farm.worker.engine.requests import Denoise
 from farm.worker.engine.transfer import upload
-from farm.worker.samplers import Program, Step
+from farm.worker.samplers import Draw, Program, Step
+from farm.worker.samplers.noise import ImageNoise
+
+REGISTERS = 4
 
 
 class Slot:
     """Where an image's program stands, and the registers it works on.
 
-    All its noise comes from one generator on the CPU, seeded by the job: the first draw is the
-    initial latent, then one draw for each step that asks for noise, as webui's RNG "CPU". So no
-    other job can change it.
-
     Attributes:
-        x: [4, height/8, width/8] float32, the latent now.
-        previous: likewise, the estimate of the clean latent one step ago; zero at first.
-        position: steps done.
+        registers: [4, 4, height/8, width/8] float32: the latent, and what its sampler remembers,
+            see :mod:`farm.worker.samplers.algebra`.
+        position: calls of the model done.
     """
 
     def __init__(self, request: Denoise, program: Program, device: torch.device) -> None:
         self.request = request
         self.program = program
         self.position = 0
-        self._generator = torch.Generator().manual_seed(request.seed)
         self._shape = (4, request.height // 8, request.width // 8)
+        self._noise = ImageNoise(self._shape, request.seed, request.noise, program.levels)
         self._drawn: tuple[int, Tensor] | None = None
-        self.x = upload(self._draw() * program.initial_scale, device)
-        self.previous = torch.zeros_like(self.x)
+        registers = torch.zeros(REGISTERS, *self._shape)
+        registers[0] = self._noise.first * program.start.noise
+        if program.start.churn is not None:
+            registers[0] += self._noise.draw(Draw()) * program.start.churn
+        self.registers = upload(registers, device)
+
+    @property
+    def x(self) -> Tensor:
+        """[4, height/8, width/8], the latent now."""
+        return self.registers[0]
 
     @property
     def step(self) -> Step:
@@ -46,17 +53,13 @@ class Slot:
 
         Asked again for the same step it is the same noise: a forward that failed is retried.
         """
-        if not self.step.update.noise:
+        if self.step.draw is None:
             return torch.zeros(self._shape)
         if self._drawn is None or self._drawn[0] != self.position:
-            self._drawn = (self.position, self._draw())
+            self._drawn = (self.position, self._noise.draw(self.step.draw))
         return self._drawn[1]
 
-    def advance(self, x: Tensor, estimate: Tensor) -> None:
+    def advance(self, registers: Tensor) -> None:
         """Record what the step at hand has made."""
-        self.x = x
-        self.previous = estimate
+        self.registers = registers
         self.position += 1
-
-    def _draw(self) -> Tensor:
-        return torch.randn(self._shape, generator=self._generator)

@@ -65,10 +65,11 @@ class Ledger:
         self._buckets: set[int] = set()
         self._memory = MemoryReading(0, 0, 0, 0)
 
-    def step(self, seconds: float, *, rows: int, forwards: int, bucket: int) -> None:
-        """Book one step: its share of the device, and the rows it ran among."""
+    def call(self, seconds: float, *, rows: int, forwards: int, bucket: int, whole: bool) -> None:
+        """Book one call of the model: its share of the device, the rows it ran among, and whether
+        it completes a step."""
         self.gpu_seconds += seconds
-        self.steps += 1
+        self.steps += whole
         self._forwards += forwards
         self._rows += rows
         self._buckets.add(bucket)

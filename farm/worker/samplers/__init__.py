@@ -1,6 +1,6 @@
 """Samplers are tables: pure host arithmetic in double precision, no torch."""
 
-from farm.worker.samplers.program import Coefficients, Program, Step
+from farm.worker.samplers.program import Draw, Program, Step
 from farm.worker.samplers.registry import compile_program
 
-__all__ = ["Coefficients", "Program", "Step", "compile_program"]
+__all__ = ["Draw", "Program", "Step", "compile_program"]

@@ -1,18 +1,34 @@
-"""Euler."""
+"""Euler's method, plain and ancestral."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 
-from farm.worker.samplers.program import Coefficients
+from farm.worker.samplers.algebra import D, X, Z
+from farm.worker.samplers.churned import churned
+from farm.worker.samplers.course import Course, ancestral
+from farm.worker.samplers.program import FRESH, Step
 
 
-def euler(sigmas: Sequence[float]) -> list[Coefficients]:
-    """Algorithm 2 of Karras et al. 2022 (arXiv 2206.00364) without churn and correction.
+def euler(course: Course) -> Iterator[Step]:
+    """Algorithm 2 of Karras et al. 2022 (arXiv 2206.00364) without its correction.
 
-    The slope at sigma is ``d = (x - D) / sigma`` and the step ``x' = x + (sigma' - sigma) d``.
-    With ``ratio = sigma' / sigma`` that is ``x' = ratio x + (1 - ratio) D``.
+    The slope at sigma is ``d = (x - D) / sigma``, the step ``x' = x + (sigma' - sigma) d``.
     """
-    ratios = [following / sigma for sigma, following in pairwise(sigmas)]
-    return [Coefficients(x=ratio, denoised=1 - ratio) for ratio in ratios]
+    for sigma, following, rise, draw in churned(course):
+        d = (X - D) / sigma
+        yield course.step(sigma, X + d * (following - sigma) + rise, draw=draw)
+
+
+def euler_ancestral(course: Course) -> Iterator[Step]:
+    """Euler down to below the next noise level, then noise back up to it.
+
+    With eta 0 to 1 this is DDIM too (Song et al. 2020, arXiv 2010.02502, equation 12), written
+    for latents that are not scaled down: ``x = x_ddim / sqrt(alpha)``.
+    """
+    for sigma, following in pairwise(course.sigmas):
+        down, up = ancestral(sigma, following, course.eta)
+        d = (X - D) / sigma
+        x = X + d * (down - sigma) + Z * (course.s_noise * up)
+        yield course.step(sigma, x, draw=FRESH if up else None)

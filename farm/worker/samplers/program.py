@@ -5,20 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from farm.worker.samplers.algebra import A, B, C, Sum
 
-class Coefficients(NamedTuple):
-    """One update, ``x' = x·x_ + denoised·D + previous·D₁ + noise·z``, where ``x_`` is the latent
-    now, ``D`` the model's estimate of the clean latent, ``D₁`` its estimate one step ago (zero
-    before the first step) and ``z`` fresh standard normal noise.
 
-    Every k-diffusion sampler that is not adaptive is such a sum; one that needs an older
-    estimate or a saved latent adds a field here and a register in the engine.
+class Draw(NamedTuple):
+    """Standard normal noise that a step takes.
+
+    Attributes:
+        between: two noise levels, for the increment of the image's Brownian path between them,
+            scaled to variance 1; None for fresh noise.
     """
 
-    x: float
-    denoised: float
-    previous: float = 0.0
-    noise: float = 0.0
+    between: tuple[float, float] | None = None
+
+
+FRESH = Draw()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +29,37 @@ class Step:
     Attributes:
         sigma: noise level of the latent that the model sees, > 0.
         t: the training timestep of that noise level, fractional, 0..999.
-        update: how the next latent follows from it.
+        x: what the latent becomes.
+        a, b, c: what the registers become, from what they all were.
+        draw: the noise ``Z``; None for none.
+        whole: ends a step that the user asked for; a second order step takes two calls.
     """
 
     sigma: float
     t: float
-    update: Coefficients
+    x: Sum
+    a: Sum = A
+    b: Sum = B
+    c: Sum = C
+    draw: Draw | None = None
+    whole: bool = True
+
+    @property
+    def update(self) -> tuple[tuple[float, ...], ...]:
+        """[4, 6]: rows are the new ``X``, ``A``, ``B``, ``C``; columns as in :class:`Sum`."""
+        return self.x.weights, self.a.weights, self.b.weights, self.c.weights
+
+
+class Start(NamedTuple):
+    """How an image begins: ``noise * first draw + churn * second draw``.
+
+    Attributes:
+        noise: the noise level, as a multiple of standard normal noise.
+        churn: what is added to it before the first call; None draws no second time.
+    """
+
+    noise: float
+    churn: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +68,21 @@ class Program:
 
     Attributes:
         name: the sampler's name as people know it.
-        steps: at least one; the last ends at sigma 0, that is, at a clean latent.
-        initial_scale: what standard normal noise is multiplied with to start.
+        steps: calls of the model, at least one; after the last the latent is clean, or as good
+            as clean where the sampler's authors stop just above noise level 0.
+        start: the latent before the first of them.
+        levels: the lowest and highest noise level > 0 of the schedule, between which the
+            Brownian path of its noise runs.
+        done: for each call, how many of the steps the user asked for it completes.
     """
 
     name: str
     steps: tuple[Step, ...]
-    initial_scale: float
+    start: Start
+    levels: tuple[float, float]
+    done: tuple[int, ...]
+
+    @property
+    def total(self) -> int:
+        """Steps as the user counts them."""
+        return self.done[-1]

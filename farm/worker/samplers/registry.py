@@ -1,57 +1,126 @@
-"""Samplers by the names people know, each with the schedule that webui pairs with it."""
+"""Samplers by the names people know, compiled for a model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
+from math import inf, isfinite, sqrt
 
 from farm.errors import InvalidInput
-from farm.worker.samplers.dpmpp_2m import dpmpp_2m
-from farm.worker.samplers.euler import euler
-from farm.worker.samplers.euler_ancestral import euler_ancestral
-from farm.worker.samplers.program import Coefficients, Program, Step
-from farm.worker.samplers.schedules import ModelSigmas, karras, uniform
+from farm.spec.samplers import SAMPLERS, Sampler, sampler_name
+from farm.spec.sampling import SamplingOptions
+from farm.worker.samplers.churned import first_churn
+from farm.worker.samplers.consistency import lcm, tcd
+from farm.worker.samplers.course import Builder, Churn, Course
+from farm.worker.samplers.dpm2 import dpm2, dpm2_ancestral
+from farm.worker.samplers.dpm_fast import dpm_fast
+from farm.worker.samplers.dpmpp import dpmpp_2m, dpmpp_2s_ancestral
+from farm.worker.samplers.dpmpp_sde import (
+    dpmpp_2m_sde,
+    dpmpp_2m_sde_heun,
+    dpmpp_3m_sde,
+    dpmpp_sde,
+)
+from farm.worker.samplers.euler import euler, euler_ancestral
+from farm.worker.samplers.heun import heun, restart
+from farm.worker.samplers.lms import lms, plms
+from farm.worker.samplers.model_sigmas import ModelSigmas, zero_terminal_snr
+from farm.worker.samplers.program import Program, Start
+from farm.worker.samplers.schedules import SCHEDULES, Span
+from farm.worker.samplers.unipc import unipc
 
-Schedule = Callable[[ModelSigmas, int], list[float]]
-Sampler = Callable[[Sequence[float]], list[Coefficients]]
-
-_SAMPLERS: dict[str, tuple[Schedule, Sampler]] = {
-    "Euler": (uniform, euler),
-    "Euler a": (uniform, euler_ancestral),
-    "DPM++ 2M Karras": (karras, dpmpp_2m),
+_BUILDERS: Mapping[str, Builder] = {
+    "DPM++ 2M SDE Heun": dpmpp_2m_sde_heun,
+    "DPM++ 2M SDE": dpmpp_2m_sde,
+    "DPM++ 3M SDE": dpmpp_3m_sde,
+    "DPM++ SDE": dpmpp_sde,
+    "DPM++ 2S a": dpmpp_2s_ancestral,
+    "DPM++ 2M": dpmpp_2m,
+    "DPM2 a": dpm2_ancestral,
+    "DPM2": dpm2,
+    "DPM fast": dpm_fast,
+    "Euler a": euler_ancestral,
+    "Euler": euler,
+    "Heun": heun,
+    "LMS": lms,
+    "Restart": restart,
+    "DDIM": euler_ancestral,
+    "PLMS": plms,
+    "UniPC": unipc,
+    "LCM": lcm,
+    "TCD": tcd,
 }
 
+_UNIT_VARIANCE = {"DDIM", "PLMS", "UniPC", "TCD"}
+"""Samplers that begin with a latent of variance 1, which is ``sqrt(1 + sigma²)`` here."""
 
-def compile_program(sampler: str, steps: int, alphas_cumprod: Sequence[float]) -> Program:
+
+def compile_program(
+    sampler: str,
+    steps: int,
+    alphas_cumprod: Sequence[float],
+    *,
+    options: SamplingOptions | None = None,
+    family: str = "sd15",
+) -> Program:
     """Compile a sampler for a model into the table that the engine runs.
 
     Args:
-        sampler: one of :data:`farm.spec.job.SAMPLERS`.
-        steps: calls of the model, at least 1.
+        sampler: one of :data:`farm.spec.samplers.SAMPLERS`, or an alias.
+        steps: as the user counts them, at least 1.
         alphas_cumprod: the model's cumulative signal power a training timestep.
+        options: settings of the sampler and its schedule.
+        family: of the model; align-your-steps has a table for each.
 
     Raises:
-        InvalidInput: an unknown sampler, or no steps.
+        InvalidInput: an unknown sampler, no steps, or options that leave no way down.
         CheckpointError: the model's schedule is unusable.
     """
-    _check(sampler, steps)
-    schedule, updates = _SAMPLERS[sampler]
-    model = ModelSigmas(alphas_cumprod)
-    sigmas = schedule(model, steps)
-    table = tuple(
-        Step(sigma, model.timestep(sigma), update)
-        for sigma, update in zip(sigmas[:-1], updates(sigmas), strict=True)
+    known = SAMPLERS[sampler_name(sampler)]
+    _check(steps)
+    options = options or SamplingOptions()
+    if options.zero_terminal_snr:
+        alphas_cumprod = zero_terminal_snr(alphas_cumprod)
+    course = _course(known, steps, ModelSigmas(alphas_cumprod, family), options)
+    table = tuple(_builder(known)(course))
+    high = course.sigmas[0]
+    unit = options.sgm_noise_multiplier or known.name in _UNIT_VARIANCE
+    return Program(
+        name=known.name,
+        steps=table,
+        start=Start(sqrt(1 + high**2) if unit else high, first_churn(course)),
+        levels=(min(level for level in course.sigmas if level > 0), high),
+        done=tuple(accumulate(int(step.whole) for step in table)),
     )
-    return Program(name=sampler, steps=table, initial_scale=sigmas[0])
 
 
-def _check(sampler: str, steps: int) -> None:
-    if sampler not in _SAMPLERS:
-        raise InvalidInput(
-            f"There is no sampler {sampler!r}.",
-            field="sampler",
-            value=sampler,
-            remedy=f"Choose one of {', '.join(_SAMPLERS)}.",
-        )
+def _builder(sampler: Sampler) -> Builder:
+    """The sampler itself; Karras and Exponential at the end of a name are only its schedule."""
+    base = sampler.name.removesuffix(" Karras").removesuffix(" Exponential")
+    return _BUILDERS[base]
+
+
+def _course(sampler: Sampler, steps: int, model: ModelSigmas, options: SamplingOptions) -> Course:
+    chosen = sampler.schedule if options.scheduler == "automatic" else options.scheduler
+    low = options.sigma_min or model.smallest
+    span = Span(low, options.sigma_max or model.largest, options.rho)
+    discards = sampler.discard or options.discard_penultimate
+    sigmas = SCHEDULES[chosen](model, steps + discards, span)
+    if discards:
+        del sigmas[-2]
+    _check_levels(sigmas, options)
+    churn = Churn(options.s_churn, options.s_tmin, options.s_tmax or inf)
+    eta = sampler.eta if options.eta is None else options.eta
+    return Course(
+        sigmas=sigmas,
+        model=model,
+        eta=eta or 0.0,
+        s_noise=options.s_noise if sampler.s_noise else 1.0,
+        churn=churn if sampler.churn else Churn(),
+    )
+
+
+def _check(steps: int) -> None:
     if steps < 1:
         raise InvalidInput(
             f"A sampler cannot take {steps} steps.",
@@ -59,3 +128,15 @@ def _check(sampler: str, steps: int) -> None:
             value=steps,
             remedy="Ask for at least 1.",
         )
+
+
+def _check_levels(sigmas: Sequence[float], options: SamplingOptions) -> None:
+    if all(isfinite(high) and high > low >= 0 for high, low in pairwise(sigmas)):
+        return
+    field = "sigma_min" if options.sigma_min else "sigma_max"
+    raise InvalidInput(
+        f"The noise levels {', '.join(f'{level:.4g}' for level in sigmas[:5])}, … do not fall.",
+        field=field,
+        value=getattr(options, field),
+        remedy="Leave sigma_min, sigma_max and rho out, or set sigma_min well below sigma_max.",
+    )

@@ -1,0 +1,62 @@
+"""A world in which the best estimate of the clean latent is known: two pictures, equally likely.
+
+Both k-diffusion (in torch) and the programs (in numpy) are run in it, with the same noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from math import log
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from farm.worker.samplers import Program
+
+Model = Callable[[NDArray[np.float64], float], NDArray[np.float64]]
+
+PICTURE = np.array([0.3, -0.8, 1.4])
+SPREAD = 0.4
+"""The clean latent is ``PICTURE`` or ``-PICTURE``, each number with this standard deviation."""
+
+
+def denoised(x: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
+    """The mean of all clean latents that ``x`` may come from."""
+    variance = SPREAD**2 + sigma**2
+    return (x * SPREAD**2 + sigma**2 * PICTURE * np.tanh(x * PICTURE / variance)) / variance
+
+
+def fresh(draw: int) -> NDArray[np.float64]:
+    """Noise number ``draw``, from 0."""
+    return 1.2 * np.cos(np.array([1.3, 2.1, 3.7]) * (draw + 1))
+
+
+def path(sigma: float, following: float) -> NDArray[np.float64]:
+    """Noise of the way between two noise levels."""
+    return 1.1 * np.cos(np.array([1.0, 2.0, 3.0]) * (log(sigma) + 2 * log(following)))
+
+
+def kept(rows: Any) -> Any:
+    """What is compared of a trajectory: all of a short one, every tenth row and the last of a
+    long one."""
+    return rows if len(rows) <= 40 else np.concatenate([rows[::10], rows[-1:]])
+
+
+def run(program: Program, model: Model = denoised) -> NDArray[np.float64]:
+    """The latents that the model sees under a program, one row a call, and the last one."""
+    draws = map(fresh, count())
+    x = next(draws) * program.start.noise
+    if program.start.churn is not None:
+        x = x + next(draws) * program.start.churn
+    state = np.stack([x, *np.zeros((3, len(x)))])
+    seen = []
+    for step in program.steps:
+        seen.append(state[0])
+        noise = np.zeros_like(x)
+        if step.draw:
+            noise = path(*step.draw.between) if step.draw.between else next(draws)
+        held = np.stack([*state, model(state[0], step.sigma), noise])
+        state = np.array(step.update) @ held
+    return np.stack([*seen, state[0]])

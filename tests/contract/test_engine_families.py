@@ -15,6 +15,8 @@ from farm.worker.models.cache import ModelCache
 from farm.worker.samplers import Program, compile_program
 from tests.checkpoints import diffusers_pipeline, tiny_file
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 CPU = torch.device("cpu")
 SIDE = 64
 

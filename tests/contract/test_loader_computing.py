@@ -28,8 +28,12 @@ class Pair(NamedTuple):
     theirs: Any
     side: int
 
+    @property
+    def xl(self) -> bool:
+        return self.ours.family.startswith("sdxl")
 
-@pytest.fixture(scope="module", params=["sd15", "sdxl", "demo"])
+
+@pytest.fixture(scope="module", params=["sd15", "sd2", "sdxl", "sdxl-refiner", "demo"])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     if request.param == "demo":
         file = scan([builtin_folder()])[0]
@@ -81,13 +85,17 @@ def test_prompts_are_encoded_as_the_pipeline_does(pair: Pair, prompt: str) -> No
 @pytest.mark.parametrize("blank", ["", "  \n"])
 def test_an_empty_negative_prompt(pair: Pair, blank: str) -> None:
     # For SDXL the pipeline zeroes what is not given; webui does so for an empty text too.
-    _, negative, _, negative_pooled = their_encoding(
-        pair, "a", None if pair.ours.family == "sdxl" else ""
-    )
+    _, negative, _, negative_pooled = their_encoding(pair, "a", None if pair.xl else "")
     ours = pair.ours.encode(blank, negative=True)
     same(ours.tokens, negative)
     same(ours.pooled, negative_pooled)
-    assert bool((ours.tokens == 0).all()) == (pair.ours.family == "sdxl")
+    assert bool((ours.tokens == 0).all()) == pair.xl
+
+
+def test_only_a_refiner_is_told_how_good_the_picture_is(pair: Pair) -> None:
+    scores = [pair.ours.encode(text, negative=sign).score for text in "a" for sign in (False, True)]
+    scores.append(pair.ours.encode("", negative=True).score)
+    assert scores == ([6.0, 2.5, 2.5] if pair.ours.family == "sdxl-refiner" else [None] * 3)
 
 
 def test_different_prompts_differ(pair: Pair) -> None:
@@ -118,7 +126,9 @@ def test_rows_at_fractional_timesteps_equal_the_unet_alone(pair: Pair) -> None:
     tokens = torch.cat([text.tokens for text in texts])
     sizes = torch.tensor([[4091.0, 96, 0, 8, 128, 96]] * 3)  # no float16 is 4091
     extra: dict[str, Any] = {}
-    if pair.ours.family == "sdxl":
+    if pair.ours.family == "sdxl-refiner":
+        sizes = sizes[:, :5]
+    if pair.xl:
         extra = {"pooled": torch.cat([text.pooled for text in texts]), "size_ids": sizes}  # type: ignore[misc]
     together = pair.ours.predict(x, t, tokens, **extra)
     assert (together.dtype, together.shape) == (torch.float32, x.shape)

@@ -67,9 +67,9 @@ CONTEXT_WIDTHS = {768: "SD1", 1024: "SD2", 1280: "the SDXL refiner", 2048: "SDXL
 """What a UNet's cross-attention reads tells its family; used in messages only."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LoraFile:
-    """A LoRA in host memory.
+    """A LoRA in host memory, equal only to itself.
 
     Attributes:
         deltas: by the key as the file has it, without its ending.
@@ -135,7 +135,9 @@ def matched(
             unknown.append(stem)
             continue
         shape = modules[target.part].get_parameter(target.parameter).shape
-        if target in found or not delta.fits(shape):
+        if target in found:
+            raise refused(lora.name, f"has two entries for one weight, {stem!r}", "Get it again.")
+        if not delta.fits(shape):
             sides = "x".join(map(str, shape))
             raise _for_another(lora, family, f"{stem!r} does not fit a weight of {sides}")
         found[target] = delta

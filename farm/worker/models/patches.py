@@ -105,6 +105,7 @@ class Patches:
     def __init__(self, modules: Mapping[str, nn.Module], family: str, device: torch.device) -> None:
         self._family = family
         self._device = device
+        self._matches: WeakKeyDictionary[LoraFile, dict[Target, Delta]] = WeakKeyDictionary()
         self._modules = {part: modules[part] for part in modules if part in MODEL_PREFIXES}
         self._patches = {part: patch_of(module) for part, module in self._modules.items()}
 
@@ -147,7 +148,10 @@ class Patches:
         }
 
     def _matched(self, file: LoraFile) -> Mapping[Target, Delta]:
-        return matched(file, self._modules, self._targets, family=self._family)
+        if file not in self._matches:
+            found = matched(file, self._modules, self._targets, family=self._family)
+            self._matches[file] = found
+        return self._matches[file]
 
     @cached_property
     def _targets(self) -> Mapping[str, Target]:

@@ -38,6 +38,7 @@ class Settings(BaseSettings):
         profile: a worker's memory profile by name; ``auto`` chooses by the device.
         host_cache_gb: host memory in which a worker keeps checkpoints that left its GPU; by default
             its part of 40 % of the host's memory, and nothing for a CPU worker.
+        scan_seconds: how often a worker looks for new model files.
         lease_seconds: without a heartbeat for so long, a worker has lost its jobs.
         drain_seconds: how long a worker that is told to stop may finish what it runs.
         local: a farm for the one person at this machine, who needs no key.
@@ -67,6 +68,7 @@ class Settings(BaseSettings):
     device: str = "cpu"
     profile: str = "auto"
     host_cache_gb: float | None = Field(default=None, ge=0)
+    scan_seconds: float = Field(default=15.0, gt=0, le=3600)
     lease_seconds: float = Field(default=15.0, ge=3, le=3600)
     drain_seconds: float = Field(default=30.0, ge=0, le=3600)
     url: str = Field(default_factory=lambda told: address(told["host"], told["port"]))

@@ -42,6 +42,7 @@ class WholeFarm:
         self.environment = {
             **{name: value for name, value in os.environ.items() if name[:5] != "FARM_"},
             "FARM_LEASE_SECONDS": "5",
+            "FARM_SCAN_SECONDS": "0.5",
             **environment,
         }
 

@@ -19,7 +19,6 @@ from farm.worker.models.library import Library
 
 _log = logging.getLogger(__name__)
 
-SCAN_SECONDS = 15.0
 _POLITE = 19
 
 
@@ -32,6 +31,7 @@ class Librarian:
     Args:
         host: whose folders these are; workers on one host share what they find out.
         loading: whether a checkpoint is being read; hashing then leaves it the disk.
+        every: seconds between scans.
         changed: called after a scan that found something new, gone or different.
     """
 
@@ -43,7 +43,7 @@ class Librarian:
         host: str,
         loading: Callable[[], bool],
         changed: Callable[[], None],
-        every: float = SCAN_SECONDS,
+        every: float,
     ) -> None:
         self._db = db
         self._library = library

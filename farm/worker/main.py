@@ -78,6 +78,7 @@ class _Worker:
             host=socket.gethostname(),
             loading=lambda: self._models.loading,
             changed=self._models.drop_changed,
+            every=settings.scan_seconds,
         )
         self._progress = Progress(settings.required("broker_url"))
         self._reporter = Reporter(self._progress)

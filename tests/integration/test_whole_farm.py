@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from PIL import Image
 from farm.client import Batch
 from farm.db import leases
 from farm.errors import InvalidInput
+from farm.worker.models.catalogue import builtin_folder
 from tests.conftest import eventually
 from tests.wholefarm import WholeFarm
 
@@ -142,3 +145,35 @@ def test_a_second_start_on_the_same_folder_says_where_the_first_is(farm: WholeFa
     done = farm.run("up", "--port", str(farm.port))
     assert done.returncode == 0
     assert farm.url in done.stdout
+
+
+def test_images_name_the_hash_of_their_model_once_it_is_known(farm: WholeFarm) -> None:
+    demo = builtin_folder() / "demo.safetensors"
+    eventually(lambda: farm.client.asset("checkpoint", "demo")["sha256"])
+    sha256 = hashlib.sha256(demo.read_bytes()).hexdigest()
+    assert farm.client.asset("checkpoint", "demo")["sha256"] == sha256
+    [job] = finished(farm.client.submit(prompt="a key", steps=2)).jobs("succeeded")
+    assert f"Model hash: {sha256[:10]}, Model: demo" in job.data["image"]["infotext"]
+
+
+def test_a_model_that_is_added_is_found_used_warmed_and_let_go(farm: WholeFarm) -> None:
+    def holders() -> list[str]:
+        held = farm.client.asset("checkpoint", "sub/second")["held_by"]
+        return [each["worker"] for each in held]
+
+    demo = str(builtin_folder() / "demo.safetensors")
+    added = farm.run("model", "add", demo, "--name", "sub/second")
+    assert added.returncode == 0, added.stderr
+    eventually(lambda: "sub/second" in [each["name"] for each in farm.client.assets()])
+    batch = farm.client.submit(prompt="a key", steps=2, checkpoint="second.safetensors")
+    [job] = finished(batch).jobs("succeeded")
+    assert job.spec["checkpoint"] == "sub/second"
+
+    eventually(holders)
+    farm.client.evict("sub/second")
+    eventually(lambda: not holders())
+    [told] = farm.client.warm("sub/second")
+    eventually(lambda: holders() == [told])
+
+    shutil.rmtree(farm.home / "models" / "Stable-diffusion")
+    eventually(lambda: "sub/second" not in [each["name"] for each in farm.client.assets()])

@@ -47,6 +47,7 @@ class Origin:
             module=build_on_meta(part, self.configs, changes),
             sources=sources,
             folder_names=folder_names,
+            remedy=self._remedy(part),
             dtype=dtype,
             device=device,
         )
@@ -59,6 +60,14 @@ class Origin:
             return folder_sources(self.configs / part.name, part.weights, dtype), True
         names = tuple(name for name in self.single.tensors if name.startswith(part.prefix))
         return (Source(self.single, names),), False
+
+    def _remedy(self, part: Part) -> str:
+        if part.name == "vae" and self.vae:
+            return f"Give a VAE made for {self.architecture.family}."
+        own = "config.json"
+        if self.single:
+            own = f"configs in {self.single.path.stem}.config/"
+        return f"Get it whole; a model of its own shape needs its own {own}."
 
     def _unet_changes(self) -> dict[str, Any]:
         """What of a UNet config that ships with Farm the file itself knows better."""

@@ -33,6 +33,7 @@ class PartPlan:
         module: built on ``meta``; :meth:`load` gives it its weights.
         sources: one file, or the shards of one.
         folder_names: tensors go by a diffusers folder's names, not by a single file's.
+        remedy: what to do where the weights do not fit the module.
         dtype, device: where the weights go.
     """
 
@@ -40,6 +41,7 @@ class PartPlan:
     module: nn.Module
     sources: tuple[Source, ...]
     folder_names: bool
+    remedy: str
     dtype: torch.dtype
     device: torch.device
 
@@ -119,9 +121,7 @@ class PartPlan:
         return self._unlike(f"lacks weights of its {self.part.name}: {what}")
 
     def _unlike(self, what: str) -> CheckpointError:
-        path = self._path
-        own = "config.json" if self.folder_names else f"configs in {path.stem}.config/"
-        return damaged(path, what, f"Get it whole; a model of its own shape needs its own {own}.")
+        return damaged(self._path, what, self.remedy)
 
 
 def _laid_out(weight: Tensor) -> Tensor:

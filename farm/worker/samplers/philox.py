@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
-Words = NDArray[np.uint32]
+Words: TypeAlias = NDArray[np.uint64]
+"""Words of 32 bits, each in 64, so that they can be multiplied."""
 
 ROUNDS = 10
-_MULTIPLIERS = np.array([0xD2511F53, 0xCD9E8D57], dtype=np.uint64)
-_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
-_LOW, _SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
+_MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_KEY_STEPS = 0x9E3779B9, 0xBB67AE85
+_LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 # curand's constants are single precision; webui rounds these two, and computes in double.
 _STEP = float(np.float32(2.3283064e-10))
@@ -31,12 +34,8 @@ def philox(counters: Words, key: tuple[int, int]) -> Words:
     low, high = key
     for _ in range(ROUNDS):
         first, third = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]
-        a, b, c, d = (
-            _high(third) ^ b ^ np.uint32(low),
-            _word(third),
-            _high(first) ^ d ^ np.uint32(high),
-            _word(first),
-        )
+        a, b = (third >> _HALF) ^ b ^ np.uint64(low), third & _LOW
+        c, d = (first >> _HALF) ^ d ^ np.uint64(high), first & _LOW
         low, high = (low + _KEY_STEPS[0]) & 0xFFFFFFFF, (high + _KEY_STEPS[1]) & 0xFFFFFFFF
     return np.stack([a, b, c, d])
 
@@ -48,18 +47,11 @@ def normal(seed: int, call: int, count: int) -> NDArray[np.float32]:
     Box and Muller's method makes of two words, it is the first. That holds for as many numbers
     as a card has threads, at least 100 000 or so; beyond, cards differ from each other.
     """
-    counters = np.zeros((4, count), dtype=np.uint32)
+    counters = np.zeros((4, count), dtype=np.uint64)
     counters[0] = call
-    counters[2] = np.arange(count, dtype=np.uint32)
+    counters[2] = np.arange(count)
     words = philox(counters, (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF))
     u = words[0] * _STEP + _STEP / 2
     v = words[1] * _ANGLE_STEP + _ANGLE_STEP / 2
     return (np.sqrt(-2.0 * np.log(u)) * np.sin(v)).astype(np.float32)
 
-
-def _high(product: NDArray[np.uint64]) -> Words:
-    return (product >> _SHIFT).astype(np.uint32)
-
-
-def _word(product: NDArray[np.uint64]) -> Words:
-    return (product & _LOW).astype(np.uint32)

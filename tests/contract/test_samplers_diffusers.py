@@ -1,0 +1,157 @@
+"""Samplers that k-diffusion does not have, against diffusers' schedulers or written out plainly.
+
+All in float64, in the analytic world of ``tests/analytic.py``, at every call of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count, pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, PNDMScheduler, TCDScheduler, UniPCMultistepScheduler
+from numpy.typing import NDArray
+
+from farm.spec.sampling import SamplingOptions
+from farm.worker.samplers import Program, compile_program
+from farm.worker.samplers.model_sigmas import ModelSigmas
+from farm.worker.samplers.schedules import Span, karras
+from tests.analytic import denoised, fresh, run
+from tests.fake_models import ALPHAS
+
+MODEL = ModelSigmas(ALPHAS)
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+LEADING = BETAS | {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": True}
+Latents = NDArray[np.float64]
+
+
+@pytest.fixture(autouse=True)
+def double_precision() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = map(fresh, count(1))
+    for module in ("ddim", "tcd"):
+        monkeypatch.setattr(
+            f"diffusers.schedulers.scheduling_{module}.randn_tensor",
+            lambda *_, **__: torch.from_numpy(next(draws)).view(1, 1, -1),
+        )
+
+
+def compiled(name: str, steps: int, **options: Any) -> Program:
+    return compile_program(name, steps, ALPHAS, options=SamplingOptions(**options))
+
+
+def scheduled(scheduler: Any, **options: Any) -> Latents:
+    """The latents a diffusers scheduler visits, which scales them to variance 1."""
+    scheduler.alphas_cumprod = torch.tensor(ALPHAS)
+    x = fresh(0)
+    seen = []
+    for t in scheduler.timesteps:
+        sigma = MODEL.sigma(t.item())
+        scale = (sigma**2 + 1) ** 0.5
+        seen.append(x * scale)
+        noise = (x * scale - denoised(x * scale, sigma)) / sigma
+        output, sample = (torch.from_numpy(row).view(1, 1, -1) for row in (noise, x))
+        x = scheduler.step(output, t, sample, **options).prev_sample[0, 0].numpy()
+    return np.stack([*seen, x])
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("steps", [2, 20, 100])
+def test_ddim_is_diffusers(steps: int, eta: float) -> None:
+    scheduler = DDIMScheduler(**LEADING, clip_sample=False)
+    scheduler.set_timesteps(steps)
+    program = compiled("DDIM", steps, eta=eta)
+    theirs = scheduled(scheduler, eta=eta)
+    np.testing.assert_allclose(run(program), theirs, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [2, 4, 20, 100])
+def test_plms_is_diffusers(steps: int) -> None:
+    scheduler = PNDMScheduler(**LEADING, skip_prk_steps=True)
+    scheduler.set_timesteps(steps)
+    program = compiled("PLMS", steps)
+    np.testing.assert_allclose(run(program), scheduled(scheduler), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("schedule", ["automatic", "karras"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 20, 150])
+def test_unipc_is_diffusers(steps: int, schedule: str) -> None:
+    program = compiled("UniPC", steps, scheduler=schedule)
+    last = MODEL.smallest if schedule == "automatic" else 0.0
+    sigmas = torch.tensor([step.sigma for step in program.steps] + [last])
+    scheduler = UniPCMultistepScheduler(**BETAS, solver_order=3, solver_type="bh1")
+    scheduler.set_timesteps(steps)
+    scheduler.sigmas = sigmas
+    scheduler.timesteps = torch.tensor([step.t for step in program.steps])
+    theirs = scheduled(scheduler)
+    if not last:
+        # diffusers multiplies infinity by nothing there.
+        theirs[-1] = denoised(theirs[-2], program.steps[-1].sigma)
+    np.testing.assert_allclose(run(program), theirs, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("steps", [1, 2, 4, 20, 50])
+def test_tcd_is_diffusers(steps: int, eta: float) -> None:
+    scheduler = TCDScheduler(**BETAS, clip_sample=False)
+    scheduler.set_timesteps(steps)
+    program = compiled("TCD", steps, eta=eta)
+    theirs = scheduled(scheduler, eta=eta)
+    np.testing.assert_allclose(run(program), theirs, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8, 150])
+def test_lcm_is_multistep_consistency_sampling(steps: int) -> None:
+    taught = np.arange(19, 1000, 20)
+    levels = np.array([MODEL.sigma(t) for t in taught])
+    timesteps = np.linspace(999, 19, steps)
+    sigmas = [*np.exp(np.interp(timesteps, taught, np.log(levels))), 0.0]
+    x = fresh(0) * sigmas[0]
+    seen = [x]
+    for draw, (sigma, following) in enumerate(pairwise(sigmas), start=1):
+        t = taught[np.abs(np.log(levels) - np.log(sigma)).argmin()]
+        skip = 0.25 / ((10 * t) ** 2 + 0.25)
+        out = 10 * t / ((10 * t) ** 2 + 0.25) ** 0.5
+        x = skip * x + out * denoised(x, sigma) + following * fresh(draw)
+        seen.append(x)
+    program = compiled("LCM", steps)
+    assert {step.t for step in program.steps} <= set(taught)
+    np.testing.assert_allclose(run(program), seen, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("steps", "restarts", "length"), [(3, 0, 0), (19, 0, 0), (20, 1, 9), (36, 2, 9), (150, 2, 37)]
+)
+def test_restart_goes_back_up_and_down_again(steps: int, restarts: int, length: int) -> None:
+    span = Span(MODEL.smallest, MODEL.largest)
+    sigmas = karras(MODEL, steps - restarts * length, span)
+    spans = list(pairwise(sigmas))
+    if restarts:
+        low = min(range(len(sigmas)), key=lambda i: abs(sigmas[i] - 0.1))
+        high = min(range(len(sigmas)), key=lambda i: abs(sigmas[i] - 2))
+        again = karras(MODEL, length + 1, Span(sigmas[low], sigmas[high]))[:-1]
+        spans[low:low] = list(pairwise(again)) * restarts
+    draws = map(fresh, count(1))
+    x, before, seen = fresh(0) * sigmas[0], sigmas[0], []
+    for sigma, following in spans:
+        if sigma > before:
+            x = x + next(draws) * (sigma**2 - before**2) ** 0.5
+        seen.append(x)
+        slope = (x - denoised(x, sigma)) / sigma
+        ahead = x + slope * (following - sigma)
+        if following:
+            seen.append(ahead)
+            slope = (slope + (ahead - denoised(ahead, following)) / following) / 2
+        x, before = x + slope * (following - sigma), following
+    program = compiled("Restart", steps)
+    assert sum(step.draw is not None for step in program.steps) == restarts
+    np.testing.assert_allclose(run(program), [*seen, x], rtol=0, atol=1e-9)

@@ -1,0 +1,169 @@
+"""Where noise comes from: known answers, and webui's ways of mixing it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from farm.spec.sampling import NoiseOptions
+from farm.worker.samplers.brownian import BrownianPath
+from farm.worker.samplers.noise import ImageNoise, slerp
+from farm.worker.samplers.philox import normal, philox
+from farm.worker.samplers.program import FRESH, Draw
+
+VECTORS = np.load(Path(__file__).parents[1] / "contract" / "vectors" / "torchsde.npz")
+SHAPE = (4, 8, 6)
+LEVELS = (0.03, 14.6)
+
+
+def image(seed: int = 5, shape: tuple[int, int, int] = SHAPE, **options: Any) -> ImageNoise:
+    return ImageNoise(shape, seed, NoiseOptions(**options), LEVELS)
+
+
+def randn(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [
+        ("00000000 " * 4, "00000000 " * 2, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        ("ffffffff " * 4, "ffffffff " * 2, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        (
+            "243f6a88 85a308d3 13198a2e 03707344",
+            "a4093822 299f31d0",
+            "d16cfe09 94fdcceb 5001e420 24126ea1",
+        ),
+    ],
+)
+def test_philox_answers_as_random123_says(counter: str, key: str, expected: str) -> None:
+    words = np.array([[int(word, 16)] for word in counter.split()], dtype=np.uint64)
+    low, high = (int(word, 16) for word in key.split())
+    made = philox(words, (low, high))
+    assert [f"{int(word):08x}" for word in made[:, 0]] == expected.split()
+
+
+def test_nv_noise_is_what_a_card_draws() -> None:
+    # torch.manual_seed(0); torch.randn(12, device="cuda"). A card's sine is good to 2e-7 or so.
+    card = [
+        -0.92466259, -0.42534415, -2.6438457, 0.14518388, -0.12086647, -0.57972564,
+        -0.62285122, -0.32838709, -1.07454231, -0.36314407, -1.67105067, 2.26550497,
+    ]  # fmt: skip
+    np.testing.assert_allclose(normal(0, 0, 12), card, rtol=0, atol=1e-6)
+
+
+def test_nv_noise_is_normal_and_depends_on_seed_call_and_place() -> None:
+    numbers = normal(2**40 + 1, 3, 100_000)
+    assert numbers.dtype == np.float32
+    assert abs(numbers.mean()) < 0.01
+    assert abs(numbers.std() - 1) < 0.01
+    assert np.array_equal(numbers[:100], normal(2**40 + 1, 3, 100))
+    for other in (normal(1, 3, 100), normal(2**40 + 1, 4, 100)):
+        assert not np.isin(numbers[:100], other).any()
+
+
+@pytest.mark.parametrize("case", VECTORS.files)
+def test_the_brownian_path_is_torchsde_s(case: str) -> None:
+    _, seed, *times = case.split("/")
+    low, high, start, end = map(float, times)
+    theirs = VECTORS[case]
+    path = BrownianPath(low, high, seed=int(seed), noise=lambda seed: randn(seed, *theirs.shape))
+    ours = path.increment(start, end)
+    np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_a_brownian_path_is_one_path_in_whatever_order_it_is_asked() -> None:
+    def path() -> BrownianPath:
+        return BrownianPath(0.0, 8.0, seed=3, noise=lambda seed: randn(seed, 1000))
+
+    times = [0.0, 0.3, 1.7, 5.0, 8.0]
+    forth, back = path(), path()
+    parts = [forth.increment(a, b) for a, b in pairwise(times)]
+    for (a, b), part in reversed(list(zip(pairwise(times), parts, strict=True))):
+        assert torch.equal(back.increment(a, b), part)
+        assert part.var().item() == pytest.approx(b - a, rel=0.2)
+    torch.testing.assert_close(sum(parts), path().increment(0.0, 8.0))
+    assert not path().increment(2.0, 2.0).any()
+
+
+def test_noise_on_the_way_down_is_the_path_backwards_at_variance_1() -> None:
+    noise = image(shape=(4, 32, 32))
+    path = BrownianPath(*LEVELS, seed=5, noise=lambda seed: randn(seed, 4, 32, 32))
+    drawn = noise.draw(Draw((9.0, 4.0)))
+    torch.testing.assert_close(drawn, -path.increment(4.0, 9.0) / 5**0.5)
+    assert drawn.std().item() == pytest.approx(1, rel=0.05)
+
+
+def test_the_first_noise_and_then_fresh_noise_come_from_one_generator() -> None:
+    generator = torch.Generator().manual_seed(5)
+    expected = [torch.randn(SHAPE, generator=generator) for _ in range(3)]
+    noise = image()
+    made = [noise.first, noise.draw(FRESH), noise.draw(FRESH)]
+    assert all(map(torch.equal, made, expected))
+    nv = image(rng="NV")
+    count = 4 * 8 * 6
+    for call, drawn in enumerate((nv.first, nv.draw(FRESH))):
+        assert np.array_equal(drawn.numpy().ravel(), normal(5, call, count))
+
+
+def test_the_seed_delta_changes_all_noise_but_the_first_and_the_path() -> None:
+    plain, shifted = image(), image(eta_noise_seed_delta=31337)
+    assert torch.equal(plain.first, shifted.first)
+    assert torch.equal(shifted.draw(FRESH), randn(5 + 31337, *SHAPE))
+    way = Draw((9.0, 4.0))
+    assert torch.equal(plain.draw(way), shifted.draw(way))
+    assert image(0, eta_noise_seed_delta=-5, rng="NV").draw(FRESH).isfinite().all()
+
+
+def test_a_variation_turns_the_noise_towards_another_seed_s() -> None:
+    start, end = randn(5, *SHAPE), randn(6, *SHAPE)
+    for strength, expected in ((0.0, start), (1.0, end)):
+        made = image(variation_seed=6, variation_strength=strength).first
+        torch.testing.assert_close(made, expected)
+    half = image(variation_seed=6, variation_strength=0.5).first
+    # A column of a channel is a vector: between two of length 1 lies one of length 1.
+    first, last = (v / v.norm(dim=1, keepdim=True) for v in (start, end))
+    halfway = slerp(first, last, 0.5)
+    torch.testing.assert_close(halfway.norm(dim=1), torch.ones(4, 6))
+    torch.testing.assert_close((halfway * first).sum(1), (halfway * last).sum(1))
+    assert 0.9 < half.std() < 1.1
+    # The generator goes on as if there were no variation.
+    assert torch.equal(
+        image(variation_seed=6, variation_strength=0.5).draw(FRESH), image().draw(FRESH)
+    )
+
+
+def test_noises_that_hardly_differ_are_mixed_in_the_right_order() -> None:
+    start = randn(1, *SHAPE)
+    end = start * 1.001
+    torch.testing.assert_close(slerp(start, end, 0.25), start * 1.00025)
+
+
+@pytest.mark.parametrize(
+    ("size", "base", "part"),
+    [
+        # (from height, from width), where it goes in an 8 x 6 latent, and what of it
+        ((32, 32), (slice(2, 6), slice(1, 5)), (slice(0, 4), slice(0, 4))),
+        ((96, 48), (slice(0, 8), slice(0, 6)), (slice(2, 10), slice(0, 6))),
+        ((64, 24), (slice(0, 8), slice(1, 4)), (slice(0, 8), slice(0, 3))),
+        # An odd difference: as in webui one row of the base stays.
+        ((72, 48), (slice(0, 7), slice(0, 6)), (slice(1, 8), slice(0, 6))),
+    ],
+)
+def test_a_resized_seed_keeps_its_noise_in_the_middle(
+    size: tuple[int, int], base: tuple[slice, slice], part: tuple[slice, slice]
+) -> None:
+    height, width = size
+    noise = image(seed_resize_from_height=height, seed_resize_from_width=width)
+    whole, old = randn(5, *SHAPE), randn(5, 4, height // 8, width // 8)
+    expected = whole.clone()
+    expected[:, base[0], base[1]] = old[:, part[0], part[1]]
+    assert torch.equal(noise.first, expected)
+    # The rest went through the generator, as the first noise always does.
+    assert torch.equal(noise.draw(FRESH), image().draw(FRESH))

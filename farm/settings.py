@@ -40,6 +40,8 @@ class Settings(BaseSettings):
             its part of 40 % of the host's memory, and nothing for a CPU worker.
         scan_seconds: how often a worker looks for new model files.
         lease_seconds: without a heartbeat for so long, a worker has lost its jobs.
+        hang_seconds: a step on the device that takes longer, and ten times as long as any before,
+            ends the worker's process.
         drain_seconds: how long a worker that is told to stop may finish what it runs.
         local: a farm for the one person at this machine, who needs no key.
         url: the API, for clients; by default the one on this machine.
@@ -70,6 +72,7 @@ class Settings(BaseSettings):
     host_cache_gb: float | None = Field(default=None, ge=0)
     scan_seconds: float = Field(default=15.0, gt=0, le=3600)
     lease_seconds: float = Field(default=15.0, ge=3, le=3600)
+    hang_seconds: float = Field(default=300.0, ge=1, le=86400)
     drain_seconds: float = Field(default=30.0, ge=0, le=3600)
     url: str = Field(default_factory=lambda told: address(told["host"], told["port"]))
     api_key: str | None = None

@@ -100,7 +100,7 @@ class Farm:
 
     def asset(self, kind: str, name: str) -> dict[str, Any]:
         """One asset with its metadata, or NotFound."""
-        return self._transport.get(f"/v1/assets/{_segment(kind)}/{_path(name)}")
+        return dict(self._transport.get(f"/v1/assets/{_segment(kind)}/{_path(name)}"))
 
     def warm(self, checkpoint: str, *, worker: str | None = None) -> list[str]:
         """Have workers load a checkpoint ahead of its jobs; the names of those told."""

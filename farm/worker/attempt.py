@@ -67,6 +67,8 @@ class Attempts:
         self._hashes = hashes
         self._lock = threading.Lock()
         self._running: set[JobKey] = set()
+        self._rendered: set[JobKey] = set()
+        self._all_ended = threading.Condition(self._lock)
         self._released: set[JobKey] = set()
         self._stopping = threading.Event()
         self._specification = lru_cache(maxsize=256)(self._read_specification)
@@ -89,6 +91,8 @@ class Attempts:
             with self._lock:
                 self._running.discard(job)
                 self._released.discard(job)
+                self._rendered.discard(job)
+                self._all_ended.notify_all()
 
     def _start(self, job: JobKey) -> Started | None:
         lease = Lease(*job, self._session_id)
@@ -118,6 +122,12 @@ class Attempts:
         for job in list(self._released):
             self._engine.cancel(name(job))
 
+    def settle(self, seconds: float) -> None:
+        """Start nothing more, and see the images that are done already to their rows."""
+        self._stopping.set()
+        with self._all_ended:
+            self._all_ended.wait_for(lambda: not self._rendered, timeout=seconds)
+
     def _attempt(self, job: JobKey, started: Started) -> Ending:
         """The ending of an attempt, whatever happens."""
         if started.cancel_requested:
@@ -136,6 +146,8 @@ class Attempts:
     def _succeed(self, job: JobKey, started: Started) -> Ending:
         spec = self._job(job)
         rendered = self._engine.submit(name(job), spec).result()
+        with self._lock:
+            self._rendered.add(job)
         began = time.perf_counter()
         text = infotext(spec, self._parameters(spec, rendered, job))
         row = picture.store(self._images, picture.encode(rendered.image, text), job)

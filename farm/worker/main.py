@@ -40,6 +40,7 @@ from farm.worker.orders import Orders
 from farm.worker.reporter import Reporter
 from farm.worker.session import Session
 from farm.worker.tasks import consume
+from farm.worker.watchdog import Watchdog
 from farm.worker.writer import Writer
 
 _log = logging.getLogger(__name__)
@@ -82,7 +83,17 @@ class _Worker:
         )
         self._progress = Progress(settings.required("broker_url"))
         self._reporter = Reporter(self._progress)
-        self._engine = Engine(self._models, profile, device, on_progress=self._reporter)
+        self._watchdog = Watchdog(
+            patience=settings.hang_seconds,
+            settle=self._settle,
+        )
+        self._engine = Engine(
+            self._models,
+            profile,
+            device,
+            on_progress=self._reporter,
+            on_lost=self._watchdog.lost,
+        )
         self._new = NewSession(
             id=uuid.uuid4().hex,
             worker=_free_name(db, settings.worker_name),
@@ -109,6 +120,7 @@ class _Worker:
     def work(self) -> None:
         """Consume until told to stop, then leave nothing behind."""
         self._engine.start()
+        self._watchdog.watch(self._engine)
         self._session = Session(
             self._db,
             self._new,
@@ -133,8 +145,12 @@ class _Worker:
             self._orders.stop()
             self._writer.stop()
             self._reporter.stop()
+            self._watchdog.stop()
             self._engine.stop()
             self._progress.close()
+
+    def _settle(self, seconds: float) -> None:
+        self._attempts.settle(seconds)
 
     def _begin_drain(self) -> None:
         """Called in a signal handler, so all it does is start a thread."""

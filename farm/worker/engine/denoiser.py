@@ -11,7 +11,12 @@ from typing import TypeAlias
 import torch
 
 from farm.worker.engine.batcher import Forward
-from farm.worker.engine.failures import not_finite, out_of_memory
+from farm.worker.engine.failures import (
+    DeviceLost,
+    device_lost,
+    not_finite,
+    out_of_memory,
+)
 from farm.worker.engine.job import Job
 from farm.worker.engine.jobs import Jobs
 from farm.worker.engine.limits import RowLimits
@@ -134,6 +139,8 @@ class Denoiser:
 
     def _recover(self, error: Exception, forward: Forward, checkpoint: Checkpoint) -> None:
         """After a forward that failed before any slot moved: smaller, or else one by one."""
+        if device_lost(error):
+            raise DeviceLost(str(error)) from error
         traceback.clear_frames(error.__traceback__)
         self.book()
         self._runner.forget()

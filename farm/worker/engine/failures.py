@@ -10,14 +10,30 @@ from farm.errors import DoesNotFit, FarmError, NumericFailure
 from farm.worker.engine.job import Job
 
 
+class DeviceLost(BaseException):
+    """The device is of no more use to this process: a fault of the GPU, or in one of its kernels.
+
+    CUDA then answers every further call with the same error. Not an ``Exception``, so that nobody
+    on its way out takes it for the misfortune of one job.
+    """
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether the device, or the machine, had no memory left.
 
-    On a CPU torch raises a plain RuntimeError that only its text tells apart.
+    On a CPU torch raises a plain RuntimeError that only its text tells apart, and so it is with
+    libraries that take memory from CUDA past torch.
     """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
+    if isinstance(error, torch.AcceleratorError):
+        return "out of memory" in str(error)
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def device_lost(error: BaseException) -> bool:
+    """Whether every further call on the device would fail too."""
+    return isinstance(error, torch.AcceleratorError) and not out_of_memory(error)
 
 
 def explained(error: Exception, job: Job) -> Exception:

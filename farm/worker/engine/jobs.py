@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from farm.errors import Cancelled, FarmError
-from farm.worker.engine.failures import explained
+from farm.worker.engine.failures import DeviceLost, device_lost, explained
 from farm.worker.engine.job import Job
 from farm.worker.engine.requests import EncodeText
 from farm.worker.engine.stats import Rendered
@@ -69,12 +69,18 @@ class Jobs:
 
     @contextmanager
     def blame(self, jobs: Sequence[Job]) -> Iterator[None]:
-        """An exception in the block ends these jobs, and nothing else."""
+        """An exception in the block ends these jobs, and nothing else.
+
+        Raises:
+            DeviceLost: it was the device's, so that all jobs are lost.
+        """
         try:
             yield
         except FarmError as error:
             self.fail(jobs, error)
         except Exception as error:
+            if device_lost(error):
+                raise DeviceLost(str(error)) from error
             log.exception("%s failed", ", ".join(job.key for job in jobs))
             self.fail(jobs, error)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from itertools import count
@@ -20,8 +20,9 @@ from farm.errors import Conflict, Unavailable
 from farm.spec.job import JobSpec
 from farm.worker.engine.core import Core
 from farm.worker.engine.denoiser import Progress
+from farm.worker.engine.failures import DeviceLost
 from farm.worker.engine.job import Job
-from farm.worker.engine.pulse import Counters, Heartbeat
+from farm.worker.engine.pulse import Activity, Counters, Heartbeat
 from farm.worker.engine.stats import Rendered
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.cache import ModelCache
@@ -45,6 +46,8 @@ class Engine:
         loras: that prompts may name; none without.
         on_progress: called on the engine's thread with (key, steps done, steps) a few times a
             second for each job; it must be quick.
+        on_lost: called on the engine's thread when the device is of no more use to this process.
+            Jobs get no answer before it returns; a worker ends its process instead.
     """
 
     def __init__(
@@ -55,8 +58,10 @@ class Engine:
         *,
         loras: LoraShelf | None = None,
         on_progress: Progress | None = None,
+        on_lost: Callable[[BaseException], None] = lambda _: None,
     ) -> None:
         self._device = device
+        self._on_lost = on_lost
         self._core = Core(models, profile, device, loras=loras, on_progress=on_progress)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._futures: WeakValueDictionary[str, Future[Rendered]] = WeakValueDictionary()
@@ -123,6 +128,11 @@ class Engine:
         return self._core.pulse.heartbeat
 
     @property
+    def longest(self) -> Mapping[Activity, float]:
+        """Seconds that the longest of each activity took so far."""
+        return self._core.pulse.longest
+
+    @property
     def counters(self) -> Counters:
         """What it has done in all."""
         return self._core.pulse.counters
@@ -140,6 +150,9 @@ class Engine:
         while self._listen():
             try:
                 self._core.turn()
+            except DeviceLost as error:
+                self._lose(error)
+                return
             except Exception as error:  # a defect of the engine itself: nobody's job is sound
                 log.exception("the engine failed; all its jobs end")
                 self._core.jobs.fail(list(self._core.jobs), error)
@@ -147,6 +160,14 @@ class Engine:
             "The engine was stopped before the image was done.", remedy="Send the job elsewhere."
         )
         self._core.jobs.fail(list(self._core.jobs), leaving)
+
+    def _lose(self, error: DeviceLost) -> None:
+        log.critical("the device is lost: %s", error)
+        self._on_lost(error)
+        with self._lock:
+            self._closed = True
+        lost = Unavailable(f"The device failed: {error}", remedy="Send the job elsewhere.")
+        self._core.jobs.fail(list(self._core.jobs), lost)
 
     def _listen(self) -> bool:
         """Hear everything that was asked for, waiting while there is nothing to do.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -41,20 +41,29 @@ class Counters:
 
 
 class Pulse:
-    """Written by the engine's thread; any other may read its two values."""
+    """Written by the engine's thread; any other may read its values.
+
+    Attributes:
+        longest: seconds that the longest of each activity took.
+    """
 
     def __init__(self) -> None:
         self.heartbeat = Heartbeat("idle", monotonic())
         self.counters = Counters()
+        self.longest: Mapping[Activity, float] = {}
 
     @contextmanager
     def doing(self, activity: Activity) -> Iterator[None]:
         """Beat at both ends of the block."""
-        self.heartbeat = Heartbeat(activity, monotonic())
+        began = monotonic()
+        self.heartbeat = Heartbeat(activity, began)
         try:
             yield
         finally:
-            self.heartbeat = Heartbeat("idle", monotonic())
+            now = monotonic()
+            self.heartbeat = Heartbeat("idle", now)
+            if now - began > self.longest.get(activity, 0.0):
+                self.longest = {**self.longest, activity: now - began}
 
     def worked(self, seconds: float, *, forwards: int = 0, rows: int = 0, padded: int = 0) -> None:
         """Count work done on the device."""

@@ -1,0 +1,92 @@
+"""The watchdog: a step that does not end, or a device that is lost, ends the process.
+
+Nothing in the process can stop a call of the GPU that hangs. Once the process is gone its jobs
+are, by their session's lease, given to others at once, and its supervisor starts it anew.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from time import monotonic
+
+from farm.worker.engine import Engine
+from farm.worker.engine.pulse import Activity
+from farm.worker.session import LOST
+
+_log = logging.getLogger(__name__)
+
+TIMES = 10
+"""How many times the longest so far an activity may take."""
+_PATIENT: frozenset[Activity] = frozenset({"idle", "load"})
+_LOOK = 1.0
+_FLUSH_SECONDS = 5.0
+
+
+def overdue(doing: Activity, seconds: float, *, longest: float, patience: float) -> bool:
+    """Whether an activity has gone on for longer than a healthy device takes.
+
+    Args:
+        longest: seconds that the longest of its kind took so far; 0 if there was none.
+        patience: seconds it may always take. The first one compiles kernels.
+    """
+    return doing not in _PATIENT and seconds > max(patience, TIMES * longest)
+
+
+class Watchdog:
+    """Watches an engine from a thread of its own.
+
+    Args:
+        patience: see :func:`overdue`.
+        settle: called before the process ends, with seconds it may take: finished images are
+            stored and recorded, the others lose their lease.
+        end: ends the process.
+    """
+
+    def __init__(
+        self,
+        *,
+        patience: float,
+        settle: Callable[[float], None],
+        end: Callable[[int], None] = os._exit,
+    ) -> None:
+        self._patience = patience
+        self._settle = settle
+        self._end = end
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def watch(self, engine: Engine) -> None:
+        """Begin to watch."""
+        self._thread = threading.Thread(
+            target=self._run, args=(engine,), name="watchdog", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self._stop.set()
+        if self._thread:
+            self._thread.join(timeout=5)
+
+    def lost(self, error: BaseException) -> None:
+        """The device is lost: end the process; its jobs are charged with a crash."""
+        _log.critical("the device is lost, this process ends: %s", error)
+        self._settle(_FLUSH_SECONDS)
+        self._end(LOST)
+
+    def _run(self, engine: Engine) -> None:
+        while not self._stop.wait(min(_LOOK, self._patience / 4)):
+            beat = engine.heartbeat()
+            seconds = monotonic() - beat.since
+            longest = engine.longest.get(beat.doing, 0.0)
+            if overdue(beat.doing, seconds, longest=longest, patience=self._patience):
+                _log.critical("%s has not ended for %.0f s; this process ends", beat.doing, seconds)
+                faulthandler.dump_traceback(sys.__stderr__ or 2)
+                self._settle(_FLUSH_SECONDS)
+                self._end(LOST)
+                return

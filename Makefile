@@ -1,6 +1,6 @@
 # Farm: what can be made. `make` alone prints this list.
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test check format clean
+.PHONY: help install demo demo-model up test check format clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -20,6 +20,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED) ## start a farm, make pictures, leave it running
 	$(BIN)/farm demo
+
+demo-model: $(INSTALLED) ## train the demo checkpoint from nothing into build/demo: two hours
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r demo/requirements.txt
+	$(BIN)/python -m demo.train
+	$(BIN)/python -m demo.evaluate build/demo/demo.safetensors
 
 up: $(INSTALLED) ## start a farm and stay with it
 	$(BIN)/farm up

@@ -30,7 +30,7 @@ class Words:
 
     def __init__(self) -> None:
         self._tokenizer: Any = clip_tokenizer("eos")
-        used = {number for text in phrases() for number in self._tokenizer(text).input_ids}
+        used = {number for text in phrases() for number in self.tokens(text)}
         self.ids = torch.tensor(sorted({0, *used}))
         """Numbers in the whole vocabulary, ascending, so that the end token stays the last."""
         self._place = {number: place for place, number in enumerate(self.ids.tolist())}
@@ -38,12 +38,15 @@ class Words:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def tokens(self, text: str) -> list[int]:
+        """Numbers in the whole vocabulary, with start and end, at most 77."""
+        return self._tokenizer(text, truncation=True, max_length=LENGTH).input_ids
+
     def read(self, texts: Iterable[str], pad: int) -> Tensor:
         """int64 [text, 77], numbered by place in ``ids``; unknown words are left out."""
         rows = []
         for text in texts:
-            known = [n for n in self._tokenizer(text).input_ids if n in self._place][:LENGTH]
-            places = [self._place[number] for number in known]
+            places = [self._place[number] for number in self.tokens(text) if number in self._place]
             rows.append(places + [pad] * (LENGTH - len(places)))
         return torch.tensor(rows)
 

@@ -18,11 +18,20 @@ from farm.errors import InvalidInput
 PROMPT_SR = "prompt_sr"
 """Prompt search and replace: the first value is searched for, each value replaces it."""
 
-INTEGER_FIELDS = frozenset({"width", "height", "steps", "seed"})
-FLOAT_FIELDS = frozenset({"cfg_scale"})
-TEXT_FIELDS = frozenset({"checkpoint", "prompt", "negative_prompt", "sampler", PROMPT_SR})
-AXIS_FIELDS = INTEGER_FIELDS | FLOAT_FIELDS | TEXT_FIELDS
+INTEGER_FIELDS = frozenset(
+    {"width", "height", "steps", "seed", "variation_seed", "eta_noise_seed_delta"}
+)
+FLOAT_FIELDS = frozenset(
+    {"cfg_scale", "variation_strength", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise"}
+    | {"sigma_min", "sigma_max", "rho"}
+)
+TEXT_FIELDS = frozenset(
+    {"checkpoint", "prompt", "negative_prompt", "sampler", "scheduler", "rng", PROMPT_SR}
+)
+SWITCHES = frozenset({"discard_penultimate", "sgm_noise_multiplier", "zero_terminal_snr"})
+AXIS_FIELDS = INTEGER_FIELDS | FLOAT_FIELDS | TEXT_FIELDS | SWITCHES
 MAX_VALUES = 10_000
+_SWITCH = {"true": True, "false": False}
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
 _RANGE = re.compile(
@@ -63,9 +72,14 @@ def parse_values(field: str, values: Any) -> list[Any]:
 
 
 def _check_kinds(field: str, values: list[Any]) -> None:
-    kinds, kind = (str, "text") if field in TEXT_FIELDS else (int | float, "a number")
+    kinds: tuple[type, ...] = (int, float)
+    kind = "a number"
+    if field in TEXT_FIELDS:
+        kinds, kind = (str,), "text"
+    elif field in SWITCHES:
+        kinds, kind = (bool,), "true or false"
     for index, value in enumerate(values):
-        if not isinstance(value, kinds) or isinstance(value, bool):
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             where = f"axes.{field}[{index}]"
             raise InvalidInput(
                 f"{where}: {type(value).__name__} is not {kind}.",
@@ -82,6 +96,8 @@ def _from_text(field: str, text: str) -> list[Any]:
     parts = [part.strip() for row in rows for part in row]
     if field in TEXT_FIELDS:
         return parts
+    if field in SWITCHES:
+        return [_SWITCH.get(part.casefold(), part) for part in parts if part]
     return [number for part in parts if part for number in _numbers(field, part)]
 
 

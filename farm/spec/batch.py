@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
 from farm.errors import InvalidInput
 from farm.spec.axes import PROMPT_SR, parse_values
-from farm.spec.job import MAX_PIXELS, MAX_PROMPT, MAX_SEED, JobSpec
+from farm.spec.job import MAX_PIXELS, MAX_PROMPT, JobSpec
 from farm.spec.problems import validated
+from farm.spec.sampling import LEVELS, MAX_SEED, NoiseOptions, SamplingOptions
 
 MAX_JOBS = 10_000_000
 MAX_COUNT = 100_000
@@ -32,16 +33,14 @@ def _priority(value: Any) -> Any:
 Priority = Annotated[int, BeforeValidator(_priority), Field(ge=0, le=100)]
 
 
-class BatchRequest(BaseModel):
+class BatchRequest(SamplingOptions, NoiseOptions):
     """A batch as a client writes it.
 
     Fields left out of a job take the checkpoint's own defaults (its native size and
-    guidance). ``seed`` -1 draws one at random. Every cell of the axes is made ``count``
-    times, with seeds seed, seed+1, ...; ``jobs`` lists explicit jobs instead of axes,
-    each overriding the fields above it.
+    guidance). ``seed`` and ``variation_seed`` -1 draw one at random. Every cell of the axes is
+    made ``count`` times, with seeds seed, seed+1, ...; ``jobs`` lists explicit jobs instead of
+    axes, each overriding the fields above it.
     """
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     name: str = Field(default="", max_length=200)
     checkpoint: str | None = Field(default=None, min_length=1, max_length=200)
@@ -53,6 +52,7 @@ class BatchRequest(BaseModel):
     sampler: str | None = None
     cfg_scale: float | None = None
     seed: int = Field(default=-1, ge=-1, le=MAX_SEED)
+    variation_seed: int = Field(default=-1, ge=-1, le=MAX_SEED)
     strict: bool = False
     count: int = Field(default=1, ge=1, le=MAX_COUNT)
     axes: dict[str, Any] = Field(default_factory=dict, max_length=8)
@@ -68,7 +68,8 @@ class BatchSpec:
         template: the fields all jobs share, complete but for what the axes set.
         axes: (field, values) pairs, slowest first; the checkpoint axis always leads, so
             that a sweep loads each checkpoint once.
-        count: images per cell; image i of a cell has seed + i.
+        count: images per cell; image i of a cell has seed + i, or with a variation the same seed
+            and variation_seed + i.
     """
 
     template: Mapping[str, Any]
@@ -119,7 +120,11 @@ class BatchSpec:
         if replacement:
             for text in ("prompt", "negative_prompt"):
                 values[text] = values.get(text, "").replace(*replacement)
-        values["seed"] += image
+        # With a variation only the second seed counts on, as in webui.
+        if not values.get("variation_strength"):
+            values["seed"] += image
+        if "variation_seed" in values:
+            values["variation_seed"] += image
         return values
 
     def stored(self) -> dict[str, Any]:
@@ -183,7 +188,7 @@ def freeze_listed(request: BatchRequest, defaults: Defaults) -> list[JobSpec]:
         where = f"jobs[{index}]"
         merged = validated(
             BatchRequest,
-            {**request.model_dump(exclude={"jobs"}), **overrides},
+            {**request.model_dump(exclude={"jobs"}, exclude_unset=True), **overrides},
             prefix=where,
         )
         listed.append(validated(JobSpec, _template(merged, defaults, {}), prefix=where))
@@ -200,12 +205,16 @@ def _template(
     fields = set(JobSpec.model_fields)
     given = {
         field: value
-        for field, value in request.model_dump(include=fields).items()
+        for field, value in request.model_dump(include=fields, exclude_unset=True).items()
         if value is not None
     }
     template = {**defaults[checkpoint], **given, "checkpoint": checkpoint}
-    if template["seed"] == -1:
-        template["seed"] = random.randrange(2**32)
+    varies = "variation_strength" in template or "variation_strength" in axes
+    for name in ("seed", "variation_seed") if varies else ("seed",):
+        if template.get(name, -1) == -1:
+            template[name] = random.randrange(2**32)
+    if not varies:
+        template.pop("variation_seed", None)
     return template
 
 
@@ -252,15 +261,19 @@ def _check_axes(spec: BatchSpec) -> None:
                 checked = validated(JobSpec, {**base, field: value}, names={**names, field: where})
                 _check_reach(field, checked, spec, where)
     _check_pixels(spec)
+    _check_levels(spec)
 
 
 def _check_reach(field: str, job: JobSpec, spec: BatchSpec, where: str) -> None:
-    if field == "seed" and job.seed + spec.count - 1 > MAX_SEED:
+    if field not in ("seed", "variation_seed"):
+        return
+    seed = getattr(job, field)
+    if seed + spec.count - 1 > MAX_SEED:
         raise InvalidInput(
-            f"{where}: seed {job.seed} plus count {spec.count} passes {MAX_SEED}.",
+            f"{where}: {field} {seed} plus count {spec.count} passes {MAX_SEED}.",
             field=where,
-            value=job.seed,
-            remedy="Use a smaller seed.",
+            value=seed,
+            remedy=f"Use a smaller {field}.",
         )
 
 
@@ -302,3 +315,17 @@ def _check_pixels(spec: BatchSpec) -> None:
             field="axes",
             remedy="Use smaller widths or heights.",
         )
+
+
+def _check_levels(spec: BatchSpec) -> None:
+    axes = dict(spec.axes)
+    for low, high in LEVELS:
+        lows = axes.get(low, (spec.template.get(low),))
+        highs = axes.get(high, (spec.template.get(high),))
+        if None not in (*lows, *highs) and max(lows) >= min(highs):
+            raise InvalidInput(
+                f"axes: in some cells {low}, up to {max(lows):g}, is not below {high}, "
+                f"from {min(highs):g}.",
+                field="axes",
+                remedy=f"Keep all of {low} below all of {high}.",
+            )

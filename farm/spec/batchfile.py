@@ -35,6 +35,12 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "sampler": ("sampler", str),
     "sd_model": ("checkpoint", str),
     "checkpoint": ("checkpoint", str),
+    "scheduler": ("scheduler", str),
+    "eta": ("eta", float),
+    "subseed": ("variation_seed", int),
+    "subseed_strength": ("variation_strength", float),
+    "seed_resize_from_w": ("seed_resize_from_width", int),
+    "seed_resize_from_h": ("seed_resize_from_height", int),
 }
 
 

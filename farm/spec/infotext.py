@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 
 from farm.spec.job import JobSpec
+from farm.spec.samplers import SAMPLERS
+from farm.spec.sampling import SamplingOptions
 
 
 def infotext(spec: JobSpec, extra: Mapping[str, object] | None = None) -> str:
@@ -21,8 +23,8 @@ def infotext(spec: JobSpec, extra: Mapping[str, object] | None = None) -> str:
         "Size": f"{spec.width}x{spec.height}",
         "Model hash": None,
         "Model": spec.checkpoint,
-        # Noise comes from the CPU generator whatever the card, so that any card agrees.
-        "RNG": "CPU",
+        **_noise(spec),
+        **_sampling(spec),
         **(extra or {}),
     }
     lines = [spec.prompt]
@@ -30,6 +32,45 @@ def infotext(spec: JobSpec, extra: Mapping[str, object] | None = None) -> str:
         lines.append(f"Negative prompt: {spec.negative_prompt}")
     lines.append(", ".join(f"{k}: {_quoted(v)}" for k, v in parameters.items() if v is not None))
     return "\n".join(lines).strip()
+
+
+def _noise(spec: JobSpec) -> dict[str, object]:
+    varied = spec.variation_strength > 0
+    width, height = spec.seed_resize_from_width, spec.seed_resize_from_height
+    return {
+        "Variation seed": spec.variation_seed if varied else None,
+        "Variation seed strength": f"{spec.variation_strength:g}" if varied else None,
+        "Seed resize from": f"{width}x{height}" if width else None,
+        "ENSD": spec.eta_noise_seed_delta or None,
+        "RNG": spec.rng,
+    }
+
+
+def _sampling(spec: JobSpec) -> dict[str, object]:
+    """What differs from how the sampler usually is, and has an effect on it."""
+    sampler, usual = SAMPLERS[spec.sampler], SamplingOptions()
+    set_by = {
+        "Noise Schedule": "Zero Terminal SNR" if spec.zero_terminal_snr else None,
+        "Discard penultimate sigma": spec.discard_penultimate or None,
+        "Schedule type": spec.scheduler if spec.scheduler != usual.scheduler else None,
+        "Schedule min sigma": _number(spec.sigma_min),
+        "Schedule max sigma": _number(spec.sigma_max),
+        "Schedule rho": _number(spec.rho),
+        "SGM noise multiplier": spec.sgm_noise_multiplier or None,
+    }
+    if sampler.eta is not None and spec.eta not in (None, sampler.eta):
+        set_by["Eta DDIM" if sampler.name == "DDIM" else "Eta"] = _number(spec.eta)
+    if sampler.churn and spec.s_churn:
+        set_by["Sigma churn"] = _number(spec.s_churn)
+        set_by["Sigma tmin"] = _number(spec.s_tmin or None)
+        set_by["Sigma tmax"] = _number(spec.s_tmax)
+    if sampler.s_noise and spec.s_noise != usual.s_noise:
+        set_by["Sigma noise"] = _number(spec.s_noise)
+    return set_by
+
+
+def _number(value: float | None) -> str | None:
+    return None if value is None else f"{value:g}"
 
 
 def _quoted(value: object) -> str:

@@ -18,6 +18,8 @@ _REMEDIES = {
     "multiple_of": "Use a multiple of {multiple_of}, for example {nearest}.",
     "greater_than_equal": "Use {ge} or more.",
     "less_than_equal": "Use {le} or less.",
+    "greater_than": "Use more than {gt:g}.",
+    "literal_error": "Use {expected}.",
     "string_too_long": "Use at most {max_length} characters.",
     "string_too_short": "Use at least {min_length} character(s).",
     "too_long": "Use at most {max_length} entries.",

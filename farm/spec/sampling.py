@@ -13,6 +13,8 @@ from farm.spec.samplers import scheduler_name
 MAX_SEED = 2**63 - 1
 MIN_SIDE, MAX_SIDE, SIDE_STEP = 64, 4096, 8
 MAX_SIGMA = 100_000.0
+LEVELS = (("sigma_min", "sigma_max"), ("s_tmin", "s_tmax"))
+"""Pairs of noise levels of which the first lies below the second."""
 
 OtherSide = Annotated[int, Field(ge=0, le=MAX_SIDE, multiple_of=SIDE_STEP)]
 Level = Annotated[float, Field(gt=0, le=MAX_SIGMA)]
@@ -59,7 +61,7 @@ class SamplingOptions(BaseModel):
 
     @model_validator(mode="after")
     def _spans(self) -> SamplingOptions:
-        for low, high in (("sigma_min", "sigma_max"), ("s_tmin", "s_tmax")):
+        for low, high in LEVELS:
             bottom, top = getattr(self, low), getattr(self, high)
             if bottom is not None and top is not None and bottom >= top:
                 raise ValueError(f"{low}: {bottom:g} is not below {high} {top:g}")

@@ -171,3 +171,73 @@ def test_what_is_stored_is_the_checkpoints_own_name() -> None:
     assert single.job(0).checkpoint == "big"
     with pytest.raises(InvalidInput, match=r"axes.checkpoint\[1\]: 'nope' is not known"):
         freeze(BatchRequest(prompt="p", axes={"checkpoint": ["demo", "nope"]}), DEFAULTS)
+
+
+def test_with_a_variation_only_the_second_seed_counts_on() -> None:
+    spec = frozen(seed=7, variation_seed=20, variation_strength=0.3, count=3)
+    jobs = [spec.job(ord) for ord in range(3)]
+    assert [(job.seed, job.variation_seed) for job in jobs] == [(7, 20), (7, 21), (7, 22)]
+
+
+def test_a_variation_seed_is_drawn_only_where_it_is_needed() -> None:
+    assert "variation_seed" not in frozen(variation_seed=-1).template
+    for fields in ({"variation_strength": 0.3}, {"axes": {"variation_strength": [0, 0.5]}}):
+        spec = frozen(count=2, **fields)
+        drawn = spec.template["variation_seed"]
+        assert 0 <= drawn < 2**32
+        assert spec.job(1).variation_seed == drawn + 1
+
+
+def test_only_what_was_given_is_stored() -> None:
+    spec = frozen(seed=1, eta=0.5)
+    assert set(spec.template) == {
+        "checkpoint", "prompt", "seed", "eta", "width", "height", "steps", "cfg_scale",
+    }  # fmt: skip
+
+
+def test_settings_of_samplers_and_noise_are_axes() -> None:
+    axes = {
+        "sampler": "k_euler_a, DPM++ 2M SDE",
+        "scheduler": ["Karras", "simple"],
+        "eta": "0-1 (+0.5)",
+        "discard_penultimate": "true, false",
+        "rng": ["CPU", "NV"],
+    }
+    jobs = [job for spec in [frozen(axes=axes, seed=1)] for job in map(spec.job, range(spec.total))]
+    assert len(jobs) == 2 * 2 * 3 * 2 * 2
+    assert {job.sampler for job in jobs} == {"Euler a", "DPM++ 2M SDE"}
+    assert {job.scheduler for job in jobs} == {"karras", "simple"}
+    assert {job.eta for job in jobs} == {0, 0.5, 1}
+    assert {job.discard_penultimate for job in jobs} == {True, False}
+    assert {job.rng for job in jobs} == {"CPU", "NV"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "where", "remedy"),
+    [
+        ({"sampler": "Eulr"}, "sampler", "Choose one of DPM++ 2M Karras, "),
+        ({"scheduler": "linear"}, "scheduler", "Choose one of automatic, uniform"),
+        ({"eta": -1}, "eta", "Use 0"),
+        ({"eta": "half"}, "eta", "Use a number."),
+        ({"rng": "GPU"}, "rng", "Use 'CPU' or 'NV'."),
+        ({"variation_strength": 1.5}, "variation_strength", "Use 1"),
+        ({"seed_resize_from_width": 500}, "seed_resize_from_width", "for example 496"),
+        ({"seed_resize_from_width": 512}, "seed_resize_from_height", None),
+        ({"sigma_min": 10, "sigma_max": 1}, "sigma_min", None),
+        ({"sigma_max": 0}, "sigma_max", "Use more than 0."),
+        ({"axes": {"eta": ["x"]}}, "axes.eta[0]", "a number"),
+        ({"axes": {"rng": ["NV", "GPU"]}}, "axes.rng[1]", "Use 'CPU' or 'NV'."),
+        ({"axes": {"zero_terminal_snr": "yes"}}, "axes.zero_terminal_snr[0]", "true or false"),
+        ({"axes": {"sigma_min": [0.1, 2], "sigma_max": [5, 1]}}, "axes", "Keep all of sigma_min"),
+        ({"axes": {"variation_seed": [2**63 - 1]}, "count": 2, "variation_strength": 1},
+         "axes.variation_seed[0]", "Use a smaller variation_seed."),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_named_with_a_remedy(
+    fields: dict[str, Any], where: str, remedy: str | None
+) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        frozen(**fields)
+    assert raised.value.field == where
+    if remedy:
+        assert remedy in (raised.value.remedy or "")

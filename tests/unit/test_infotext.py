@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from farm.spec.infotext import infotext
 from farm.spec.job import JobSpec
 
@@ -20,3 +24,61 @@ def test_a_negative_prompt_has_its_line() -> None:
 
 def test_values_with_commas_or_colons_are_quoted() -> None:
     assert infotext(JOB, {"Note": 'a, "b": c', "None": None}).endswith(r'Note: "a, \"b\": c"')
+
+
+USUAL = "Steps: 20, Sampler: Euler a, CFG scale: 3, Seed: 5, Size: 128x64, Model: demo, RNG: CPU"
+
+
+@pytest.mark.parametrize(
+    ("settings", "written"),
+    [
+        ({"scheduler": "SGM Uniform"}, "Schedule type: sgm_uniform"),
+        (
+            {"scheduler": "karras", "sigma_min": 0.1, "sigma_max": 10, "rho": 5},
+            "Schedule type: karras, Schedule min sigma: 0.1, Schedule max sigma: 10, "
+            "Schedule rho: 5",
+        ),
+        ({"eta": 0.5}, "Eta: 0.5"),
+        ({"sampler": "ddim", "eta": 0.5}, "Eta DDIM: 0.5"),
+        (
+            {"sampler": "Heun", "s_churn": 5, "s_tmin": 0.1, "s_tmax": 20, "s_noise": 1.01},
+            "Sigma churn: 5, Sigma tmin: 0.1, Sigma tmax: 20, Sigma noise: 1.01",
+        ),
+        (
+            {"zero_terminal_snr": True, "discard_penultimate": True, "sgm_noise_multiplier": True},
+            "Noise Schedule: Zero Terminal SNR, Discard penultimate sigma: True, "
+            "SGM noise multiplier: True",
+        ),
+        # What has no effect is not written.
+        ({"eta": 1.0}, ""),
+        ({"s_churn": 5, "s_noise": 1.01, "variation_seed": 3}, ""),
+        ({"sampler": "Euler", "eta": 0.5}, ""),
+    ],
+)
+def test_settings_of_the_sampler_follow_in_webui_s_words(
+    settings: dict[str, Any], written: str
+) -> None:
+    job = JobSpec.model_validate(JOB.model_dump() | settings)
+    expected = USUAL.replace("Euler a", job.sampler) + (f", {written}" if written else "")
+    assert infotext(job).splitlines()[1] == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "written"),
+    [
+        (
+            {"variation_seed": 7, "variation_strength": 0.25},
+            "Variation seed: 7, Variation seed strength: 0.25, RNG: CPU",
+        ),
+        (
+            {"seed_resize_from_width": 512, "seed_resize_from_height": 640},
+            "Seed resize from: 512x640, RNG: CPU",
+        ),
+        ({"eta_noise_seed_delta": 31337, "rng": "NV"}, "ENSD: 31337, RNG: NV"),
+    ],
+)
+def test_settings_of_the_noise_come_before_the_sampler_s(
+    settings: dict[str, Any], written: str
+) -> None:
+    job = JobSpec.model_validate(JOB.model_dump() | settings)
+    assert infotext(job).splitlines()[1] == USUAL.replace("RNG: CPU", written)

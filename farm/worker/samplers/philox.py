@@ -54,4 +54,3 @@ def normal(seed: int, call: int, count: int) -> NDArray[np.float32]:
     u = words[0] * _STEP + _STEP / 2
     v = words[1] * _ANGLE_STEP + _ANGLE_STEP / 2
     return (np.sqrt(-2.0 * np.log(u)) * np.sin(v)).astype(np.float32)
-

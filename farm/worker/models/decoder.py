@@ -43,6 +43,11 @@ class Decoder:
         dtype: torch.dtype = self._vae.dtype
         return dtype
 
+    def rest(self) -> None:
+        """Let go of what was made from the loaded weights."""
+        self._vae = self._loaded
+        self._unpainted = None
+
     def decode(self, latent: Tensor) -> Tensor:
         """[4, h, w] float32 to [8h, 8w, 3] uint8 on the CPU; raises :class:`NumericFailure`."""
         if not bool(torch.isfinite(latent).all()):

@@ -12,10 +12,11 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from farm.errors import InvalidInput
+from farm.spec import cells
 from farm.spec.axes import PROMPT_SR, parse_values
-from farm.spec.job import MAX_PIXELS, MAX_PROMPT, JobSpec
+from farm.spec.job import MAX_PROMPT, JobSpec
 from farm.spec.problems import validated
-from farm.spec.sampling import LEVELS, MAX_SEED, NoiseOptions, SamplingOptions
+from farm.spec.sampling import MAX_SEED, NoiseOptions, SamplingOptions
 
 MAX_JOBS = 10_000_000
 MAX_COUNT = 100_000
@@ -251,81 +252,15 @@ def _known_checkpoint(name: str | None, defaults: Defaults, where: str = "checkp
 def _check_axes(spec: BatchSpec) -> None:
     base = spec._values((0,) * len(spec.axes), 0)
     names = {field: f"axes.{field}[0]" for field, _ in spec.axes}
-    validated(JobSpec, base, names=names)
+    cells.check_seeds(validated(JobSpec, base, names=names), spec.count, names)
     for field, values in spec.axes:
         for index, value in enumerate(values):
             where = f"axes.{field}[{index}]"
             if field == PROMPT_SR:
-                _check_replacement(spec, values, where)
+                cells.check_replacement(spec.template, dict(spec.axes), where)
             else:
-                checked = validated(JobSpec, {**base, field: value}, names={**names, field: where})
-                _check_reach(field, checked, spec, where)
-    _check_pixels(spec)
-    _check_levels(spec)
-
-
-def _check_reach(field: str, job: JobSpec, spec: BatchSpec, where: str) -> None:
-    if field not in ("seed", "variation_seed"):
-        return
-    seed = getattr(job, field)
-    if seed + spec.count - 1 > MAX_SEED:
-        raise InvalidInput(
-            f"{where}: {field} {seed} plus count {spec.count} passes {MAX_SEED}.",
-            field=where,
-            value=seed,
-            remedy=f"Use a smaller {field}.",
-        )
-
-
-def _check_replacement(spec: BatchSpec, values: tuple[Any, ...], where: str) -> None:
-    if not all(isinstance(value, str) and value for value in values):
-        raise InvalidInput(
-            f"{where}: every value must be text.",
-            field=where,
-            remedy="Quote it, and leave none empty.",
-        )
-    search, longest = values[0], max(map(len, values))
-    axes = dict(spec.axes)
-    found = False
-    for field in ("prompt", "negative_prompt"):
-        for text in axes.get(field, (spec.template.get(field, ""),)):
-            found = found or search in text
-            if len(text) + text.count(search) * (longest - len(search)) > MAX_PROMPT:
-                raise InvalidInput(
-                    f"{where}: a replaced {field} would be longer than {MAX_PROMPT} characters.",
-                    field=where,
-                    remedy="Use shorter replacements.",
-                )
-    if not found:
-        raise InvalidInput(
-            f"{where}: {search!r} is in no prompt.",
-            field=where,
-            value=search,
-            remedy="The first value is what is searched for; write it as it stands in the prompt.",
-        )
-
-
-def _check_pixels(spec: BatchSpec) -> None:
-    axes = dict(spec.axes)
-    width = max(axes.get("width", (spec.template["width"],)))
-    height = max(axes.get("height", (spec.template["height"],)))
-    if width * height > MAX_PIXELS:
-        raise InvalidInput(
-            f"axes: the largest cell, {width}x{height}, is more than 16 megapixels.",
-            field="axes",
-            remedy="Use smaller widths or heights.",
-        )
-
-
-def _check_levels(spec: BatchSpec) -> None:
-    axes = dict(spec.axes)
-    for low, high in LEVELS:
-        lows = axes.get(low, (spec.template.get(low),))
-        highs = axes.get(high, (spec.template.get(high),))
-        if None not in (*lows, *highs) and max(lows) >= min(highs):
-            raise InvalidInput(
-                f"axes: in some cells {low}, up to {max(lows):g}, is not below {high}, "
-                f"from {min(highs):g}.",
-                field="axes",
-                remedy=f"Keep all of {low} below all of {high}.",
-            )
+                here = {**names, field: where}
+                job = validated(JobSpec, {**base, field: value}, names=here)
+                cells.check_seeds(job, spec.count, here)
+    cells.check_pixels(spec.template, dict(spec.axes))
+    cells.check_levels(spec.template, dict(spec.axes))

@@ -229,6 +229,7 @@ def test_settings_of_samplers_and_noise_are_axes() -> None:
         ({"axes": {"rng": ["NV", "GPU"]}}, "axes.rng[1]", "Use 'CPU' or 'NV'."),
         ({"axes": {"zero_terminal_snr": "yes"}}, "axes.zero_terminal_snr[0]", "true or false"),
         ({"axes": {"sigma_min": [0.1, 2], "sigma_max": [5, 1]}}, "axes", "Keep all of sigma_min"),
+        ({"seed": 2**63 - 1, "count": 2}, "seed", "Use a smaller seed."),
         ({"axes": {"variation_seed": [2**63 - 1]}, "count": 2, "variation_strength": 1},
          "axes.variation_seed[0]", "Use a smaller variation_seed."),
     ],

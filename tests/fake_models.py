@@ -74,7 +74,7 @@ class FakeCheckpoint:
     def _moved(self, side: str) -> float:
         return sum(lora.strength for lora in self.worn(side))
 
-    def encode(self, text: str, *, negative: bool = False) -> TextEncoding:
+    def encode(self, text: str, *, negative: bool = False, embeddings: Any = None) -> TextEncoding:
         self.fault("encode", text)
         self.encoded.append(text)
         blocks = max(1, -(-len(text.split()) // WORDS_A_BLOCK))

@@ -17,7 +17,6 @@ from farm.worker.memory.profiles import by_name
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.kinds import LORA
-from farm.worker.models.lora_shelf import LoraShelf
 from farm.worker.samplers import compile_program
 from tests.checkpoints import diffusers_pipeline, tiny_file
 from tests.networks import Dense, make_lora
@@ -45,7 +44,7 @@ class Studio:
             self.loras.append(AssetFile(name, path, None, None, 0, kind=LORA))
 
     def render(self, *specs: JobSpec) -> list[Rendered]:
-        engine = Engine(self.models, by_name("cpu"), CPU, loras=LoraShelf(self.loras))
+        engine = Engine(self.models, by_name("cpu"), CPU, assets=self.loras)
         futures = [engine.submit(str(place), job) for place, job in enumerate(specs)]
         with engine:
             return [future.result(120) for future in futures]
@@ -149,7 +148,7 @@ def test_jobs_with_and_without_side_by_side_are_as_alone(studio: Studio) -> None
 
 
 def test_a_lora_that_is_not_there_fails_its_job_alone_and_names_near_ones(studio: Studio) -> None:
-    engine = Engine(studio.models, by_name("cpu"), CPU, loras=LoraShelf(studio.loras))
+    engine = Engine(studio.models, by_name("cpu"), CPU, assets=studio.loras)
     bad = engine.submit("bad", studio.spec("a cat<lora:inc:0:1>"))
     good = engine.submit("good", studio.spec("a cat<lora:ink:0:1>"))
     with engine:

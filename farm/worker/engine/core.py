@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from time import monotonic, perf_counter
 
 import torch
@@ -21,7 +21,9 @@ from farm.worker.engine.texts import TextCache
 from farm.worker.memory.meter import Meter
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.cache import ModelCache
+from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.checkpoint import Checkpoint
+from farm.worker.models.embeddings import EmbeddingShelf
 from farm.worker.models.lora_shelf import LoraShelf
 from farm.worker.models.patches import Side
 
@@ -31,7 +33,7 @@ class Core:
 
     Args:
         on_progress: called with (key, steps done, steps), a few times a second for each job.
-        loras: that prompts may name.
+        assets: LoRAs and embeddings that prompts may name.
         text_cache_bytes: device memory for encoded texts.
     """
 
@@ -42,12 +44,13 @@ class Core:
         device: torch.device,
         *,
         on_progress: Progress | None = None,
-        loras: LoraShelf | None = None,
+        assets: Iterable[AssetFile] = (),
         text_cache_bytes: int = 64 * 2**20,
     ) -> None:
         self._models = models
         self._profile = profile
-        self._loras = loras or LoraShelf()
+        self._loras = LoraShelf(assets)
+        self._embeddings = EmbeddingShelf(assets)
         self._device = device
         self._texts = TextCache(text_cache_bytes)
         self.jobs = Jobs(self._texts, Meter(device))
@@ -99,7 +102,9 @@ class Core:
             self._wear(checkpoint, "text", request.loras, jobs)
             with self.pulse.doing("encode"):
                 watch = Stopwatch(self._device)
-                text = checkpoint.encode(request.text, negative=request.negative)
+                text = checkpoint.encode(
+                    request.text, negative=request.negative, embeddings=self._embeddings
+                )
                 watch.stop()
                 seconds = watch.seconds()
             self._texts.put(request, text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from itertools import count
@@ -26,7 +26,7 @@ from farm.worker.engine.pulse import Activity, Counters, Heartbeat
 from farm.worker.engine.stats import Rendered
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.cache import ModelCache
-from farm.worker.models.lora_shelf import LoraShelf
+from farm.worker.models.catalogue import AssetFile
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Engine:
         models: the checkpoints of this device.
         profile: how many rows share a forward, and in what shapes.
         device: where everything runs.
-        loras: that prompts may name; none without.
+        assets: LoRAs and embeddings that prompts may name.
         on_progress: called on the engine's thread with (key, steps done, steps) a few times a
             second for each job; it must be quick.
         on_lost: called on the engine's thread when the device is of no more use to this process.
@@ -56,13 +56,13 @@ class Engine:
         profile: MemoryProfile,
         device: torch.device,
         *,
-        loras: LoraShelf | None = None,
+        assets: Iterable[AssetFile] = (),
         on_progress: Progress | None = None,
         on_lost: Callable[[BaseException], None] = lambda _: None,
     ) -> None:
         self._device = device
         self._on_lost = on_lost
-        self._core = Core(models, profile, device, loras=loras, on_progress=on_progress)
+        self._core = Core(models, profile, device, assets=assets, on_progress=on_progress)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._futures: WeakValueDictionary[str, Future[Rendered]] = WeakValueDictionary()
         self._orders = count()

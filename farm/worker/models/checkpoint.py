@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from farm.spec.networks import Loras
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.decoder import Decoder
+from farm.worker.models.embeddings import EmbeddingShelf
 from farm.worker.models.lora import LoraFile
 from farm.worker.models.patches import Patches, Side, patch_of
 from farm.worker.models.text import TextEncoder, TextEncoding
@@ -104,9 +105,11 @@ class Checkpoint:
         """
         self._patches.wear(side, loras, find, spare=spare)
 
-    def encode(self, text: str, *, negative: bool = False) -> TextEncoding:
-        """Encode a prompt of any length; an empty negative one is all zeros on SDXL."""
-        return self._text.encode(text, negative=negative)
+    def encode(
+        self, text: str, *, negative: bool = False, embeddings: EmbeddingShelf | None = None
+    ) -> TextEncoding:
+        """Encode a prompt of any length; see :meth:`TextEncoder.encode`."""
+        return self._text.encode(text, negative=negative, embeddings=embeddings)
 
     def predict(
         self,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from farm.worker.models.tokenizer import LENGTH, clip_tokenizer
+from farm.worker.models.embeddings import Embedding, EmbeddingShelf
+from farm.worker.models.tokenizer import CHUNK, LENGTH, clip_tokenizer
 
-CHUNK = LENGTH - 2
+PLACEHOLDER = 0
 SCORE, NEGATIVE_SCORE = 6.0, 2.5
 
 
@@ -73,13 +75,23 @@ class TextEncoder:
         self._readout = READOUTS[family]
         self._device = device
 
-    def encode(self, text: str, *, negative: bool) -> TextEncoding:
-        """Encode a prompt of any length; an empty negative one is all zeros on SDXL."""
+    def encode(
+        self, text: str, *, negative: bool, embeddings: EmbeddingShelf | None = None
+    ) -> TextEncoding:
+        """Encode a prompt of any length; an empty negative one is all zeros on SDXL.
+
+        Args:
+            embeddings: whose words are replaced by their vectors.
+
+        Raises:
+            CheckpointError: the prompt has an embedding's word that is unusable here.
+        """
         score = (NEGATIVE_SCORE if negative else SCORE) if self._readout.scores else None
         if self._readout.summary and negative and not text.strip():
             return self._zeros(score)
+        parts = self._parts(text, embeddings)
         outputs = [
-            self._run(model, _chunks(text, pad), output_hidden_states=True)
+            self._run(model, _frames(parts, pad), output_hidden_states=True)
             for model, pad in zip(self._models, self._readout.pads, strict=True)
         ]
         if not self._readout.summary:
@@ -87,14 +99,23 @@ class TextEncoder:
         side_by_side = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
         return TextEncoding(_in_a_row(side_by_side), outputs[-1].text_embeds[:1], score)
 
-    def _run(self, model: nn.Module, chunks: list[list[int]], **options: Any) -> Any:
-        ids = torch.tensor(chunks, device=self._device)
+    def _parts(self, text: str, embeddings: EmbeddingShelf | None) -> list[int | Embedding]:
+        tokenizer: Any = clip_tokenizer("eos")
+        ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        if embeddings is None:
+            return list(ids)
+        configs: list[Any] = [model.config for model in self._models]
+        return embeddings.spliced(ids, [config.hidden_size for config in configs])
+
+    def _run(self, model: nn.Module, frames: Sequence[_Frame], **options: Any) -> Any:
+        ids = torch.tensor([frame.ids for frame in frames], device=self._device)
         held = next(model.parameters())
-        if held.device == self._device:
-            return model(ids, **options)
-        state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        lent = {name: tensor.to(self._device) for name, tensor in state.items()}
-        return functional_call(model, lent, (ids,), options)
+        with _spliced_in(model, frames):
+            if held.device == self._device:
+                return model(ids, **options)
+            state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+            lent = {name: tensor.to(self._device) for name, tensor in state.items()}
+            return functional_call(model, lent, (ids,), options)
 
     def _zeros(self, score: float | None) -> TextEncoding:
         """What SDXL was trained to take for "no text"."""
@@ -105,17 +126,63 @@ class TextEncoder:
         return TextEncoding(tokens, tokens.new_zeros(1, configs[-1].projection_dim), score)
 
 
-def _chunks(text: str, pad: Literal["eos", "zero"]) -> list[list[int]]:
-    """Token ids in frames of 77: start, up to 75 tokens, end, padding. At least one frame."""
-    tokenizer: Any = clip_tokenizer(pad)
-    ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-    cuts = range(0, max(len(ids), 1), CHUNK)
-    return [_frame(ids[cut : cut + CHUNK], tokenizer) for cut in cuts]
+@dataclass(frozen=True)
+class _Frame:
+    """One chunk as a text encoder reads it: 77 ids, and the embeddings by their first place."""
+
+    ids: list[int]
+    embeddings: dict[int, Embedding]
 
 
-def _frame(chunk: list[int], tokenizer: Any) -> list[int]:
-    padding = [tokenizer.pad_token_id] * (CHUNK - len(chunk))
-    return [tokenizer.bos_token_id, *chunk, tokenizer.eos_token_id, *padding]
+def _frames(parts: Sequence[int | Embedding], pad: Literal["eos", "zero"]) -> list[_Frame]:
+    """Start, up to 75 tokens, end, padding; at least one. An embedding is never cut in two."""
+    chunks: list[list[int | Embedding]] = [[]]
+    length = 0
+    for part in parts:
+        size = 1 if isinstance(part, int) else len(part)
+        if length + size > CHUNK:
+            chunks.append([])
+            length = 0
+        chunks[-1].append(part)
+        length += size
+    return [_frame(chunk, clip_tokenizer(pad)) for chunk in chunks]
+
+
+def _frame(chunk: Sequence[int | Embedding], tokenizer: Any) -> _Frame:
+    ids: list[int] = [tokenizer.bos_token_id]
+    embeddings: dict[int, Embedding] = {}
+    for part in chunk:
+        if isinstance(part, int):
+            ids.append(part)
+        else:
+            embeddings[len(ids)] = part
+            # Not the end token, by whose place the summary is found.
+            ids += [PLACEHOLDER] * len(part)
+    ids.append(tokenizer.eos_token_id)
+    return _Frame(ids + [tokenizer.pad_token_id] * (LENGTH - len(ids)), embeddings)
+
+
+@contextmanager
+def _spliced_in(model: nn.Module, frames: Sequence[_Frame]) -> Iterator[None]:
+    """While the block runs, the model's token table answers with the embeddings' vectors."""
+    if not any(frame.embeddings for frame in frames):
+        yield
+        return
+
+    def splice(_: nn.Module, __: Any, looked_up: Tensor) -> Tensor:
+        found = looked_up.clone()
+        for row, frame in enumerate(frames):
+            for place, embedding in frame.embeddings.items():
+                vectors = embedding.vectors[found.shape[-1]]
+                found[row, place : place + len(embedding)] = vectors.to(found)
+        return found
+
+    table = next(inner for name, inner in model.named_modules() if name.endswith("token_embedding"))
+    hook = table.register_forward_hook(splice)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _in_a_row(blocks: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 PADS = {"eos": END, "zero": "!"}
 MERGES = 49_152 - 256 - 2
 LENGTH = 77
+CHUNK = LENGTH - 2
 
 
 @cache

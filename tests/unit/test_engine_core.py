@@ -7,13 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from farm.spec.job import JobSpec
-from farm.worker.samplers import compile_program
-from farm.worker.samplers.model_sigmas import ModelSigmas
-from farm.worker.samplers.noise import ImageNoise
-from farm.worker.samplers.program import FRESH
+from tests.by_hand import by_hand
 from tests.engine_bench import Bench, alone
-from tests.fake_models import ALPHAS, FakeCheckpoint, denoised, mean_of, spec
+from tests.fake_models import FakeCheckpoint, spec
 
 MIXED = [
     spec("a red apple", 1, sampler="Euler", steps=3),
@@ -25,28 +21,6 @@ MIXED = [
     spec("a lion", 7, sampler="Euler", steps=6, cfg_scale=1.0),
     spec("", 2**63 - 1, sampler="Euler a", steps=4, cfg_scale=0.0),
 ]
-
-
-def by_hand(job: JobSpec) -> np.ndarray:
-    """The same image by a plain loop in float64: one job, no rows, no batch."""
-    program = compile_program(job.sampler, job.steps, ALPHAS, options=job.sampling)
-    shape = (4, job.height // 8, job.width // 8)
-    noise = ImageNoise(shape, job.seed, job.noise, program.levels)
-    registers = np.zeros((4, *shape))
-    registers[0] = noise.first.numpy() * program.start.noise
-    if program.start.churn is not None:
-        registers[0] += noise.draw(FRESH).numpy() * program.start.churn
-    for step in program.steps:
-        # Told a timestep, the model takes the noise level to be that one's.
-        level = ModelSigmas(ALPHAS).sigma(step.t)
-        seen = registers[0] * ((level**2 + 1) / (step.sigma**2 + 1)) ** 0.5
-        towards = denoised(seen, level, mean_of(job.prompt))
-        away = denoised(seen, level, mean_of(job.negative_prompt))
-        found = (seen - away - (towards - away) * job.cfg_scale) / level
-        drawn = noise.draw(step.draw).numpy() if step.draw else np.zeros(shape)
-        held = [*registers, registers[0] - step.sigma * found, drawn]
-        registers = np.tensordot(np.array(step.update), np.stack(held), axes=1)
-    return registers[0].transpose(1, 2, 0)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])

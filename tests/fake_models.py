@@ -43,7 +43,7 @@ class FakeCheckpoint:
 
     ``fault(what, seen)`` is called before every "encode", "predict", "decode" and "wear" and may
     raise; it sees the text, the means of all rows, the latent or the LoRAs. ``poisoned`` texts
-    are answered NaN.
+    are answered NaN, ``overflowing`` ones unless so many precisions higher.
     """
 
     name: str
@@ -60,7 +60,21 @@ class FakeCheckpoint:
         self.longest_text = 0
         self.poisoned: set[str] = set()
         self.switches: list[tuple[str, Loras]] = []
+        self.overflowing: dict[str, int] = {}
+        self.rungs = 0
+        self.lift = 0
+        self.lifts: list[int] = []
         self._worn: dict[str, Loras] = {}
+
+    @contextmanager
+    def lifted(self, rungs: int) -> Iterator[None]:
+        """Higher precisions read ``overflowing`` texts without trouble."""
+        self.lift = rungs
+        yield
+        self.lift = 0
+
+    def precision(self, rungs: int) -> str:
+        return f"precision {rungs}"
 
     def worn(self, side: str) -> Loras:
         return self._worn.get(side, ())
@@ -101,7 +115,9 @@ class FakeCheckpoint:
         mean = means.view(-1, 1, 1, 1) + self._moved("unet")
         latent = x.double() * (sigma**2 + 1) ** 0.5
         noise = (latent - denoised(latent, sigma, mean)) / sigma
-        poison = {mean_of(text) for text in self.poisoned}
+        self.lifts.append(self.lift)
+        low = {text for text, needed in self.overflowing.items() if needed > self.lift}
+        poison = {mean_of(text) for text in self.poisoned | low}
         noise[[round(value, 3) in poison for value in means.tolist()]] = torch.nan
         if self.prediction == "epsilon":
             return noise.float()

@@ -168,6 +168,7 @@ class Attempts:
             "Farm job": f"{job[0]}-{job[1]}",
             "Farm profile": self._profile,
             "Farm bucket": buckets,
+            "Farm precision": rendered.stats.precision,
         }
 
     def _finish(self, job: JobKey, ending: Ending) -> None:

@@ -19,6 +19,8 @@ The rules, in order:
    have no near common multiple runs alone, one row at a time, and repeats nothing.
 6. A forward is padded to the smallest bucket that holds it. A ``strict`` job pins the largest
    bucket and its own text length, which makes its image bit-equal under any load.
+7. A job that needs a higher precision than its checkpoint is held in runs alone, one row at a
+   time, so that it takes no more memory than others do.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ class Waiting:
         blocks: of 77 tokens that its texts repeat to; 1 while not encoded.
         alone: its texts cannot share a call of the model, not even with each other.
         strict: pins the shape of the forward.
+        lift: precisions above the checkpoint's own in which it must be denoised.
     """
 
     order: int
@@ -61,6 +64,7 @@ class Waiting:
     alone: bool = False
     strict: bool = False
     loras: Loras = ()
+    lift: int = 0
 
     @property
     def weights(self) -> Weights:
@@ -101,7 +105,7 @@ class Forward:
     """Take all these jobs one step further.
 
     Attributes:
-        checkpoint, width, height, loras: the same for all of them.
+        checkpoint, width, height, loras, lift: the same for all of them.
         orders: of the jobs, the oldest first.
         bucket: rows of the forward; a single job that needs more takes several forwards.
         blocks: of 77 tokens that every row's text is repeated to, where there are several rows.
@@ -114,6 +118,7 @@ class Forward:
     bucket: int
     blocks: int
     loras: Loras = ()
+    lift: int = 0
 
 
 Decision: TypeAlias = Load | Encode | Decode | Forward
@@ -176,7 +181,7 @@ class Batcher:
         oldest = jobs[0]
         allowed = self._rows_allowed(oldest.checkpoint, oldest.width, oldest.height)
         most = max((bucket for bucket in self._buckets if bucket <= allowed), default=1)
-        if oldest.alone:
+        if oldest.alone or oldest.lift:
             most = 1
         batch = _Batch(oldest, most)
         for job in jobs[1:]:
@@ -192,6 +197,7 @@ class Batcher:
             bucket=most if batch.strict else self._bucket(min(batch.rows, most)),
             blocks=batch.blocks,
             loras=oldest.loras,
+            lift=oldest.lift,
         )
 
     def _bucket(self, rows: int) -> int:
@@ -216,6 +222,7 @@ class _Batch:
         if (
             (job.width, job.height) == (oldest.width, oldest.height)
             and not job.alone
+            and not job.lift
             and rows <= self._most_rows
             and blocks <= max(MAX_BLOCKS, oldest.blocks)
             and rows * blocks <= self._most_rows * MAX_BLOCKS

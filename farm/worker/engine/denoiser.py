@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeAlias
@@ -11,12 +12,7 @@ from typing import TypeAlias
 import torch
 
 from farm.worker.engine.batcher import Forward
-from farm.worker.engine.failures import (
-    DeviceLost,
-    device_lost,
-    not_finite,
-    out_of_memory,
-)
+from farm.worker.engine.failures import DeviceLost, device_lost, not_finite
 from farm.worker.engine.job import Job
 from farm.worker.engine.jobs import Jobs
 from farm.worker.engine.limits import RowLimits
@@ -24,6 +20,7 @@ from farm.worker.engine.pulse import Pulse
 from farm.worker.engine.requests import Denoise
 from farm.worker.engine.runner import Runner, Stepped
 from farm.worker.engine.slot import Slot
+from farm.worker.memory.exhaustion import out_of_memory
 from farm.worker.models.checkpoint import Checkpoint
 from farm.worker.samplers import Program, compile_program
 
@@ -32,12 +29,17 @@ log = logging.getLogger(__name__)
 Progress: TypeAlias = Callable[[str, int, int], None]
 
 PROGRESS_SECONDS = 0.2
+RESCUES = 2
+"""Images of a checkpoint that overflow before others begin in the precision that saved them."""
 
 
 class Denoiser:
     """Takes jobs step by step from noise to latent.
 
     A step is booked one step late, when the next one already keeps the device at work.
+
+    A latent that overflows is begun anew in the next higher precision. What saved two images of
+    a checkpoint is where its next ones begin.
     """
 
     def __init__(
@@ -55,7 +57,8 @@ class Denoiser:
         self._device = device
         self._on_progress = on_progress
         self._runner = Runner(device)
-        self._running: tuple[Stepped, list[Job]] | None = None
+        self._running: tuple[Stepped, list[Job], Checkpoint] | None = None
+        self._rescued: Counter[tuple[str, int]] = Counter()
 
     def forward(self, forward: Forward, checkpoint: Checkpoint) -> None:
         """Take jobs one step further; those that cannot begin end here."""
@@ -67,14 +70,15 @@ class Denoiser:
         if len(slots) < len(jobs):
             return
         try:
-            stepped = self._runner.step(
-                checkpoint, slots, bucket=forward.bucket, blocks=forward.blocks
-            )
+            with checkpoint.lifted(forward.lift):
+                stepped = self._runner.step(
+                    checkpoint, slots, bucket=forward.bucket, blocks=forward.blocks
+                )
         except Exception as error:
             self._recover(error, forward, checkpoint)
             return
         self.book()
-        self._running = (stepped, jobs)
+        self._running = (stepped, jobs, checkpoint)
         if any(slot.finished for slot in slots):
             self.book()
 
@@ -82,7 +86,7 @@ class Denoiser:
         """Wait for the step under way; charge its jobs, and send on what it finished or broke."""
         if self._running is None:
             return
-        (stepped, jobs), self._running = self._running, None
+        (stepped, jobs, checkpoint), self._running = self._running, None
         with self._jobs.blame(jobs):
             rows, seconds = stepped.rows, stepped.seconds()
             self._pulse.worked(
@@ -92,7 +96,7 @@ class Denoiser:
             for job, slot, position, good in zip(
                 jobs, slots, stepped.positions, stepped.finite(), strict=True
             ):
-                if job in self._jobs:
+                if job in self._jobs and job.slot is slot:
                     share = seconds * job.waiting.rows / rows.count
                     job.ledger.call(
                         share,
@@ -101,7 +105,10 @@ class Denoiser:
                         bucket=rows.bucket,
                         whole=slot.program.steps[position].whole,
                     )
-                    self._send_on(job, slot.program, position, good=good)
+                    if good:
+                        self._send_on(job, slot.program, position)
+                    else:
+                        self._rescue(job, checkpoint, position)
 
     def rest(self) -> None:
         """Let go of everything while there is nothing to do."""
@@ -114,6 +121,10 @@ class Denoiser:
         request = job.request
         assert isinstance(request, Denoise)
         self._limits.check(checkpoint, request)
+        if (lift := self._start_lift(job)) > job.lift:
+            job.restart(lift)
+            job.ledger.precision = checkpoint.precision(lift)
+            return
         program = compile_program(
             request.sampler,
             request.steps,
@@ -123,18 +134,42 @@ class Denoiser:
         )
         job.open(Slot(request, program, self._device))
 
-    def _send_on(self, job: Job, program: Program, position: int, *, good: bool) -> None:
-        done = program.done[position]
-        if not good:
-            whole = program.steps[position].whole
-            self._jobs.fail([job], not_finite(job, done if whole else done + 1))
+    def _rescue(self, job: Job, checkpoint: Checkpoint, position: int) -> None:
+        """A latent is no longer finite: once more in the next precision, if there is one."""
+        assert job.slot
+        program = job.slot.program
+        step = program.done[position] + (not program.steps[position].whole)
+        if job.lift == checkpoint.rungs:
+            self._jobs.fail([job], not_finite(job, step))
             return
+        job.restart(job.lift + 1)
+        job.ledger.precision = checkpoint.precision(job.lift)
+        log.warning("%s overflowed at step %d; again in %s", job.key, step, job.ledger.precision)
+
+    def _start_lift(self, job: Job) -> int:
+        """In which precision a job of a checkpoint begins in which others overflowed.
+
+        A ``strict`` job finds its own way, so that its image does not depend on who came before.
+        """
+        if job.spec.strict:
+            return 0
+        lifts = (
+            lift
+            for (name, lift), times in self._rescued.items()
+            if name == job.spec.checkpoint and times >= RESCUES
+        )
+        return max(lifts, default=0)
+
+    def _send_on(self, job: Job, program: Program, position: int) -> None:
+        done = program.done[position]
         if self._on_progress and job.due(PROGRESS_SECONDS):
             try:
                 self._on_progress(job.key, done, program.total)
             except Exception:
                 log.exception("telling the progress of %s failed", job.key)
         if position + 1 == len(program.steps):
+            if job.lift:
+                self._rescued[job.spec.checkpoint, job.lift] += 1
             self._jobs.send(job, job.close())
 
     def _recover(self, error: Exception, forward: Forward, checkpoint: Checkpoint) -> None:

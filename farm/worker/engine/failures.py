@@ -8,6 +8,7 @@ import torch
 
 from farm.errors import DoesNotFit, FarmError, NumericFailure
 from farm.worker.engine.job import Job
+from farm.worker.memory.exhaustion import out_of_memory
 
 
 class DeviceLost(BaseException):
@@ -16,19 +17,6 @@ class DeviceLost(BaseException):
     CUDA then answers every further call with the same error. Not an ``Exception``, so that nobody
     on its way out takes it for the misfortune of one job.
     """
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether the device, or the machine, had no memory left.
-
-    On a CPU torch raises a plain RuntimeError that only its text tells apart, and so it is with
-    libraries that take memory from CUDA past torch.
-    """
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    if isinstance(error, torch.AcceleratorError):
-        return "out of memory" in str(error)
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def device_lost(error: BaseException) -> bool:
@@ -55,10 +43,11 @@ def explained(error: Exception, job: Job) -> Exception:
 
 def not_finite(job: Job, step: int) -> NumericFailure:
     """The latent of this job stopped being numbers at ``step``, counted from 1."""
+    where = f", and did so in every precision up to {job.ledger.precision}" if job.lift else ""
     return NumericFailure(
         f"The latent became NaN or infinite at step {step} of {job.steps} "
-        f"on {job.spec.checkpoint!r}.",
+        f"on {job.spec.checkpoint!r}{where}.",
         field="checkpoint",
         value=job.spec.checkpoint,
-        remedy="Run the checkpoint in a higher precision, or lower cfg_scale.",
+        remedy="Lower cfg_scale, or use another checkpoint.",
     )

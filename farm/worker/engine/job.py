@@ -36,6 +36,7 @@ class Job:
         order: its age in the engine, the lower the older.
         request: what the recipe waits for.
         waiting: the same, as the batcher sees it.
+        lift: precisions above the checkpoint's own in which it must be denoised.
         slot: its place on the device, from the first step to the last.
         image: [height, width, 3] uint8 on the CPU, once the recipe has ended.
     """
@@ -50,6 +51,7 @@ class Job:
         self.future: Future[Rendered] = Future()
         self.future.set_running_or_notify_cancel()
         self.ledger = Ledger()
+        self.lift = 0
         self.slot: Slot | None = None
         self.image: Tensor | None = None
         self._loras = networks.parse(spec.prompt).unet
@@ -82,6 +84,12 @@ class Job:
         self.ledger.denoise_seconds += monotonic() - self._denoise_began
         return latent
 
+    def restart(self, lift: int) -> None:
+        """Denoise from the beginning, so many precisions above the checkpoint's own."""
+        self.slot = None
+        self.lift = lift
+        self._wait_for(self.request)
+
     def due(self, seconds: float) -> bool:
         """Whether its progress was last told ``seconds`` ago or more; then it counts as told."""
         now = monotonic()
@@ -112,4 +120,5 @@ class Job:
             blocks=blocks,
             alone=blocks > max(NEAR_BLOCKS, *lengths),
             strict=self.spec.strict,
+            lift=self.lift,
         )

@@ -26,6 +26,7 @@ class EngineStats:
         forwards: calls of the model that it took part in.
         mean_rows: rows in them on average, its own included, padding not.
         buckets: the row counts they were padded to, ascending.
+        precision: of the UNet, where the image overflowed in that of its weights.
         memory: the peaks of the device while the job was in the engine.
     """
 
@@ -40,6 +41,7 @@ class EngineStats:
     mean_rows: float
     buckets: tuple[int, ...]
     memory: MemoryReading
+    precision: str | None
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Ledger:
         self.decode_seconds = 0.0
         self.gpu_seconds = 0.0
         self.steps = 0
+        self.precision: str | None = None
         self._forwards = 0
         self._rows = 0
         self._buckets: set[int] = set()
@@ -97,4 +100,5 @@ class Ledger:
             mean_rows=self._rows / max(self._forwards, 1),
             buckets=tuple(sorted(self._buckets)),
             memory=self._memory,
+            precision=self.precision,
         )

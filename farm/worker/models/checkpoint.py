@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from farm.worker.models.decoder import Decoder
 from farm.worker.models.embeddings import EmbeddingShelf
 from farm.worker.models.lora import LoraFile
 from farm.worker.models.patches import Patches, Side, patch_of
+from farm.worker.models.precision import above, computing_in, rungs_above
 from farm.worker.models.text import TextEncoder, TextEncoding
 
 INPAINT_CHANNELS = 9
@@ -52,6 +54,7 @@ class Checkpoint:
         self.dtype: torch.dtype = getattr(torch, profile.dtype)
         self._homes = {module: next(module.parameters()).device for module in modules.values()}
         self._patches = Patches(modules, family, device)
+        self._computing = self.dtype
         self._unet: Any = modules["unet"]
         self._decoder = Decoder(modules["vae"], tile_over=profile.vae_tile_over)
         self._inpaints = self._unet.config.in_channels == INPAINT_CHANNELS
@@ -105,6 +108,28 @@ class Checkpoint:
         """
         self._patches.wear(side, loras, find, spare=spare)
 
+    @property
+    def rungs(self) -> int:
+        """How many precisions there are above that of the UNet's weights."""
+        return rungs_above(self.dtype)
+
+    def precision(self, rungs: int) -> str:
+        """The name of the precision so many above that of the UNet's weights."""
+        return str(above(self.dtype, rungs)).removeprefix("torch.")
+
+    @contextmanager
+    def lifted(self, rungs: int) -> Iterator[None]:
+        """In the block the UNet computes so many precisions higher than its weights are held in."""
+        if not rungs:
+            yield
+            return
+        self._computing = above(self.dtype, rungs)
+        try:
+            with computing_in(self._unet, self._computing):
+                yield
+        finally:
+            self._computing = self.dtype
+
     def encode(
         self, text: str, *, negative: bool = False, embeddings: EmbeddingShelf | None = None
     ) -> TextEncoding:
@@ -137,13 +162,13 @@ class Checkpoint:
         """
         extra = None
         if pooled is not None and size_ids is not None:
-            extra = {"text_embeds": pooled.to(self.dtype), "time_ids": size_ids.float()}
+            extra = {"text_embeds": pooled.to(self._computing), "time_ids": size_ids.float()}
         if self._inpaints:
             x = torch.cat([x, self._decoder.unpainted(*x.shape[2:]).expand(len(x), -1, -1, -1)], 1)
         output: Tensor = self._unet(
-            x.to(self.dtype),
+            x.to(self._computing),
             t,
-            encoder_hidden_states=tokens.to(self.dtype),
+            encoder_hidden_states=tokens.to(self._computing),
             added_cond_kwargs=extra,
             return_dict=False,
         )[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from farm.errors import NumericFailure
+from farm.worker.memory.exhaustion import out_of_memory
+from farm.worker.models.precision import LADDER
 
-LADDER = (torch.float16, torch.bfloat16, torch.float32)
 FACTOR = 8
 TILE = 512
 
@@ -49,9 +51,20 @@ class Decoder:
         self._unpainted = None
 
     def decode(self, latent: Tensor) -> Tensor:
-        """[4, h, w] float32 to [8h, 8w, 3] uint8 on the CPU; raises :class:`NumericFailure`."""
+        """[4, h, w] float32 to [8h, 8w, 3] uint8 on the CPU; raises :class:`NumericFailure`.
+
+        Where memory runs out it is decoded in tiles, as are all of its size and above from then on.
+        """
         if not bool(torch.isfinite(latent).all()):
             raise NumericFailure("The latent holds NaN or infinity before it is decoded.")
+        pixels = latent[0].numel() * FACTOR**2
+        try:
+            return self._climb(lambda vae: self._pixels(vae, latent))
+        except Exception as error:
+            if not out_of_memory(error) or pixels > self._tile_over or pixels <= TILE**2:
+                raise
+            traceback.clear_frames(error.__traceback__)
+        self._tile_over = pixels - 1
         return self._climb(lambda vae: self._pixels(vae, latent))
 
     def unpainted(self, height: int, width: int) -> Tensor:

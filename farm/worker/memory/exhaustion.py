@@ -1,0 +1,18 @@
+"""Telling that memory ran out from all else that can go wrong."""
+
+from __future__ import annotations
+
+import torch
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the device, or the machine, had no memory left.
+
+    On a CPU torch raises a plain RuntimeError that only its text tells apart, and so it is with
+    libraries that take memory from CUDA past torch.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    if isinstance(error, torch.AcceleratorError):
+        return "out of memory" in str(error)
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import shutil
 import weakref
 from collections.abc import Callable
@@ -39,6 +40,9 @@ FP32 = by_name("cpu")
         ("sd15", "first_stage_model.encoder.", "vae"),
         ("sd15", "cond_stage_model.transformer.text_model.encoder.layers.1", "text_encoder"),
         ("sdxl", "conditioner.embedders.1.model.text_projection", "text_encoder_2"),
+        ("sd2", "cond_stage_model.model.transformer.resblocks.1.mlp", "text_encoder"),
+        ("sdxl-refiner", "conditioner.embedders.0.model.positional", "text_encoder_2"),
+        ("ssd1b", "model.diffusion_model.middle_block.0", "unet"),
         ("sdxl", "conditioner.embedders.1.model.transformer.resblocks.3.ln", "text_encoder_2"),
     ],
 )
@@ -50,22 +54,28 @@ def test_missing_weights_are_named(tmp_path: Path, family: str, gone: str, named
     save_file(kept, path)
     with pytest.raises(CheckpointError) as caught:
         load(scan([tmp_path])[0], FP32, CPU)
-    assert f"lacks weights of its {named}: " in caught.value.message
+    assert re.search(rf"lacks (\d+ )?weights? of its {named}: ", caught.value.message)
     assert caught.value.remedy
 
 
-def test_a_long_list_of_missing_weights_is_cut(tmp_path: Path) -> None:
+def test_missing_weights_are_counted_and_the_first_are_listed(tmp_path: Path) -> None:
     path = make_tiny(tmp_path, "sd15")
     weights = load_file(path)
-    save_file({name: w for name, w in weights.items() if "encoder.down" not in name}, path)
-    with pytest.raises(CheckpointError, match=r"and \d+ more"):
+    kept = {name: weight for name, weight in weights.items() if "first_stage" not in name}
+    kept["first_stage_model.quant_conv.bias"] = weights["first_stage_model.quant_conv.bias"]
+    save_file(kept, path)
+    with pytest.raises(CheckpointError) as caught:
         load(scan([tmp_path])[0], FP32, CPU)
+    gone = sum("first_stage" in name for name in weights) - 1
+    assert f"lacks {gone} weights of its vae: " in caught.value.message
+    assert caught.value.message.endswith(f" and {gone - 4} more.")
+    assert caught.value.message.count(", ") == 3
 
 
 def test_an_unusual_shape_asks_for_its_configs(tmp_path: Path) -> None:
     shutil.copy(builtin_folder() / "demo.safetensors", tmp_path / "odd.safetensors")
     with pytest.raises(
-        CheckpointError, match=r"odd\.safetensors lacks weights of its unet"
+        CheckpointError, match=r"odd\.safetensors lacks \d+ weights of its unet"
     ) as caught:
         load(scan([tmp_path])[0], FP32, CPU)
     assert "odd.config/" in str(caught.value.remedy)
@@ -115,6 +125,88 @@ def test_a_diffusers_folder_without_safetensors(tmp_path: Path) -> None:
 def test_an_unknown_prediction_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="'sample'"):
         load(tiny_file(tmp_path, "sd15", prediction="sample"), FP32, CPU)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [
+        ("model.diffusion_model.out.2.weight", True),
+        ("model.diffusion_model.out.0.weight", False),
+        ("first_stage_model.decoder.conv_in.weight", True),
+        ("cond_stage_model.transformer.text_model.encoder.layers.0.mlp.fc1.weight", True),
+        ("cond_stage_model.transformer.text_model.final_layer_norm.bias", False),
+    ],
+)
+def test_weights_that_are_not_finite_are_found(
+    tmp_path: Path, name: str, whole: bool, value: float
+) -> None:
+    path = make_tiny(tmp_path, "sd15")
+    weights = load_file(path)
+    broken = weights[name].clone()
+    broken.view(-1)[slice(None) if whole else slice(1)] = value
+    save_file({**weights, name: broken}, path)
+    cache = ModelCache(scan([tmp_path]), FP32, CPU)
+    with pytest.raises(CheckpointError, match="NaN or infinite in float32") as caught:
+        cache.get("tiny-sd15")
+    assert cache.resident == ()
+    assert caught.value.remedy
+
+
+def test_weights_too_large_for_the_precision_are_found(tmp_path: Path) -> None:
+    path = make_tiny(tmp_path, "sd15")
+    weights = load_file(path)
+    weights["model.diffusion_model.out.2.weight"] *= 1e9
+    save_file(weights, path)
+    file = scan([tmp_path])[0]
+    assert load(file, FP32, CPU).family == "sd15"
+    with pytest.raises(CheckpointError, match=r"infinite in float16: conv_out\.weight"):
+        load(file, replace(FP32, dtype="float16"), CPU)
+
+
+class Trap:
+    """A pickle that leaves a mark when anything loads it."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return os.mkdir, (str(self.mark),)
+
+
+def test_a_pickle_is_never_run(tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    path = tmp_path / "model.ckpt"
+    torch.save({"state_dict": Trap(mark)}, path)
+    with pytest.raises(CheckpointError, match="can run code") as caught:
+        prepare(AssetFile("model", path, None, None, 0), FP32, CPU)
+    assert "Convert it" in str(caught.value.remedy)
+    (tmp_path / "disguised.safetensors").write_bytes(path.read_bytes())
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        prepare(AssetFile("d", tmp_path / "disguised.safetensors", None, None, 0), FP32, CPU)
+    assert not mark.exists()
+    torch.load(path, weights_only=False)  # the trap does work
+    assert mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("index", "complaint"),
+    [
+        ({}, "has no weight_map"),
+        ({"weight_map": {}}, "has no weight_map"),
+        ({"weight_map": {"conv_in.weight": "../../secret.safetensors"}}, "leads out of its folder"),
+        ({"weight_map": {"conv_in.weight": "gone.safetensors"}}, "does not exist"),
+        ({"weight_map": {"odd": "whole.safetensors"}}, "lacks odd, which"),
+        ({"weight_map": {"conv_in.weight": "whole.safetensors"}}, r"lacks \d+ weights of its unet"),
+    ],
+)
+def test_broken_shards_are_named(tmp_path: Path, index: Any, complaint: str) -> None:
+    file = tiny_file(tmp_path, "sd15", layout="diffusers")
+    whole = file.path / "unet" / "diffusion_pytorch_model.safetensors"
+    whole.rename(whole.with_name("whole.safetensors"))
+    whole.with_name(f"{whole.name}.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=complaint):
+        load(file, FP32, CPU)
 
 
 def test_a_file_listed_as_broken_is_not_opened(tmp_path: Path) -> None:

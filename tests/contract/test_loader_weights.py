@@ -162,5 +162,5 @@ def test_a_damaged_checkpoint_is_known_before_a_weight_is_read(
     del weights["model.diffusion_model.out.2.weight"]
     save_file(weights, path)
     monkeypatch.setattr("farm.worker.models.plan.read_tensors", None)
-    with pytest.raises(CheckpointError, match="lacks weights"):
+    with pytest.raises(CheckpointError, match="lacks 1 weight of its unet"):
         prepare(scan([tmp_path])[0], FP32, CPU)

@@ -62,6 +62,13 @@ def entry(**changes: Any) -> dict[str, Any]:
         (entry(data_offsets=[0, 20]), "broken index at 'w'"),
         (entry(dtype="Q4_K"), "stores 'w' as Q4_K"),
         (entry(shape=[20, 30], data_offsets=[0, 2400]), "is cut short"),
+        (entry(shape="23"), "broken index at 'w'"),
+        (entry(shape=[2.0, 3]), "broken index at 'w'"),
+        (entry(shape=[True, 6]), "broken index at 'w'"),
+        (entry(dtype=["F32"]), "stores 'w' as"),
+        (entry(data_offsets=["0", "24"]), "broken index at 'w'"),
+        (entry(data_offsets=[0.5, 24.5]), "broken index at 'w'"),
+        (entry(data_offsets={}), "broken index at 'w'"),
     ],
 )
 def test_a_damaged_index_is_named(tmp_path: Path, index: Any, complaint: str) -> None:
@@ -74,6 +81,54 @@ def test_a_damaged_index_is_named(tmp_path: Path, index: Any, complaint: str) ->
     assert caught.value.remedy
 
 
+def halves(*places: tuple[int, int]) -> dict[str, Any]:
+    """Tensors a, b and so on of two bytes a number, at these places."""
+    return {
+        name: {"dtype": "F16", "shape": [(end - begin) // 2], "data_offsets": [begin, end]}
+        for name, (begin, end) in zip("abc", places, strict=False)
+    }
+
+
+@pytest.mark.parametrize(
+    ("places", "complaint"),
+    [
+        ([(0, 16), (8, 24)], "'b' overlaps the tensor before it"),
+        ([(0, 24), (0, 24)], "'b' overlaps the tensor before it"),
+        ([(8, 24), (0, 10)], "'a' overlaps the tensor before it"),
+        ([(0, 24), (4, 8)], "'b' overlaps the tensor before it"),
+        ([(0, 8), (10, 24)], "'b' comes after a hole"),
+        ([(2, 24)], "'a' comes after a hole"),
+        ([(0, 8), (8, 20)], "has 4 bytes behind its last tensor"),
+    ],
+)
+def test_tensors_must_fill_the_file(
+    tmp_path: Path, places: list[tuple[int, int]], complaint: str
+) -> None:
+    path = write(tmp_path / "bad.safetensors", halves(*places))
+    with pytest.raises(CheckpointError, match=complaint) as caught:
+        read_header(path)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("places", [[(12, 24), (0, 12)], [(0, 24), (24, 24)], [(0, 0), (0, 24)]])
+def test_order_and_empty_tensors_do_not_matter(
+    tmp_path: Path, places: list[tuple[int, int]]
+) -> None:
+    assert read_header(write(tmp_path / "good.safetensors", halves(*places))).tensors
+
+
+def test_no_permission_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.safetensors", ONE)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CheckpointError, match="cannot be read: permission denied") as caught:
+        read_header(path)
+    assert "the worker runs as" in str(caught.value.remedy)
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
@@ -81,6 +136,7 @@ def test_a_damaged_index_is_named(tmp_path: Path, index: Any, complaint: str) ->
         (b"abc", "is not a safetensors file"),
         (b"<!DOCTYPE html><html>sign in first</html>", "is not a safetensors file"),
         (struct.pack("<Q", 2**63) + bytes(100), "is not a safetensors file"),
+        (struct.pack("<Q", 2**32) + bytes(100), "its index would be 4294967296 bytes long"),
         (struct.pack("<Q", 1) + bytes(100), "is not a safetensors file"),
         (struct.pack("<Q", 5_000) + b"{", "is cut short"),
     ],

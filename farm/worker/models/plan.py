@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from farm.errors import CheckpointError
 from farm.worker.models.header import Header, damaged
 from farm.worker.models.parts import Part, Weights, from_folder
 from farm.worker.models.reader import DTYPES, read_tensors
@@ -62,12 +61,16 @@ class PartPlan:
         try:
             found = self._translate(shapes)
         except (KeyError, AttributeError) as error:  # how the key maps stumble over a gap
-            raise self._lacks(str(error)) from error
+            what = f"lacks weights of its {self.part.name}: {error} and perhaps more"
+            raise damaged(self._path, what, self.remedy) from error
         expected = self.module.state_dict()
         if missing := [name for name in expected if name not in found]:
-            raise self._lacks(_some(missing))
+            count = "1 weight" if len(missing) == 1 else f"{len(missing)} weights"
+            what = f"lacks {count} of its {self.part.name}: {_some(missing)}"
+            raise damaged(self._path, what, self.remedy)
         if odd := [name for name in expected if found[name].shape != expected[name].shape]:
-            raise self._unlike(f"has a {self.part.name} of unusual shape: {_some(odd)}")
+            what = f"has a {self.part.name} of unusual shape: {_some(odd)}"
+            raise damaged(self._path, what, self.remedy)
 
     def load(self) -> nn.Module:
         """Read the weights into the module; raises as :func:`read_tensors` does."""
@@ -116,12 +119,6 @@ class PartPlan:
             owner = self.module.get_submodule(name.rpartition(".")[0])
             positions = torch.arange(buffer.shape[-1], device=self.device)
             owner.register_buffer("position_ids", positions.expand(1, -1), persistent=False)
-
-    def _lacks(self, what: str) -> CheckpointError:
-        return self._unlike(f"lacks weights of its {self.part.name}: {what}")
-
-    def _unlike(self, what: str) -> CheckpointError:
-        return damaged(self._path, what, self.remedy)
 
 
 def _laid_out(weight: Tensor) -> Tensor:

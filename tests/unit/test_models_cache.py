@@ -339,3 +339,12 @@ def test_a_replaced_file_is_read_anew_unless_it_is_broken(disk: Disk) -> None:
     files[:] = [file("a", 2), file("b", 2, error="b is cut short")]  # c is gone
     cache.drop_changed()
     assert cache.resident == ("b", "c")
+
+
+def test_shedding_leaves_only_what_is_in_use(disk: Disk) -> None:
+    cache = make_cache(disk, host_bytes=8)
+    cache.get("a")
+    with cache.use("b"):
+        assert cache.shed()
+        assert (cache.resident, cache.in_host) == (("b",), ("a",))
+        assert not cache.shed()

@@ -24,6 +24,7 @@ class Vae(nn.Module):
         self.config = SimpleNamespace(scaling_factor=0.5)
         self.device = torch.device("cpu")
         self.used: list[tuple[torch.dtype, float, bool]] = []
+        self.memory: dict[bool, int] = {}
         self.use_tiling = False
 
     @property
@@ -33,13 +34,15 @@ class Vae(nn.Module):
     def __deepcopy__(self, memo: object) -> Vae:
         copy = Vae(self.dtype, self.finite_in)
         copy.weight = nn.Parameter(self.weight.clone(), requires_grad=False)
-        copy.used = self.used
+        copy.used, copy.memory = self.used, self.memory
         return copy
 
     def decode(self, latent: Tensor, return_dict: bool) -> tuple[Tensor]:
         assert not return_dict
         assert latent.dtype == self.dtype
         self.used.append((self.dtype, float(self.weight), self.use_tiling))
+        if latent[0, 0].numel() > self.memory.get(self.use_tiling, 10**9):
+            raise torch.OutOfMemoryError("CUDA out of memory")
         image = latent[:, :3].repeat_interleave(8, 2).repeat_interleave(8, 3)
         if self.dtype not in self.finite_in:
             image[0, 0, 0, 0] = float("nan")
@@ -118,3 +121,22 @@ def test_tiles_above_the_limit(side: int, tiled: bool) -> None:
     vae = Vae(F32, {F32})
     Decoder(vae, tile_over=32 * 32).decode(latent(side=side))
     assert [tiling for _, _, tiling in vae.used] == [tiled]
+
+
+def test_without_memory_it_goes_on_in_tiles_and_remembers_the_size() -> None:
+    vae = Vae(F32, {F32})
+    vae.memory = {False: 100 * 100}
+    decoder = Decoder(vae, tile_over=10**9)
+    for side in (120, 120, 128, 100):
+        assert decoder.decode(latent(side=side)).shape == (side * 8, side * 8, 3)
+    tiled = [tiled for _, _, tiled in vae.used]
+    assert tiled == [False, True, True, True, False]
+
+
+@pytest.mark.parametrize("side", [120, 64], ids=["tiles do not help", "smaller than a tile"])
+def test_what_tiles_cannot_save_is_out_of_memory(side: int) -> None:
+    vae = Vae(F32, {F32})
+    vae.memory = {False: 10, True: 10}
+    with pytest.raises(torch.OutOfMemoryError):
+        Decoder(vae, tile_over=10**9).decode(latent(side=side))
+    assert len(vae.used) == (2 if side > 64 else 1)

@@ -164,6 +164,17 @@ class ModelCache:
             self._take_off([name], keep=False)
             self._host.pop(name, None)
 
+    def shed(self) -> bool:
+        """Have everything leave the device that is not in use, as its memory ran out.
+
+        Returns:
+            Whether anything left.
+        """
+        with self._loading, self._state:
+            idle = [name for name in self._resident if not self._pins[name]]
+            self._leave(idle)
+        return bool(idle)
+
     def drop_changed(self) -> None:
         """Let go of checkpoints that another good file goes by the name of now, unless in use."""
         good = (file for file in self._files if file.kind == CHECKPOINT and not file.error)

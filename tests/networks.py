@@ -232,3 +232,37 @@ _FACTORS: dict[str, Callable[[torch.Size, Draw], Made]] = {
     "lokr-tucker": _lokr_tucker,
 }
 KINDS = tuple(_FACTORS)
+
+
+def make_embedding(
+    path: Path, layout: str, widths: tuple[int, ...], count: int = 2
+) -> list[Tensor]:
+    """Write an embedding of ``count`` vectors for each width.
+
+    Args:
+        layout: ``webui`` or ``diffusers``; for two widths both are SDXL's. The path's suffix
+            says whether it is a pickle.
+    """
+    generator = torch.Generator().manual_seed(len(path.name) + count)
+    tables = [torch.randn(count, width, generator=generator) * 0.3 for width in widths]
+    content: dict[str, Tensor]
+    if len(tables) == 2:
+        content = dict(zip(("clip_l", "clip_g"), tables, strict=True))
+    elif path.suffix == ".safetensors":
+        content = {"emb_params" if layout == "webui" else "<the-word>": tables[0]}
+    else:
+        content = {"*" if layout == "webui" else "<the-word>": tables[0]}
+    if path.suffix == ".safetensors":
+        save_file(content, path)
+    elif layout == "webui" and len(tables) == 1:
+        parameters = {name: nn.Parameter(table) for name, table in content.items()}
+        others = {
+            "string_to_token": {"*": 265},
+            "name": path.stem,
+            "step": 10,
+            "sd_checkpoint": None,
+        }
+        torch.save({**others, "string_to_param": parameters}, path)
+    else:
+        torch.save(content, path)
+    return tables

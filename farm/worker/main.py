@@ -91,6 +91,7 @@ class _Worker:
             self._models,
             profile,
             device,
+            assets=library,
             on_progress=self._reporter,
             on_lost=self._watchdog.lost,
         )

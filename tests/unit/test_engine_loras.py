@@ -6,6 +6,7 @@ LoRAs move what the fake makes by the sum of their strengths, on each side of it
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ import torch
 from farm.errors import CheckpointError
 from farm.spec import networks
 from farm.spec.job import JobSpec
+from farm.worker.models.catalogue import AssetFile
+from farm.worker.models.kinds import LORA
 from farm.worker.samplers import compile_program
 from tests.engine_bench import Bench, alone
 from tests.fake_models import ALPHAS, FakeCheckpoint, denoised, mean_of, spec
@@ -131,3 +134,20 @@ def test_changing_sets_is_booked_as_loading() -> None:
         bench.core.pulse.counters.busy_seconds
     )
     assert all(s.load_seconds for s, job in zip(stats, CROWD, strict=True) if "<" in job.prompt)
+
+
+def test_after_files_change_loras_are_put_on_anew_and_texts_read_anew() -> None:
+    job, files = spec("a cat<lora:ink>", cfg_scale=1.0), [lora_file(size=1)]
+    bench = Bench(assets=files)
+    bench.render(job)
+    bench.render(job)
+    assert (bench.checkpoint.encoded, len(bench.checkpoint.switches)) == (["a cat"], 2)
+    files[0] = lora_file(size=2)
+    bench.render(job)
+    assert bench.checkpoint.encoded == ["a cat"] * 2
+    assert bench.checkpoint.switches[-1] == ("unet", networks.parse(job.prompt).unet)
+    assert ("unet", ()) in bench.checkpoint.switches
+
+
+def lora_file(size: int) -> AssetFile:
+    return AssetFile("ink", Path("ink.safetensors"), None, None, size, kind=LORA)

@@ -24,8 +24,9 @@ from farm.worker.models.cache import ModelCache
 from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.checkpoint import Checkpoint
 from farm.worker.models.embeddings import EmbeddingShelf
+from farm.worker.models.kinds import EMBEDDING, LORA
 from farm.worker.models.lora_shelf import LoraShelf
-from farm.worker.models.patches import Side
+from farm.worker.models.patches import SIDES, Side
 
 
 class Core:
@@ -52,7 +53,9 @@ class Core:
         self._loras = LoraShelf(assets)
         self._embeddings = EmbeddingShelf(assets)
         self._device = device
-        self._texts = TextCache(text_cache_bytes)
+        self._assets = assets
+        self._known = self._networks()
+        self._texts = TextCache(text_cache_bytes, self._networks)
         self.jobs = Jobs(self._texts, Meter(device))
         self.pulse = Pulse()
         limits = RowLimits(models, profile)
@@ -66,6 +69,7 @@ class Core:
         waiting = [job.waiting for job in self.jobs]
         decision = self._batcher.decide(waiting, self._models.resident, monotonic())
         with torch.no_grad():
+            self._refresh()
             match decision:
                 case Load():
                     self._load(decision.checkpoint)
@@ -79,6 +83,20 @@ class Core:
     def rest(self) -> None:
         """Let go of what is kept between steps, as there is nothing to do."""
         self._denoiser.rest()
+
+    def _refresh(self) -> None:
+        """Take LoRAs off that may no longer be what they were."""
+        now = self._networks()
+        if now == self._known:
+            return
+        self._known = now
+        for name in self._models.resident:
+            with self._models.use(name) as checkpoint:
+                for side in SIDES:
+                    checkpoint.wear(side, (), self._loras.get, spare=0)
+
+    def _networks(self) -> tuple[AssetFile, ...]:
+        return tuple(file for file in self._assets if file.kind in (LORA, EMBEDDING))
 
     def _load(self, checkpoint: str) -> None:
         """Load for all who wait for this checkpoint; if it fails, it fails for all of them."""

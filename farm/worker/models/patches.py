@@ -18,6 +18,7 @@ from farm.worker.models.lora_names import MODEL_PREFIXES, Target, targets
 
 Additions: TypeAlias = Sequence[tuple[float, Delta]]
 Side: TypeAlias = Literal["text", "unet"]
+SIDES: tuple[Side, ...] = ("text", "unet")
 
 
 class Patch:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -67,6 +67,17 @@ def parse(prompt: str) -> Prompt:
         raise _wrong(unclosed[0][:80], "is not closed", "Close it with >.")
     te = _set([Lora(name, te) for name, te, _ in found])
     return Prompt(text, te, _set([Lora(name, unet) for name, _, unet in found]))
+
+
+def hashes(prompt: Prompt, hash_of: Callable[[str], str | None]) -> str | None:
+    """webui's ``Lora hashes``: name and hash of each network whose hash is known.
+
+    Args:
+        hash_of: a LoRA's hash by its name.
+    """
+    names = sorted({lora.name for lora in prompt.te + prompt.unet})
+    known = ((name, hash_of(name)) for name in names)
+    return ", ".join(f"{name}: {known_hash}" for name, known_hash in known if known_hash) or None
 
 
 def _set(loras: Sequence[Lora]) -> Loras:

@@ -16,6 +16,7 @@ from farm.db import batches, jobs, leases
 from farm.db.database import Database
 from farm.db.leases import Ending, Lease, Started
 from farm.errors import Cancelled, FarmError, InvalidInput, Unavailable
+from farm.spec import networks
 from farm.spec.batch import BatchSpec
 from farm.spec.infotext import infotext
 from farm.spec.job import JobSpec
@@ -24,8 +25,8 @@ from farm.storage import ImageStore
 from farm.worker import picture
 from farm.worker.engine import Engine
 from farm.worker.engine.stats import EngineStats, Rendered
-from farm.worker.models.hashes import SHORT
-from farm.worker.models.kinds import CHECKPOINT
+from farm.worker.models.hashes import SHORT, SHORT_WEIGHTS
+from farm.worker.models.kinds import CHECKPOINT, LORA
 from farm.worker.writer import Writer
 
 _log = logging.getLogger(__name__)
@@ -164,12 +165,17 @@ class Attempts:
         sha256 = self._hashes(CHECKPOINT, spec.checkpoint)
         return {
             "Model hash": sha256 and sha256[:SHORT],
+            "Lora hashes": networks.hashes(networks.parse(spec.prompt), self._lora_hash),
             "Version": f"farm {__version__}",
             "Farm job": f"{job[0]}-{job[1]}",
             "Farm profile": self._profile,
             "Farm bucket": buckets,
             "Farm precision": rendered.stats.precision,
         }
+
+    def _lora_hash(self, name: str) -> str | None:
+        sha256 = self._hashes(LORA, name)
+        return sha256 and sha256[:SHORT_WEIGHTS]
 
     def _finish(self, job: JobKey, ending: Ending) -> None:
         state = self._writer.end(ending)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from farm.errors import InvalidInput
 from farm.spec.job import JobSpec
-from farm.spec.networks import Lora, parse
+from farm.spec.networks import Lora, hashes, parse
 from farm.spec.problems import validated
 
 NAMES = st.text(
@@ -90,6 +90,14 @@ def test_in_a_negative_prompt_a_tag_is_text() -> None:
     values = {"checkpoint": "a", "width": 64, "height": 64, "seed": 1}
     job = validated(JobSpec, {**values, "negative_prompt": "<lora:x:y>"})
     assert job.negative_prompt == "<lora:x:y>"
+
+
+def test_hashes_name_what_is_known_as_webui_does() -> None:
+    prompt = parse("<lora:b:0:1><lora:a><lora:c:1:0><lora:none:0>")
+    known = {"a": "aaa", "b": "bbb", "none": "nnn"}
+    assert hashes(prompt, known.get) == "a: aaa, b: bbb"
+    assert hashes(prompt, {}.get) is None
+    assert hashes(parse("a cat"), known.get) is None
 
 
 @given(st.dictionaries(NAMES, st.tuples(STRENGTHS, STRENGTHS), max_size=4), st.randoms())

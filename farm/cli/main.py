@@ -33,6 +33,7 @@ _COMMANDS = {
     "watch": _Lazy("farm.cli.batches:watch", "Follow a batch until it has ended.", _MAKE),
     "cancel": _Lazy("farm.cli.batches:cancel", "Cancel batches; images made so far stay.", _MAKE),
     "download": _Lazy("farm.cli.download:download", "Save a batch's images.", _MAKE),
+    "prompt": _Lazy("farm.cli.prompt:prompt", "Explain what a prompt means.", _MAKE),
     "up": _Lazy("farm.cli.up:up", "Run a whole farm on this machine.", _FARM),
     "workers": _Lazy("farm.cli.workers:workers", "List workers and their checkpoints.", _FARM),
     "model": _Lazy("farm.cli.model:model", "List, add, warm and evict model files.", _FARM),

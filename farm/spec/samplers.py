@@ -63,6 +63,7 @@ _TABLE = (
     _sde("DPM++ 3M SDE Karras", "k_dpmpp_3m_sde_ka", "karras", discard=True),
     _sde("DPM++ 3M SDE Exponential", "k_dpmpp_3m_sde_exp", "exponential", discard=True),
     _sde("DPM fast", "k_dpm_fast"),
+    Sampler("DPM adaptive", ("k_dpm_ad",), eta=1.0),
     Sampler("LMS Karras", ("k_lms_ka",), "karras"),
     _churned("DPM2 Karras", "k_dpm_2_ka", "karras", discard=True),
     _sde("DPM2 a Karras", "k_dpm_2_a_ka", "karras", discard=True),
@@ -77,6 +78,13 @@ _TABLE = (
 
 SAMPLERS = {sampler.name: sampler for sampler in _TABLE}
 """Every sampler by name, in webui's order."""
+
+SECOND_ORDER = frozenset(
+    name
+    for name in SAMPLERS
+    if name.startswith(("Heun", "DPM2", "DPM++ 2S", "DPM++ SDE", "Restart"))
+)
+"""Samplers that call the model twice a step; prompt editing counts calls, as in webui."""
 
 SCHEDULERS = {
     "automatic": "Automatic",

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from farm import __version__, errors
 from farm.cli import main
 
-MAKE = ["demo", "submit", "ls", "show", "watch", "cancel", "download"]
-FARM = ["up", "key", "workers", "doctor", "worker", "api", "dispatcher", "migrate"]
+MAKE = ["demo", "submit", "ls", "show", "watch", "cancel", "download", "prompt"]
+FARM = ["up", "key", "workers", "model", "doctor", "worker", "api", "dispatcher", "migrate"]
 COMMANDS = [*MAKE, *FARM]
 
 runner = CliRunner()

@@ -51,12 +51,20 @@ def run(program: Program, model: Model = denoised) -> NDArray[np.float64]:
     if program.start.churn is not None:
         x = x + next(draws) * program.start.churn
     state = np.stack([x, *np.zeros((3, len(x)))])
-    seen = []
-    for step in program.steps:
+    begun, second, seen = x, x, []
+    while len(seen) < len(program.steps):
+        step = program.steps[len(seen)]
         seen.append(state[0])
         noise = np.zeros_like(x)
         if step.draw:
             noise = path(*step.draw.between) if step.draw.between else next(draws)
         held = np.stack([*state, model(state[0], step.sigma), noise])
         state = np.array(step.update) @ held
+        if program.pilot and len(seen) == len(program.steps):
+            tolerance = np.maximum(0.0078, 0.05 * np.maximum(abs(state[3]), abs(second)))
+            error = np.mean(((state[3] - state[0]) / tolerance) ** 2) ** 0.5
+            up = program.pilot.judge(error)
+            if up is not None:
+                begun, second = state[0] + (up * next(draws) if up else 0), state[3]
+            state[0] = begun
     return np.stack([*seen, state[0]])

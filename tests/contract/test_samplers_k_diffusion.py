@@ -33,6 +33,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "DPM++ 3M SDE Exponential": ("DPM++ 3M SDE Exponential", SDE),
     "DPM fast eta": ("DPM fast", SDE),
     "DPM fast plain": ("DPM fast", {"eta": 0.0}),
+    "DPM adaptive eta": ("DPM adaptive", {"eta": 0.4}),
+    "DPM adaptive plain": ("DPM adaptive", {"eta": 0.0}),
 }
 
 
@@ -55,4 +57,5 @@ def test_the_vectors_cover_every_sampler_k_diffusion_has() -> None:
     assert bases == {
         "Euler", "Euler a", "Heun", "DPM2", "DPM2 a", "LMS", "DPM++ 2S a", "DPM++ 2M",
         "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE", "DPM fast",
+        "DPM adaptive",
     }  # fmt: skip

@@ -63,6 +63,19 @@ def test_a_strict_job_is_bit_equal_among_other_samplers(place: int) -> None:
     assert np.array_equal(crowd[place].image, alone(strict))
 
 
+def test_the_adaptive_sampler_shares_forwards_and_reaches_what_many_steps_do() -> None:
+    adaptive = spec("a", 1, sampler="DPM adaptive", eta=0.0)
+    random = spec("b", 2, sampler="k_dpm_ad", s_noise=1.0)
+    bench = Bench(rows=32)
+    made = bench.render(adaptive, *CROWD[:4], random)
+    exact = alone(spec("a", 1, sampler="DPM++ 2M", steps=150))
+    np.testing.assert_allclose(made[0].image, exact, rtol=0, atol=0.1)
+    for job, crowded in ((adaptive, made[0]), (random, made[-1])):
+        np.testing.assert_allclose(crowded.image, alone(job), rtol=0, atol=1e-5)
+        assert crowded.stats.steps > 2
+    assert len(bench.checkpoint.forwards) == max(m.stats.forwards for m in made)
+
+
 def test_progress_counts_steps_as_the_user_does() -> None:
     told: list[tuple[int, int]] = []
     bench = Bench(on_progress=lambda key, done, steps: told.append((done, steps)))

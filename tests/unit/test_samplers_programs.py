@@ -20,7 +20,10 @@ from tests.fake_models import ALPHAS
 
 STEPS = [1, 2, 3, 20, MAX_STEPS]
 TWO_CALLS = {"Heun", "DPM2", "DPM2 a", "DPM++ 2S a", "DPM++ SDE", "Restart"}
-ENDS_NOISY = {"UniPC", "TCD", "DPM fast"}
+ADAPTIVE = "DPM adaptive"
+"""Decides its calls while it goes, and not by the number of steps."""
+TABLES = [name for name in SAMPLERS if name != ADAPTIVE]
+ENDS_NOISY = {"UniPC", "TCD", "DPM fast", ADAPTIVE}
 """Their authors stop at the model's lowest noise level."""
 
 
@@ -33,7 +36,7 @@ def base(name: str) -> str:
 
 
 @pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", TABLES)
 def test_every_sampler_goes_down_at_any_number_of_steps(name: str, steps: int) -> None:
     program = compiled(name, steps)
     assert program.name == name
@@ -64,7 +67,7 @@ def test_many_steps_end_at_one_of_the_pictures(name: str) -> None:
     assert off < 4 * analytic.SPREAD
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", TABLES)
 def test_one_step_is_the_model_s_estimate(name: str) -> None:
     program = compiled(name, 1)
     assert len(program.steps) == 1
@@ -135,6 +138,22 @@ def test_options_of_the_start() -> None:
     sigma = compiled("Euler").start.noise
     assert compiled("Euler", sgm_noise_multiplier=True).start.noise == (1 + sigma**2) ** 0.5
     assert compiled("Euler", sgm_noise_multiplier=True).steps == compiled("Euler").steps
+
+
+def test_the_adaptive_sampler_reports_its_progress_as_steps() -> None:
+    program = compiled(ADAPTIVE, 20)
+    analytic.run(program)
+    assert program.total == 20
+    assert len(program.done) == len(program.steps) > 3
+    assert list(program.done) == sorted(program.done)
+    assert 0 == program.done[0] < program.done[-1] < 20
+
+
+def test_an_adaptive_sampler_that_meets_no_number_ends() -> None:
+    pilot = compiled(ADAPTIVE).pilot
+    assert pilot
+    pilot.judge(float("nan"))
+    assert pilot.ended
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import torch
 
+from farm.worker.engine.adaptive import AdaptiveSlot
 from farm.worker.engine.batcher import Forward
 from farm.worker.engine.failures import DeviceLost, device_lost, not_finite
 from farm.worker.engine.job import Job
@@ -77,6 +78,8 @@ class Denoiser:
         except Exception as error:
             self._recover(error, forward, checkpoint)
             return
+        for slot in slots:
+            slot.settle()
         self.book()
         self._running = (stepped, jobs, checkpoint)
         if any(slot.finished for slot in slots):
@@ -132,7 +135,8 @@ class Denoiser:
             options=request.sampling,
             family=checkpoint.family,
         )
-        job.open(Slot(request, program, self._device))
+        kind = AdaptiveSlot if program.pilot else Slot
+        job.open(kind(request, program, self._device))
 
     def _rescue(self, job: Job, checkpoint: Checkpoint, position: int) -> None:
         """A latent is no longer finite: once more in the next precision, if there is one."""

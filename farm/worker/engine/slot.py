@@ -59,6 +59,9 @@ class Slot:
             self._drawn = (self.position, self._noise.draw(self.step.draw))
         return self._drawn[1]
 
+    def settle(self) -> None:
+        """Decide how to go on, where that depends on what the last step made."""
+
     def advance(self, registers: Tensor) -> None:
         """Record what the step at hand has made."""
         self.registers = registers

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from farm.worker.samplers.algebra import A, B, C, Sum
 
@@ -62,6 +63,18 @@ class Start(NamedTuple):
     churn: float | None = None
 
 
+class Pilot(Protocol):
+    """Decides about what three calls made, and adds calls to its program.
+
+    Attributes:
+        ended: there will be no more.
+    """
+
+    ended: bool
+
+    def judge(self, error: float) -> float | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """A sampler, a schedule and a number of steps, compiled.
@@ -73,16 +86,15 @@ class Program:
         start: the latent before the first of them.
         levels: the lowest and highest noise level > 0 of the schedule, between which the
             Brownian path of its noise runs.
-        done: for each call, how many of the steps the user asked for it completes.
+        total: steps as the user counts them.
+        done: for each call, how many of them are done after it.
+        pilot: decides further calls while the image is made; None where all are known.
     """
 
     name: str
-    steps: tuple[Step, ...]
+    steps: Sequence[Step]
     start: Start
     levels: tuple[float, float]
-    done: tuple[int, ...]
-
-    @property
-    def total(self) -> int:
-        """Steps as the user counts them."""
-        return self.done[-1]
+    total: int
+    done: Sequence[int]
+    pilot: Pilot | None = None

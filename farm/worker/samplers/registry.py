@@ -13,6 +13,7 @@ from farm.worker.samplers.churned import first_churn
 from farm.worker.samplers.consistency import lcm, tcd
 from farm.worker.samplers.course import Builder, Churn, Course
 from farm.worker.samplers.dpm2 import dpm2, dpm2_ancestral
+from farm.worker.samplers.dpm_adaptive import DpmAdaptive
 from farm.worker.samplers.dpm_fast import dpm_fast
 from farm.worker.samplers.dpmpp import dpmpp_2m, dpmpp_2s_ancestral
 from farm.worker.samplers.dpmpp_sde import (
@@ -82,15 +83,18 @@ def compile_program(
     if options.zero_terminal_snr:
         alphas_cumprod = zero_terminal_snr(alphas_cumprod)
     course = _course(known, steps, ModelSigmas(alphas_cumprod, family), options)
-    table = tuple(_builder(known)(course))
     high = course.sigmas[0]
     unit = options.sgm_noise_multiplier or known.name in _UNIT_VARIANCE
+    pilot = DpmAdaptive(course, steps) if known.name == "DPM adaptive" else None
+    table = pilot.steps if pilot else tuple(_builder(known)(course))
     return Program(
         name=known.name,
         steps=table,
         start=Start(sqrt(1 + high**2) if unit else high, first_churn(course)),
         levels=(min(level for level in course.sigmas if level > 0), high),
-        done=tuple(accumulate(int(step.whole) for step in table)),
+        total=steps,
+        done=pilot.done if pilot else tuple(accumulate(int(step.whole) for step in table)),
+        pilot=pilot,
     )
 
 

@@ -21,6 +21,7 @@ from tests.analytic import denoised, fresh, kept, path
 from tests.fake_models import ALPHAS
 
 STEPS = (1, 2, 3, 20, 150)
+LOWEST = ((1 - ALPHAS[0]) / ALPHAS[0]) ** 0.5
 CHURN = {"s_churn": 20.0, "s_tmin": 0.1, "s_tmax": 10.0, "s_noise": 1.003}
 SDE = {"eta": 0.7, "s_noise": 1.01}
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -53,6 +54,9 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "DPM fast": ("dpm_fast", "uniform", {"eta": 1.0}),
     "DPM fast eta": ("dpm_fast", "uniform", SDE),
     "DPM fast plain": ("dpm_fast", "uniform", {"eta": 0.0}),
+    "DPM adaptive": ("dpm_adaptive", "uniform", {"eta": 1.0}),
+    "DPM adaptive eta": ("dpm_adaptive", "uniform", {"eta": 0.4}),
+    "DPM adaptive plain": ("dpm_adaptive", "uniform", {"eta": 0.0}),
 }
 
 
@@ -85,9 +89,9 @@ def trajectory(function: str, sigmas: torch.Tensor, arguments: dict[str, Any]) -
     x = torch.from_numpy(fresh(0))[None] * sigmas[0]
     sample = getattr(sampling, f"sample_{function}")
     if function == "dpm_fast":
-        alphas = np.array(ALPHAS)
-        low = float(((1 - alphas[0]) / alphas[0]) ** 0.5)
-        x = sample(model, x, low, sigmas[0].item(), len(sigmas) - 1, disable=True, **arguments)
+        x = sample(model, x, LOWEST, sigmas[0].item(), len(sigmas) - 1, disable=True, **arguments)
+    elif function == "dpm_adaptive":
+        x = sample(model, x, LOWEST, sigmas[0].item(), disable=True, **arguments)
     else:
         x = sample(model, x, sigmas, disable=True, **arguments)
     return np.stack([*seen, x[0].numpy()])
@@ -99,8 +103,10 @@ def main() -> None:
     found = {}
     for name, (function, levels, arguments) in CASES.items():
         for steps in STEPS:
-            # k-diffusion's multistep SDE samplers cannot take a single step.
-            if steps > 1 or function not in ("dpmpp_2m_sde", "dpmpp_3m_sde"):
+            # k-diffusion's multistep SDE samplers cannot take a single step, and one sampler
+            # decides their number itself.
+            alone = {"dpm_adaptive": steps == 20, "dpmpp_2m_sde": steps > 1}
+            if alone.get(function.replace("3m", "2m"), True):
                 rows = trajectory(function, schedule(levels, steps), arguments)
                 found[f"{name}/{steps}"] = kept(rows)
     np.savez_compressed(Path(__file__).with_name("k_diffusion.npz"), **found)

@@ -95,7 +95,7 @@ class PartPlan:
         """Look at about ``SAMPLES`` values of every weight, spread over it.
 
         A weight that is broken as a whole is found for certain, and so is a single broken value
-        of a norm or a bias; to look at all of them would cost as much as reading them.
+        of a norm; to look at all values would cost as much as reading them.
         """
         # One answer for all weights, as each of its own would make the host wait for the device.
         flags = torch.stack([_sample(weight).isfinite().all() for weight in weights.values()])

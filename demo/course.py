@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 SAVE_SECONDS, LOG_STEPS = 180, 50
+COLUMNS = ("step", "seconds", "loss", "error", "plain", "recoloured", "pair", "small")
+"""Of the log; a stage leaves some empty."""
 
 
 class Course:
@@ -145,15 +147,14 @@ class Course:
         self._logged.append(values)
         if self.step % LOG_STEPS:
             return
-        known = {key: [row[key] for row in self._logged if key in row] for key in values}
-        means = {key: sum(found) / len(found) for key, found in sorted(known.items())}
-        row = {"step": self.step, "seconds": round(self._spent)} | {
-            key: f"{value:.5f}" for key, value in means.items()
-        }
+        row: dict[str, Any] = {"step": self.step, "seconds": round(self._spent)}
+        for key in COLUMNS[2:]:
+            found = [values[key] for values in self._logged if key in values]
+            row[key] = f"{sum(found) / len(found):.5f}" if found else ""
         path = self.folder / f"{self.name}.csv"
         fresh = not path.exists()
         with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, row)
+            writer = csv.DictWriter(file, COLUMNS)
             if fresh:
                 writer.writeheader()
             writer.writerow(row)

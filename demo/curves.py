@@ -10,7 +10,7 @@ import matplotlib as mpl
 mpl.use("agg")
 import matplotlib.pyplot as plt
 
-KINDS = ("error", "plain", "recoloured", "pair")
+KINDS = ("error", "plain", "recoloured", "pair", "small")
 
 
 def curves(folder: Path) -> Path:

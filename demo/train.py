@@ -27,8 +27,10 @@ from demo.sheets import sheet
 SEED = 7
 DRAWS = 2
 """Noises tried on each caption's picture."""
-FRESH = 4
+FRESH = 3
 """Scenes encoded anew at each step."""
+HALVED_UNTIL = 0.6
+"""The part of a course after which no pictures of half the size are shown."""
 LOOK = [
     "a red apple", "a cat face", "a lion", "a car", "a house", "a penguin on a pink background",
     "a blue apple", "a purple cat", "a green car", "an orange panda on a blue background",
@@ -85,10 +87,11 @@ def denoise(
             if worker:
                 torch.manual_seed(seed)
             draw = seeded(seed + 1, options.emphasis)
-            bank = Bank(models, painter, options.bank, pixels=pixels, draw=draw)
-            lesson = Lesson(models, bank, random.Random(seed), options.captions)
+            sizes = (pixels, pixels // 2) if options.halved else (pixels,)
+            banks = [Bank(models, painter, options.bank, pixels=p, draw=draw) for p in sizes]
+            lesson = Lesson(models, banks, random.Random(seed), options)
             look = partial(_look, course, models, pixels)
-            course.run(lesson.losses, look)
+            course.run(lambda: lesson.losses(course.progress), look)
         return course
 
     for module in models.trained().values():
@@ -108,19 +111,30 @@ def denoise(
 
 
 class Lesson:
-    """The losses of one step on scenes out of a bank."""
+    """The losses of one step on scenes out of a bank.
 
-    def __init__(self, models: Models, bank: Bank, rng: random.Random, captions: int) -> None:
-        self._models, self._bank, self._rng, self._captions = models, bank, rng, captions
+    Args:
+        banks: of pictures in full size and, where ``options.halved`` is not zero, in half.
+    """
 
-    def losses(self) -> dict[str, Tensor]:
+    def __init__(
+        self, models: Models, banks: list[Bank], rng: random.Random, options: argparse.Namespace
+    ) -> None:
+        self._models, self._banks, self._rng, self._options = models, banks, rng, options
+
+    def losses(self, progress: float) -> dict[str, Tensor]:
         """``loss`` to follow; the plain error of all and of each kind of scene to look at."""
-        self._bank.refresh(FRESH)
-        scenes, latents = self._bank.some(self._captions, self._rng)
+        # Small pictures teach words at a quarter of the cost; the rest of the course is for detail.
+        halved = self._rng.random() < self._options.halved * (1 - progress / HALVED_UNTIL)
+        bank = self._banks[1 if halved else 0]
+        bank.refresh(FRESH)
+        scenes, latents = bank.some(self._options.captions, self._rng)
         texts = [
             "" if self._rng.random() < EMPTY else caption(scene, self._rng) for scene in scenes
         ]
         plain, weighted = losses(self._models, latents, texts, DRAWS)
+        if halved:
+            return {"loss": weighted.mean(), "small": plain.detach().mean()}
         kinds = [scene.kind for scene in scenes] * DRAWS
         found = {"loss": weighted.mean(), "error": plain.detach().mean()}
         for kind in set(kinds):
@@ -155,6 +169,7 @@ def _options() -> argparse.Namespace:
     add("--workers", type=int, default=2, help="processes; as many as there are free cores")
     add("--captions", type=int, default=16, help="in a step of one process")
     add("--bank", type=int, default=2500, help="encoded scenes that each process holds")
+    add("--halved", type=float, default=0.0, help="share of half-size steps, at first")
     add(
         "--emphasis",
         type=float,

@@ -47,7 +47,7 @@ class Course:
         slowness: float,
         leads: bool = True,
     ) -> None:
-        self.leads = leads
+        self.leads, self._parent = leads, os.getppid()
         self.name, self.folder, self.modules = name, folder, modules
         self._minutes, self._rate, self._slowness = minutes, rate, slowness
         self.weights = {
@@ -82,6 +82,8 @@ class Course:
             self.step += 1
             self._spent = time.monotonic() - self._since
             if not self.leads:
+                if os.getppid() != self._parent:
+                    return  # the leader was killed
                 continue
             self._average()
             self._log({key: value.item() for key, value in found.items()})

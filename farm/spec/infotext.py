@@ -49,7 +49,7 @@ def _noise(spec: JobSpec) -> dict[str, object]:
 def _sampling(spec: JobSpec) -> dict[str, object]:
     """What differs from how the sampler usually is, and has an effect on it."""
     sampler, usual = SAMPLERS[spec.sampler], SamplingOptions()
-    set_by = {
+    set_by: dict[str, object] = {
         "Noise Schedule": "Zero Terminal SNR" if spec.zero_terminal_snr else None,
         "Discard penultimate sigma": spec.discard_penultimate or None,
         "Schedule type": spec.scheduler if spec.scheduler != usual.scheduler else None,

@@ -13,7 +13,7 @@ from farm.api.schemas import JobWithAttempts
 from farm.db import images, jobs
 from farm.db.images import Image
 from farm.errors import NotFound
-from farm.spec.job import MAX_SIDE
+from farm.spec.sampling import MAX_SIDE
 from farm.storage import ImageStore
 
 router = APIRouter(prefix="/v1")

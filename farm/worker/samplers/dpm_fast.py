@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from math import expm1, log, sqrt
+from math import exp, expm1, log, sqrt
 
 import numpy as np
 
@@ -42,7 +42,7 @@ def _dpm_solver(course: Course, order: int, span: tuple[float, float], rise: Sum
     last: Draw | None = FRESH if any(rise.weights) else None
 
     def level(r: float) -> float:
-        return sigma * (following / sigma) ** r
+        return sigma * exp(-r * h)
 
     e = (X - D) / sigma
     if order == 1:

@@ -153,18 +153,17 @@ def _ended(sigmas: NDArray[np.float64]) -> list[float]:
     return [*sigmas.tolist(), 0.0]
 
 
-def _beta_quantiles(
-    shares: NDArray[np.float64], shape: float = 0.6, *, terms: int = 64
-) -> NDArray[np.float64]:
+def _beta_quantiles(shares: NDArray[np.float64], shape: float = 0.6) -> NDArray[np.float64]:
     """Where the distribution function of Beta(shape, shape) reaches ``shares``, by bisection.
 
     Below 1/2 the function is a power series that halves with every term, and above it mirrors.
     """
-    n = np.arange(terms)
+    n = np.arange(64)
     factors = np.cumprod(np.concatenate([[1.0], (n[1:] - shape) / n[1:]])) / (shape + n)
 
     def area(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        return x**shape * (factors * x[:, None] ** n).sum(axis=1)
+        terms: NDArray[np.float64] = factors * x[:, None] ** n
+        return x**shape * terms.sum(axis=1)
 
     half = area(np.array([0.5]))
     lower = np.minimum(shares, 1 - shares)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,7 @@ class Checkpoint:
         self._homes = {module: next(module.parameters()).device for module in modules.values()}
         self._patches = Patches(modules, family, device)
         self._computing = self.dtype
-        self._unet: Any = modules["unet"]
+        self._unet = cast("Any", modules["unet"])
         self._decoder = Decoder(modules["vae"], tile_over=profile.vae_tile_over)
         self._inpaints = self._unet.config.in_channels == INPAINT_CHANNELS
         texts = [modules[part] for part in ("text_encoder", "text_encoder_2") if part in modules]

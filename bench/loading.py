@@ -16,7 +16,6 @@ Imports are not counted for any of them. Ratios are those of each round, then th
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -34,38 +33,6 @@ sys.path.insert(0, str(ROOT))
 BLOCK = 16 * 2**20
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 PAGE = 4096
-
-
-def write_sdxl(path: Path) -> None:
-    """A random SDXL base checkpoint in the original layout, written block by block."""
-    import torch
-
-    from farm.worker.models.catalogue import BUNDLES
-    from farm.worker.models.parts import build_on_meta, parts_of
-    from tests import original_layout
-
-    state = {
-        part.name: build_on_meta(part, BUNDLES / "sdxl").state_dict() for part in parts_of("sdxl")
-    }
-    shapes = {
-        **original_layout.unet(state["unet"], 2),
-        **original_layout.vae(state["vae"]),
-        **original_layout.clip(state["text_encoder"], "conditioner.embedders.0.transformer."),
-        **original_layout.open_clip(state["text_encoder_2"], "conditioner.embedders.1.model."),
-    }
-    index, place = {}, 0
-    for name, weight in shapes.items():
-        end = place + 2 * weight.numel()
-        index[name] = {"dtype": "F16", "shape": list(weight.shape), "data_offsets": [place, end]}
-        place = end
-    header = json.dumps(index).encode()
-    generator = torch.Generator().manual_seed(0)
-    noise = (torch.randn(BLOCK // 2, generator=generator) * 0.02).half().numpy().tobytes()
-    with path.open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        for begin in range(0, place, BLOCK):
-            file.write(noise[: place - begin])
-        os.fsync(file.fileno())
 
 
 def floor(path: Path, device: str) -> float:
@@ -119,12 +86,11 @@ def diffusers(path: Path, device: str) -> float:
     import torch
     from diffusers import StableDiffusionXLPipeline
 
-    from farm.worker.models.catalogue import BUNDLES
+    from bench import full_size
     from farm.worker.models.tokenizer import clip_tokenizer
 
     with tempfile.TemporaryDirectory() as scratch:
-        configs = Path(scratch) / "sdxl"
-        _pipeline_folder(BUNDLES / "sdxl", configs)
+        configs = full_size.pipeline_folder("sdxl", Path(scratch) / "sdxl")
         tokenizers = {"tokenizer": clip_tokenizer("eos"), "tokenizer_2": clip_tokenizer("zero")}
         began = time.perf_counter()
         pipeline = StableDiffusionXLPipeline.from_single_file(
@@ -142,23 +108,6 @@ def diffusers(path: Path, device: str) -> float:
         ]
         assert torch.stack(touched).isfinite().all()
         return time.perf_counter() - began
-
-
-def _pipeline_folder(bundle: Path, target: Path) -> None:
-    import shutil
-
-    shutil.copytree(bundle, target)
-    kinds = {
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "tokenizer_2": ["transformers", "CLIPTokenizer"],
-    }
-    index = {"_class_name": "StableDiffusionXLPipeline", **kinds}
-    (target / "model_index.json").write_text(json.dumps(index))
 
 
 def host(path: Path, device: str) -> float:
@@ -256,7 +205,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         path = told.file or Path(scratch) / "sdxl.safetensors"
         if not path.exists():
-            write_sdxl(path)
+            from bench import full_size
+
+            full_size.write(path, "sdxl")
         compare(path, told.device, told.repeats)
 
 

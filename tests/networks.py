@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderTiny
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -266,3 +267,28 @@ def make_embedding(
     else:
         torch.save(content, path)
     return tables
+
+
+def make_tiny_decoder(path: Path, layout: str, *, width: int = 8, seed: int = 0) -> nn.Module:
+    """Write a random TAESD, and return diffusers' own model of it.
+
+    Args:
+        layout: ``original``, the decoder alone by its original names, or ``diffusers``, both
+            halves by diffusers'.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        sides = (width,) * 4
+        model = AutoencoderTiny(encoder_block_out_channels=sides, decoder_block_out_channels=sides)
+    weights = model.state_dict()
+    if layout == "original":
+        # There the decoder begins with a clamp, which diffusers counts as no layer.
+        numbers = {f"decoder.layers.{number}.": f"{number + 1}." for number in range(30)}
+        weights = {
+            numbers[place] + name.removeprefix(place): weight
+            for name, weight in weights.items()
+            for place in numbers
+            if name.startswith(place)
+        }
+    save_file(weights, path)
+    return model.eval()

@@ -53,5 +53,5 @@ def normal(seed: int, call: int, count: int) -> NDArray[np.float32]:
     words = philox(counters, (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF))
     u = words[0] * _STEP + _STEP / 2
     v = words[1] * _ANGLE_STEP + _ANGLE_STEP / 2
-    radius: NDArray[np.float64] = np.sqrt(-2.0 * np.log(u))
-    return (radius * np.sin(v)).astype(np.float32)
+    made: NDArray[np.float64] = np.sqrt(-2.0 * np.log(u)) * np.sin(v)
+    return made.astype(np.float32)

@@ -163,7 +163,8 @@ def _beta_quantiles(shares: NDArray[np.float64], shape: float = 0.6) -> NDArray[
 
     def area(x: NDArray[np.float64]) -> NDArray[np.float64]:
         terms: NDArray[np.float64] = factors * x[:, None] ** n
-        return x**shape * terms.sum(axis=1)
+        under: NDArray[np.float64] = x**shape * terms.sum(axis=1)
+        return under
 
     half = area(np.array([0.5]))
     lower = np.minimum(shares, 1 - shares)

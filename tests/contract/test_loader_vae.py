@@ -91,6 +91,18 @@ def test_a_checkpoint_without_vae_decodes_with_its_neighbour(tmp_path: Path) -> 
     assert checkpoint.decode(torch.zeros(4, 8, 8)).shape == (64, 64, 3)
 
 
+@pytest.mark.parametrize("naming", NAMINGS)
+def test_the_cache_finds_the_vae_of_the_vae_folder(tmp_path: Path, naming: str) -> None:
+    checkpoints, vaes = tmp_path / "Stable-diffusion", tmp_path / "VAE"
+    checkpoints.mkdir()
+    vaes.mkdir()
+    make_tiny(checkpoints, "sd15", with_vae=False)
+    (checkpoints / "tiny-sd15.json").write_text(json.dumps({"vae": "mine.safetensors"}))
+    path = make_vae(vaes / "mine.safetensors", naming)
+    cache = ModelCache(scan([tmp_path]), FP32, CPU)
+    assert equal(cache.get("tiny-sd15")._decoder._loaded.state_dict(), wanted(path))
+
+
 def silent(tmp_path: Path, family: str, **options: Any) -> AssetFile:
     """A checkpoint whose configs do not say what it predicts."""
     file = tiny_file(tmp_path, family, **options)

@@ -36,7 +36,7 @@ class Disk:
         own = {nn.Identity(): self.sizes[name] - bytes}
         return own if both is None else {**own, both: bytes}
 
-    def prepare(self, file: AssetFile, *_: object) -> Prepared:
+    def prepare(self, file: AssetFile, *_: object, **__: object) -> Prepared:
         if file.error:
             raise CheckpointError(file.error)
         if file.name in self.broken_index:

@@ -19,15 +19,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path / "models" / "m.v1.safetensors"
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A VAE folder with three files."""
-    inner = tmp_path / "VAE" / "sub"
-    inner.mkdir(parents=True)
-    for path in (inner.parent / "good.safetensors", inner / "deep.safetensors"):
-        path.touch()
-    (inner.parent / "old.pt").touch()
-    return inner.parent
+VAES = [Path("VAE/good.safetensors"), Path("VAE/sub/deep.safetensors"), Path("VAE/old.pt")]
 
 
 def names_vae(checkpoint: Path, name: object) -> None:
@@ -49,17 +41,16 @@ def test_the_file_beside_it(checkpoint: Path, notes: object, beside: bool) -> No
 @pytest.mark.parametrize(
     ("name", "found"),
     [
-        ("good.safetensors", "good.safetensors"),
-        ("good", "good.safetensors"),
-        ("deep.safetensors", "sub/deep.safetensors"),
+        ("good.safetensors", "VAE/good.safetensors"),
+        ("good", "VAE/good.safetensors"),
+        ("deep.safetensors", "VAE/sub/deep.safetensors"),
+        ("old.pt", "VAE/old.pt"),  # which the loader then refuses, saying why
     ],
 )
-def test_the_one_named_in_the_notes_goes_first(
-    checkpoint: Path, folder: Path, name: str, found: str
-) -> None:
+def test_the_one_named_in_the_notes_goes_first(checkpoint: Path, name: str, found: str) -> None:
     names_vae(checkpoint, name)
     checkpoint.with_name("m.v1.vae.safetensors").touch()
-    assert external_vae(checkpoint, [folder]) == folder / found
+    assert external_vae(checkpoint, VAES) == Path(found)
 
 
 def test_one_named_may_lie_beside_the_checkpoint(checkpoint: Path) -> None:
@@ -69,11 +60,11 @@ def test_one_named_may_lie_beside_the_checkpoint(checkpoint: Path) -> None:
     assert external_vae(checkpoint) == beside
 
 
-@pytest.mark.parametrize("name", ["gone.safetensors", "old.pt", "../VAE/good.safetensors", 7])
-def test_one_that_is_not_there_is_named(checkpoint: Path, folder: Path, name: object) -> None:
+@pytest.mark.parametrize("name", ["gone.safetensors", "old", "../VAE/good.safetensors", 7])
+def test_one_that_is_not_there_is_named(checkpoint: Path, name: object) -> None:
     names_vae(checkpoint, name)
     with pytest.raises(CheckpointError) as caught:
-        external_vae(checkpoint, [folder])
+        external_vae(checkpoint, VAES)
     assert f"m.v1.json asks for the VAE '{name}'" in caught.value.message
     assert "VAE folder" in str(caught.value.remedy)
 

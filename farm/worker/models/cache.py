@@ -16,9 +16,10 @@ from farm.errors import CheckpointError, Conflict, DoesNotFit
 from farm.worker.memory.profiles import GIB, MemoryProfile
 from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.checkpoint import Checkpoint
-from farm.worker.models.kinds import CHECKPOINT
+from farm.worker.models.kinds import CHECKPOINT, VAE
 from farm.worker.models.library import find
 from farm.worker.models.loader import Prepared, prepare
+from farm.worker.models.vae import external_vae
 
 SPARE = GIB
 """Device memory that a load leaves for what is neither weights nor activations."""
@@ -229,8 +230,10 @@ class ModelCache:
     def _read(self, name: str, *, busy: bool) -> _Held:
         """From disk. While the device computes nothing there is room for others to stay until
         all is read, so they survive a file that breaks in the middle."""
-        file = find(tuple(self._files), CHECKPOINT, name)
-        prepared = prepare(file, self._profile, self._device)
+        files = tuple(self._files)
+        file = find(files, CHECKPOINT, name)
+        vae = external_vae(file.path, [one.path for one in files if one.kind == VAE])
+        prepared = prepare(file, self._profile, self._device, vae=vae)
         unwanted = self._unwanted(name, prepared.bytes)
         room = self._profile.memory_bytes - SPARE - self.bytes
         both = not busy and prepared.bytes <= room

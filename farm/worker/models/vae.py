@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from farm.errors import CheckpointError
@@ -15,15 +15,16 @@ BARE = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 NONE = ("", "None", "Automatic")
 
 
-def external_vae(checkpoint: Path, folders: Sequence[Path] = ()) -> Path | None:
+def external_vae(checkpoint: Path, vaes: Iterable[Path] = ()) -> Path | None:
     """The VAE file that people have put beside a checkpoint for it, as webui reads it.
 
-    First the one named by ``vae`` in ``<stem>.json``, looked for in ``folders`` and in the
-    checkpoint's own; then ``<stem>.vae.safetensors``. It goes before the VAE inside the file.
+    First the one named by ``vae`` in ``<stem>.json``, looked for in ``vaes`` and in the
+    checkpoint's own folder; then ``<stem>.vae.safetensors``. It goes before the VAE inside the
+    file.
 
     Args:
         checkpoint: the file or diffusers folder.
-        folders: that hold VAE files, at any depth.
+        vaes: the VAE files of the model folders.
 
     Raises:
         CheckpointError: ``<stem>.json`` is broken, or names a file that is not there.
@@ -32,7 +33,7 @@ def external_vae(checkpoint: Path, folders: Sequence[Path] = ()) -> Path | None:
     notes = checkpoint.with_name(f"{base}.json")
     named = str(read_config(notes).get("vae") or "") if notes.is_file() else ""
     if named not in NONE:
-        return _find(notes, named, [*folders, checkpoint.parent])
+        return _find(notes, named, [*vaes, *sorted(checkpoint.parent.glob(f"*{SUFFIX}"))])
     beside = checkpoint.with_name(f"{base}{VAE_SUFFIX}")
     return beside if beside.is_file() else None
 
@@ -66,12 +67,10 @@ def lacks_vae(checkpoint: Path) -> CheckpointError:
     )
 
 
-def _find(notes: Path, name: str, folders: Sequence[Path]) -> Path:
-    wanted = {name, f"{name}{SUFFIX}"}
-    for folder in folders:
-        for path in sorted(folder.rglob(f"*{SUFFIX}")):
-            if path.name in wanted and path.is_file():
-                return path
+def _find(notes: Path, name: str, files: Sequence[Path]) -> Path:
+    for path in files:
+        if path.name in (name, f"{name}{SUFFIX}"):
+            return path
     raise damaged(
         notes,
         f"asks for the VAE {name!r}, and there is no such file",

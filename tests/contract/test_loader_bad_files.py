@@ -145,11 +145,14 @@ def test_weights_that_are_not_finite_are_found(
     weights = load_file(path)
     broken = weights[name].clone()
     broken.view(-1)[slice(None) if whole else slice(1)] = value
-    save_file({**weights, name: broken}, path)
+    save_file({**weights, name: broken}, tmp_path / "bad.safetensors")
+    shutil.copytree(path.with_suffix(".config"), tmp_path / "bad.config")
     cache = ModelCache(scan([tmp_path]), FP32, CPU)
+    kept = cache.get("tiny-sd15")
     with pytest.raises(CheckpointError, match="NaN or infinite in float32") as caught:
-        cache.get("tiny-sd15")
-    assert cache.resident == ()
+        cache.get("bad")
+    assert cache.resident == ("tiny-sd15",)
+    assert cache.get("tiny-sd15") is kept
     assert caught.value.remedy
 
 

@@ -82,6 +82,15 @@ def test_a_vae_of_another_shape_is_named_by_its_own_file(tmp_path: Path) -> None
     assert caught.value.remedy == "Give a VAE made for sd15."
 
 
+def test_a_vae_that_changes_during_the_load_is_noticed(tmp_path: Path) -> None:
+    file = tiny_file(tmp_path, "sd15", with_vae=False)
+    path = make_vae(tmp_path / "tiny-sd15.vae.safetensors", "bare")
+    prepared = prepare(file, FP32, CPU)
+    make_vae(path, "bare", seed=8)
+    with pytest.raises(CheckpointError, match=r"tiny-sd15\.vae\.safetensors was changed"):
+        prepared.load()
+
+
 def test_a_checkpoint_without_vae_decodes_with_its_neighbour(tmp_path: Path) -> None:
     make_tiny(tmp_path, "sdxl-refiner", with_vae=False)
     make_vae(tmp_path / "tiny-sdxl-refiner.vae.safetensors", "diffusers")

@@ -70,6 +70,20 @@ def test_weights_equal_diffusers_own(
         assert not module.training
 
 
+@pytest.mark.parametrize("storage", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_eight_bit_storage_is_widened(tmp_path: Path, storage: torch.dtype) -> None:
+    path = make_tiny(tmp_path, "sd15")
+    weights = load_file(path)
+    name = "model.diffusion_model.out.2.weight"
+    assert weights[name].abs().max() > 0
+    save_file({key: weight.to(storage) for key, weight in weights.items()}, path)
+    file = scan([tmp_path])[0]
+    assert str(file.dtype).startswith("F8")
+    found = our_modules(file, FP32)["unet"].state_dict()["conv_out.weight"]
+    assert found.dtype == torch.float32
+    assert torch.equal(found, weights[name].to(storage).float())
+
+
 def test_a_checkpoint_says_what_it_is(tmp_path: Path) -> None:
     checkpoint = load(tiny_file(tmp_path, "sdxl", prediction="v_prediction"), FP32, CPU)
     assert (checkpoint.name, checkpoint.family) == ("tiny-sdxl", "sdxl")

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from farm.spec.networks import Loras
+from farm.spec.reading import ReadingOptions
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.decoder import Decoder
 from farm.worker.models.embeddings import EmbeddingShelf
 from farm.worker.models.lora import LoraFile
 from farm.worker.models.patches import Patches, Side, patch_of
 from farm.worker.models.precision import above, computing_in, rungs_above
-from farm.worker.models.text import TextEncoder, TextEncoding
+from farm.worker.models.text import PLAINLY, TextEncoder, TextEncoding
 
 INPAINT_CHANNELS = 9
 
@@ -53,7 +54,7 @@ class Checkpoint:
         self.load_seconds = load_seconds
         self.dtype: torch.dtype = getattr(torch, profile.dtype)
         self._homes = {module: next(module.parameters()).device for module in modules.values()}
-        self._patches = Patches(modules, family, device)
+        self._patches = Patches(modules, family)
         self._computing = self.dtype
         self._unet = cast("Any", modules["unet"])
         self._decoder = Decoder(modules["vae"], tile_over=profile.vae_tile_over)
@@ -72,7 +73,7 @@ class Checkpoint:
         of weights that LoRAs are on."""
         return {
             module: sum(weight.nbytes for weight in module.parameters())
-            + patch_of(module).kept_bytes(self.device)
+            + patch_of(module).kept_bytes
             for module, home in self._homes.items()
             if home == self.device
         }
@@ -131,10 +132,14 @@ class Checkpoint:
             self._computing = self.dtype
 
     def encode(
-        self, text: str, *, negative: bool = False, embeddings: EmbeddingShelf | None = None
+        self,
+        *texts: str,
+        negative: bool = False,
+        reading: ReadingOptions = PLAINLY,
+        embeddings: EmbeddingShelf | None = None,
     ) -> TextEncoding:
-        """Encode a prompt of any length; see :meth:`TextEncoder.encode`."""
-        return self._text.encode(text, negative=negative, embeddings=embeddings)
+        """Encode what a prompt says, at any length; see :meth:`TextEncoder.encode`."""
+        return self._text.encode(*texts, negative=negative, reading=reading, embeddings=embeddings)
 
     def predict(
         self,

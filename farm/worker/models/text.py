@@ -5,26 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional
 
-from farm.worker.models.embeddings import Embedding, EmbeddingShelf
-from farm.worker.models.tokenizer import CHUNK, LENGTH, clip_tokenizer
+from farm.errors import InvalidInput
+from farm.spec.prompt.emphasis import Section, Segment, sections
+from farm.spec.reading import ReadingOptions
+from farm.worker.models.chunks import Chunk, Frame, Token, divide, frame
+from farm.worker.models.embeddings import EmbeddingShelf
+from farm.worker.models.tokenizer import COMMA, LENGTH, clip_tokenizer
 
-PLACEHOLDER = 0
+PLAINLY = ReadingOptions()
+AT_ONCE = 32
+"""Chunks that go through a text encoder together, at most."""
 SCORE, NEGATIVE_SCORE = 6.0, 2.5
 
 
 @dataclass(frozen=True)
 class TextEncoding:
-    """A prompt as the UNet reads it.
+    """A prompt as the UNet reads it; one row for each of the texts that it is made of.
 
     Attributes:
-        tokens: [1, 77*k, C], one block of 77 for each chunk of the prompt.
-        pooled: [1, P], the summary of the first chunk; None where the family reads none.
+        tokens: [texts, 77*k, C], one block of 77 for each chunk.
+        pooled: [texts, P], the summary of the first chunk; None where the family reads none.
         score: the aesthetic score that an SDXL refiner is told beside the prompt; None for all
             other families.
     """
@@ -41,6 +49,7 @@ class Readout:
     Attributes:
         pads: what fills up a chunk, for each encoder: ``eos`` for OpenAI's CLIP-L, ``zero`` for
             OpenCLIP's H and bigG.
+        skips: whether ``clip_skip`` applies to it.
         summary: whether it reads the last layer but one of every encoder side by side, without
             the final norm, and the last encoder's projected summary; otherwise the last layer
             after the final norm. (SD2 skips a layer too; its encoder is cut there when loaded.)
@@ -48,12 +57,13 @@ class Readout:
     """
 
     pads: tuple[Literal["eos", "zero"], ...]
+    skips: bool = False
     summary: bool = False
     scores: bool = False
 
 
 READOUTS = {
-    "sd15": Readout(("eos",)),
+    "sd15": Readout(("eos",), skips=True),
     "sd2": Readout(("zero",)),
     "sdxl": Readout(("eos", "zero"), summary=True),
     "ssd1b": Readout(("eos", "zero"), summary=True),
@@ -76,39 +86,94 @@ class TextEncoder:
         self._device = device
 
     def encode(
-        self, text: str, *, negative: bool, embeddings: EmbeddingShelf | None = None
+        self,
+        *texts: str,
+        negative: bool = False,
+        reading: ReadingOptions = PLAINLY,
+        embeddings: EmbeddingShelf | None = None,
     ) -> TextEncoding:
-        """Encode a prompt of any length; an empty negative one is all zeros on SDXL.
+        """Encode what a prompt says at its different times, at any length.
+
+        As in webui, texts of one prompt are encoded side by side: shorter ones get empty chunks,
+        and the mean that emphasis restores is that of all of them. Empty negative texts are all
+        zeros on SDXL.
 
         Args:
+            texts: at least one.
             embeddings: whose words are replaced by their vectors.
 
         Raises:
-            CheckpointError: the prompt has an embedding's word that is unusable here.
+            CheckpointError: a text has an embedding's word that is unusable here.
+            InvalidInput: emphasis beyond all bounds, or ``clip_skip`` beyond the layers there are.
         """
         score = (NEGATIVE_SCORE if negative else SCORE) if self._readout.scores else None
-        if self._readout.summary and negative and not text.strip():
-            return self._zeros(score)
-        parts = self._parts(text, embeddings)
-        outputs = [
-            self._run(model, _frames(parts, pad), output_hidden_states=True)
+        if self._readout.summary and negative and not any(text.strip() for text in texts):
+            return self._zeros(len(texts), score)
+        chunks = [self._chunks(text, reading, embeddings) for text in texts]
+        longest = max(map(len, chunks))
+        rows = [chunk for text in chunks for chunk in text + [[]] * (longest - len(text))]
+        read = [
+            self._read(model, [frame(row, clip_tokenizer(pad)) for row in rows], reading)
             for model, pad in zip(self._models, self._readout.pads, strict=True)
         ]
-        if not self._readout.summary:
-            return TextEncoding(_in_a_row(outputs[0].last_hidden_state), None)
-        side_by_side = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
-        return TextEncoding(_in_a_row(side_by_side), outputs[-1].text_embeds[:1], score)
+        weighed = [each.weighed(len(texts), reading.emphasis) for each in read]
+        summary = read[-1].summary if self._readout.summary else None
+        return TextEncoding(
+            torch.cat(weighed, dim=-1).flatten(1, 2),
+            None if summary is None else summary[::longest],
+            score,
+        )
 
-    def _parts(self, text: str, embeddings: EmbeddingShelf | None) -> list[int | Embedding]:
+    def _chunks(
+        self, text: str, reading: ReadingOptions, embeddings: EmbeddingShelf | None
+    ) -> list[Chunk]:
         tokenizer: Any = clip_tokenizer("eos")
-        ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-        if embeddings is None:
-            return list(ids)
+        as_written: tuple[Section, ...] = ((Segment(text, 1.0),),)
+        found = as_written if reading.emphasis == "None" else sections(text)
         configs: list[Any] = [model.config for model in self._models]
-        return embeddings.spliced(ids, [config.hidden_size for config in configs])
+        widths = [config.hidden_size for config in configs]
 
-    def _run(self, model: nn.Module, frames: Sequence[_Frame], **options: Any) -> Any:
-        ids = torch.tensor([frame.ids for frame in frames], device=self._device)
+        def tokens(segment: Segment) -> Iterator[Token]:
+            ids = tokenizer(segment.text, add_special_tokens=False, verbose=False).input_ids
+            for part in embeddings.spliced(ids, widths) if embeddings else ids:
+                yield Token(part, segment.weight)
+
+        comma = tokenizer.convert_tokens_to_ids(COMMA)
+        return divide((chain.from_iterable(map(tokens, section)) for section in found), comma=comma)
+
+    def _read(self, model: nn.Module, frames: Sequence[Frame], reading: ReadingOptions) -> _Read:
+        parts = [frames[first : first + AT_ONCE] for first in range(0, len(frames), AT_ONCE)]
+        outputs = [self._run(model, part, output_hidden_states=True) for part in parts]
+        if self._readout.summary:
+            hidden = [output.hidden_states[-2] for output in outputs]
+        elif self._readout.skips and reading.clip_skip > 1:
+            hidden = [self._skipped(model, output, reading) for output in outputs]
+        else:
+            hidden = [output.last_hidden_state for output in outputs]
+        summaries = [output.text_embeds for output in outputs if "text_embeds" in output]
+        return _Read(
+            torch.cat(hidden),
+            [each.weights for each in frames],
+            torch.cat(summaries) if summaries else None,
+        )
+
+    def _skipped(self, model: Any, output: Any, reading: ReadingOptions) -> Tensor:
+        """An earlier layer, through the norm that is made for the last."""
+        layers = len(output.hidden_states) - 1
+        if reading.clip_skip > layers:
+            raise InvalidInput(
+                f"The text encoder has {layers} layers; clip_skip {reading.clip_skip} skips all.",
+                field="clip_skip",
+                value=reading.clip_skip,
+                remedy=f"Use {layers} or less; 1 and 2 are usual.",
+            )
+        hidden: Tensor = output.hidden_states[-reading.clip_skip]
+        norm = model.final_layer_norm
+        weight, bias = norm.weight.to(hidden), norm.bias.to(hidden)
+        return functional.layer_norm(hidden, norm.normalized_shape, weight, bias, norm.eps)
+
+    def _run(self, model: nn.Module, frames: Sequence[Frame], **options: Any) -> Any:
+        ids = torch.tensor([each.ids for each in frames], device=self._device)
         held = next(model.parameters())
         with _spliced_in(model, frames):
             if held.device == self._device:
@@ -117,53 +182,47 @@ class TextEncoder:
             lent = {name: tensor.to(self._device) for name, tensor in state.items()}
             return functional_call(model, lent, (ids,), options)
 
-    def _zeros(self, score: float | None) -> TextEncoding:
+    def _zeros(self, texts: int, score: float | None) -> TextEncoding:
         """What SDXL was trained to take for "no text"."""
         configs: list[Any] = [model.config for model in self._models]
         width = sum(config.hidden_size for config in configs)
         dtype = next(self._models[0].parameters()).dtype
-        tokens = torch.zeros(1, LENGTH, width, dtype=dtype, device=self._device)
-        return TextEncoding(tokens, tokens.new_zeros(1, configs[-1].projection_dim), score)
+        tokens = torch.zeros(texts, LENGTH, width, dtype=dtype, device=self._device)
+        return TextEncoding(tokens, tokens.new_zeros(texts, configs[-1].projection_dim), score)
 
 
 @dataclass(frozen=True)
-class _Frame:
-    """One chunk as a text encoder reads it: 77 ids, and the embeddings by their first place."""
+class _Read:
+    """What one text encoder makes of chunks.
 
-    ids: list[int]
-    embeddings: dict[int, Embedding]
+    Attributes:
+        hidden: [chunks, 77, C].
+        weights: 77 for each chunk.
+        summary: [chunks, P]; None where the encoder makes none.
+    """
 
+    hidden: Tensor
+    weights: Sequence[Sequence[float]]
+    summary: Tensor | None
 
-def _frames(parts: Sequence[int | Embedding], pad: Literal["eos", "zero"]) -> list[_Frame]:
-    """Start, up to 75 tokens, end, padding; at least one. An embedding is never cut in two."""
-    chunks: list[list[int | Embedding]] = [[]]
-    length = 0
-    for part in parts:
-        size = 1 if isinstance(part, int) else len(part)
-        if length + size > CHUNK:
-            chunks.append([])
-            length = 0
-        chunks[-1].append(part)
-        length += size
-    return [_frame(chunk, clip_tokenizer(pad)) for chunk in chunks]
-
-
-def _frame(chunk: Sequence[int | Embedding], tokenizer: Any) -> _Frame:
-    ids: list[int] = [tokenizer.bos_token_id]
-    embeddings: dict[int, Embedding] = {}
-    for part in chunk:
-        if isinstance(part, int):
-            ids.append(part)
-        else:
-            embeddings[len(ids)] = part
-            # Not the end token, by whose place the summary is found.
-            ids += [PLACEHOLDER] * len(part)
-    ids.append(tokenizer.eos_token_id)
-    return _Frame(ids + [tokenizer.pad_token_id] * (LENGTH - len(ids)), embeddings)
+    def weighed(self, texts: int, emphasis: str) -> Tensor:
+        """[texts, chunks of each, 77, C], times the weights of the tokens."""
+        hidden = self.hidden.view(texts, -1, *self.hidden.shape[1:])
+        if emphasis not in ("Original", "No norm") or all(set(row) == {1} for row in self.weights):
+            return hidden
+        plain = hidden.float()
+        factors = torch.tensor(self.weights, device=hidden.device).view(*hidden.shape[:3], 1)
+        weighed = plain * factors
+        if emphasis == "Original":
+            each_chunk = (0, 2, 3)
+            before = plain.mean(each_chunk, keepdim=True)
+            after = weighed.mean(each_chunk, keepdim=True)
+            weighed = weighed * torch.where(after == 0, 1.0, before / after)
+        return weighed.to(hidden.dtype)
 
 
 @contextmanager
-def _spliced_in(model: nn.Module, frames: Sequence[_Frame]) -> Iterator[None]:
+def _spliced_in(model: nn.Module, frames: Sequence[Frame]) -> Iterator[None]:
     """While the block runs, the model's token table answers with the embeddings' vectors."""
     if not any(frame.embeddings for frame in frames):
         yield
@@ -171,8 +230,8 @@ def _spliced_in(model: nn.Module, frames: Sequence[_Frame]) -> Iterator[None]:
 
     def splice(_: nn.Module, __: Any, looked_up: Tensor) -> Tensor:
         found = looked_up.clone()
-        for row, frame in enumerate(frames):
-            for place, embedding in frame.embeddings.items():
+        for row, read in enumerate(frames):
+            for place, embedding in read.embeddings.items():
                 vectors = embedding.vectors[found.shape[-1]]
                 found[row, place : place + len(embedding)] = vectors.to(found)
         return found
@@ -183,8 +242,3 @@ def _spliced_in(model: nn.Module, frames: Sequence[_Frame]) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-def _in_a_row(blocks: Tensor) -> Tensor:
-    """[k, 77, C] to [1, 77*k, C]."""
-    return blocks.reshape(1, -1, blocks.shape[-1])

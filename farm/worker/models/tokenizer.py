@@ -10,6 +10,7 @@ from typing import Any, Literal
 from transformers import CLIPTokenizer
 
 VOCABULARY = Path(__file__).parent / "bundles" / "clip" / "bpe_simple_vocab_16e6.txt.gz"
+COMMA = ",</w>"
 START, END = "<|startoftext|>", "<|endoftext|>"
 PADS = {"eos": END, "zero": "!"}
 MERGES = 49_152 - 256 - 2

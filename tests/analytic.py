@@ -58,7 +58,8 @@ def run(program: Program, model: Model = denoised) -> NDArray[np.float64]:
         noise = np.zeros_like(x)
         if step.draw:
             noise = path(*step.draw.between) if step.draw.between else next(draws)
-        held = np.stack([*state, model(state[0], step.sigma), noise])
+        estimate = model(state[0], step.sigma)
+        held = np.stack([*state, estimate, estimate, noise])
         state = np.array(step.update) @ held
         if program.pilot and len(seen) == len(program.steps):
             tolerance = np.maximum(0.0078, 0.05 * np.maximum(abs(state[3]), abs(second)))

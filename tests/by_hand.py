@@ -27,8 +27,10 @@ def by_hand(job: JobSpec) -> NDArray[np.float64]:
         seen = registers[0] * ((level**2 + 1) / (step.sigma**2 + 1)) ** 0.5
         towards = denoised(seen, level, mean_of(job.prompt))
         away = denoised(seen, level, mean_of(job.negative_prompt))
-        found = (seen - away - (towards - away) * job.cfg_scale) / level
+        guided = (seen - away - (towards - away) * job.cfg_scale) / level
+        negative = (seen - away) / level
+        estimates = [registers[0] - step.sigma * found for found in (guided, negative)]
         drawn = noise.draw(step.draw).numpy() if step.draw else np.zeros(shape)
-        held = [*registers, registers[0] - step.sigma * found, drawn]
+        held = [*registers, *estimates, drawn]
         registers = np.tensordot(np.array(step.update), np.stack(held), axes=1)
     return registers[0].transpose(1, 2, 0)

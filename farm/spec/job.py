@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from farm.errors import InvalidInput
 from farm.spec import networks
 from farm.spec.problems import refusal
-from farm.spec.samplers import sampler_name
+from farm.spec.samplers import SAMPLERS, sampler_name
 from farm.spec.sampling import (
     MAX_SEED,
     MAX_SIDE,
@@ -72,6 +72,11 @@ class JobSpec(SamplingOptions, NoiseOptions):
         except InvalidInput as error:
             raise refusal(error) from None
         return prompt
+
+    @property
+    def guided(self) -> bool:
+        """Whether the negative prompt has an effect."""
+        return self.cfg_scale != 1 or SAMPLERS[self.sampler].negative
 
     @property
     def sampling(self) -> SamplingOptions:

@@ -22,6 +22,7 @@ class Sampler:
         churn: takes ``s_churn``, ``s_tmin`` and ``s_tmax``.
         s_noise: takes ``s_noise``.
         discard: leaves out the lowest noise level but 0, of one more than asked for.
+        negative: steps along the negative prompt's estimate, whatever the guidance.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Sampler:
     churn: bool = False
     s_noise: bool = False
     discard: bool = False
+    negative: bool = False
 
 
 def _sde(name: str, alias: str, schedule: str = "uniform", *, discard: bool = False) -> Sampler:
@@ -74,6 +76,7 @@ _TABLE = (
     Sampler("UniPC", ("unipc",), "unipc"),
     Sampler("LCM", ("k_lcm",), "lcm"),
     Sampler("TCD", ("k_tcd",), "tcd", eta=0.3),
+    Sampler("Euler a CFG++", ("k_euler_a_cfg_pp",), eta=1.0, negative=True),
 )
 
 SAMPLERS = {sampler.name: sampler for sampler in _TABLE}

@@ -54,7 +54,7 @@ class SamplingOptions(BaseModel):
     s_noise: float = Field(default=1.0, ge=0, le=10)
     sigma_min: Level | None = None
     sigma_max: Level | None = None
-    rho: float | None = Field(default=None, gt=0, le=100)
+    rho: float | None = Field(default=None, ge=0.1, le=100)
     discard_penultimate: bool = False
     sgm_noise_multiplier: bool = False
     zero_terminal_snr: bool = False

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from farm.errors import InvalidInput
 from farm.spec.samplers import SAMPLERS
 from farm.worker.engine.requests import Denoise, EncodeText, Made
 from farm.worker.engine.runner import Runner
@@ -33,6 +34,7 @@ CROWD = [
     spec("l", 12, sampler="Restart", steps=20),
     spec("m", 13, sampler="DPM fast", steps=5, sgm_noise_multiplier=True),
     spec("n", 14, sampler="DPM++ 3M SDE", steps=1),
+    spec("o", 15, sampler="Euler a CFG++", steps=5, cfg_scale=0.6, negative_prompt="fog"),
 ]
 
 
@@ -43,6 +45,16 @@ def test_a_crowd_of_all_kinds_gets_what_each_gets_by_hand() -> None:
         assert made.stats.steps == job.steps
     # The slowest alone decides how often the model is called.
     assert len(bench.checkpoint.forwards) == 2 * 20 - 1
+
+
+def test_cfg_pp_renews_the_negative_prompt_s_noise_whatever_the_guidance() -> None:
+    bench = Bench()
+    job = spec("a cat", sampler="Euler a CFG++", steps=3, cfg_scale=1.0, negative_prompt="fog")
+    other = job.model_copy(update={"negative_prompt": "rain"})
+    images = [made.image for made in bench.render(job, other)]
+    assert sorted(bench.checkpoint.encoded) == ["a cat", "fog", "rain"]
+    assert not np.allclose(*images)
+    np.testing.assert_allclose(images[0], by_hand(job), rtol=0, atol=2e-4)
 
 
 def test_who_joins_at_another_step_changes_nobody() -> None:
@@ -74,6 +86,26 @@ def test_the_adaptive_sampler_shares_forwards_and_reaches_what_many_steps_do() -
         np.testing.assert_allclose(crowded.image, alone(job), rtol=0, atol=1e-5)
         assert crowded.stats.steps > 2
     assert len(bench.checkpoint.forwards) == max(m.stats.forwards for m in made)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"sigma_max": 0.01}, "sigma_max"),
+        ({"sigma_min": 50.0, "scheduler": "karras"}, "sigma_min"),
+        ({"rho": 100.0, "scheduler": "polyexponential", "steps": 50}, "rho"),
+    ],
+)
+def test_a_schedule_that_leads_nowhere_ends_its_own_job_only(
+    wrong: dict[str, Any], field: str
+) -> None:
+    bench = Bench()
+    good, bad = bench.add(spec("a", 1), spec("b", 2, **wrong))
+    bench.run()
+    with pytest.raises(InvalidInput, match="do not fall") as refused:
+        bad.future.result(0)
+    assert refused.value.field == field
+    np.testing.assert_allclose(good.future.result(0).image, by_hand(good.spec), rtol=0, atol=2e-4)
 
 
 def test_progress_counts_steps_as_the_user_does() -> None:

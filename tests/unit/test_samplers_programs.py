@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from farm.errors import InvalidInput
 from farm.spec.job import MAX_STEPS
-from farm.spec.samplers import SAMPLERS
-from farm.spec.sampling import SamplingOptions
+from farm.spec.samplers import SAMPLERS, SCHEDULERS
+from farm.spec.sampling import MAX_SIGMA, SamplingOptions
 from farm.worker.samplers import Program, compile_program
-from farm.worker.samplers.algebra import A, B, C, D, X, Z
+from farm.worker.samplers.algebra import A, B, C, D, U, X, Z
 from tests import analytic
 from tests.fake_models import ALPHAS
 
@@ -99,6 +102,12 @@ def test_ddim_without_eta_is_euler_and_with_all_of_it_euler_a() -> None:
         theirs = compiled(other, scheduler="ddim", sgm_noise_multiplier=True)
         assert ours.start == theirs.start
         np.testing.assert_allclose(analytic.run(ours), analytic.run(theirs), rtol=0, atol=1e-12)
+
+
+def test_cfg_pp_is_euler_a_where_both_prompts_agree() -> None:
+    ours, theirs = compiled("Euler a CFG++"), compiled("Euler a")
+    assert ours.steps != theirs.steps
+    np.testing.assert_allclose(analytic.run(ours), analytic.run(theirs), rtol=0, atol=1e-12)
 
 
 def test_the_brownian_path_is_asked_within_its_levels_from_high_to_low() -> None:
@@ -188,9 +197,46 @@ def test_nonsense_is_refused_by_name(
     assert remedy in (refused.value.remedy or "")
 
 
+LEVEL = st.none() | st.floats(1e-3, MAX_SIGMA)
+
+
+@given(
+    sampler=st.sampled_from(list(SAMPLERS)),
+    steps=st.integers(1, 40),
+    options=st.fixed_dictionaries(
+        {
+            "scheduler": st.sampled_from(list(SCHEDULERS)),
+            "eta": st.none() | st.floats(0, 5),
+            "s_churn": st.floats(0, 1000),
+            "s_tmin": st.floats(0, 10),
+            "s_noise": st.floats(0, 10),
+            "sigma_min": LEVEL,
+            "sigma_max": LEVEL,
+            "rho": st.none() | st.floats(0.1, 100),
+            "discard_penultimate": st.booleans(),
+            "zero_terminal_snr": st.booleans(),
+        }
+    ),
+)
+@settings(max_examples=200, deadline=None)
+def test_whatever_the_options_a_table_is_sound_or_refused(
+    sampler: str, steps: int, options: dict[str, Any]
+) -> None:
+    try:
+        program = compiled(sampler, steps, **options)
+    except (InvalidInput, ValidationError):
+        return
+    assert len(program.done) == len(program.steps) > 0
+    low, high = program.levels
+    assert 0 < low <= high
+    for step in program.steps:
+        assert step.sigma > 0
+        assert np.isfinite(step.update).all()
+
+
 def test_sums_are_vectors() -> None:
-    total = (X - D) / 2 + Z * 3 - 0.5 * A + (B + C) * 0
-    assert total.weights == (0.5, -0.5, 0, 0, -0.5, 3)
+    total = (X - D) / 2 + Z * 3 - 0.5 * A + (B + C + U) * 0
+    assert total.weights == (0.5, -0.5, 0, 0, -0.5, 0, 3)
     assert repr(total) == "0.5·X + -0.5·A + -0.5·D + 3·Z"
     assert total == X / 2 - D / 2 + Z * 3 - A / 2
     assert total != X

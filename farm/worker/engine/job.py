@@ -100,7 +100,7 @@ class Job:
 
     def _wait_for(self, request: Request) -> None:
         self.request = request
-        rows = 1 if self.spec.cfg_scale == 1 else 2
+        rows = 2 if self.spec.guided else 1
         width, height, lengths = self.spec.width, self.spec.height, [1]
         loras = self._loras
         if isinstance(request, Denoise):

@@ -66,8 +66,8 @@ class Rows:
         """Whether these are the rows of such a forward."""
         return self.slots == slots and (self.bucket, self.blocks) == (bucket, blocks)
 
-    def predict(self, checkpoint: Checkpoint, x: Tensor, t: Tensor) -> Tensor:
-        """What the model returns for each slot, guidance applied.
+    def predict(self, checkpoint: Checkpoint, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """What the model returns for each slot: guided, and for the negative prompt alone.
 
         Args:
             x: [S, 4, h, w] latents of the slots, scaled for the model.
@@ -78,7 +78,7 @@ class Rows:
         output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         # A slot without guidance is its own negative here, and its output stays what it is.
         towards, away = output[: len(self.slots)], output[self._negative]
-        return away + (towards - away) * self._guidance
+        return away + (towards - away) * self._guidance, away
 
     @property
     def forwards(self) -> int:

@@ -64,8 +64,8 @@ class Runner:
         c_in, t, c_skip, c_out = self._columns(numbers)
         registers = torch.stack([slot.registers for slot in slots])
         x = registers[:, 0]
-        output = rows.predict(checkpoint, x * c_in, t.flatten())
-        held = [*registers.unbind(1), c_skip * x + c_out * output]
+        outputs = rows.predict(checkpoint, x * c_in, t.flatten())
+        held = [*registers.unbind(1), *(c_skip * x + c_out * output for output in outputs)]
         if any(slot.step.draw for slot in slots):
             # Drawn only now: on a GPU the host draws while the model runs.
             held.append(upload(torch.stack([slot.noise() for slot in slots]), self._device))

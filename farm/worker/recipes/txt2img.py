@@ -23,7 +23,7 @@ def txt2img(spec: JobSpec) -> Recipe:
     asked = networks.parse(spec.prompt)
     prompt: Made[TextEncoding] = yield EncodeText(spec.checkpoint, asked.text, loras=asked.te)
     negative: Made[TextEncoding] | None = None
-    if spec.cfg_scale != 1:
+    if spec.guided:
         negative = yield EncodeText(
             spec.checkpoint, spec.negative_prompt, negative=True, loras=asked.te
         )

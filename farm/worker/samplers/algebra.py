@@ -2,7 +2,8 @@
 
 The engine keeps four registers for an image: its latent ``X``, and ``A``, ``B`` and ``C`` for
 whatever a sampler remembers; all but ``X`` begin at zero. A call of the model adds ``D``, its
-estimate of the clean latent, and ``Z``, standard normal noise. Every update of every sampler is a
+estimate of the clean latent, ``U``, the same for the negative prompt alone, and ``Z``, standard
+normal noise. Every update of every sampler is a
 sum of these with weights that are known before the first step; four registers are enough for
 all of them (linear multistep of order 4 remembers three slopes, UniPC of order 3 two estimates
 and its unfinished correction).
@@ -13,9 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from operator import add, sub
 
+NAMES = "XABCDUZ"
+
 
 class Sum:
-    """A weighted sum of ``X``, ``A``, ``B``, ``C``, ``D`` and ``Z``.
+    """A weighted sum of ``X``, ``A``, ``B``, ``C``, ``D``, ``U`` and ``Z``.
 
     Attributes:
         weights: one for each, in this order.
@@ -47,9 +50,9 @@ class Sum:
         return hash(self.weights)
 
     def __repr__(self) -> str:
-        terms = zip(self.weights, "XABCDZ", strict=True)
+        terms = zip(self.weights, NAMES, strict=True)
         return " + ".join(f"{weight:g}·{name}" for weight, name in terms if weight) or "0"
 
 
-X, A, B, C, D, Z = (Sum(float(place == own) for place in range(6)) for own in range(6))
+X, A, B, C, D, U, Z = (Sum(float(name == own) for name in NAMES) for own in NAMES)
 NOTHING = X * 0.0

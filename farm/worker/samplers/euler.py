@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from farm.worker.samplers.algebra import D, X, Z
+from farm.worker.samplers.algebra import D, U, X, Z
 from farm.worker.samplers.churned import churned
 from farm.worker.samplers.course import Course, ancestral
 from farm.worker.samplers.program import FRESH, Step
@@ -31,4 +31,14 @@ def euler_ancestral(course: Course) -> Iterator[Step]:
         down, up = ancestral(sigma, following, course.eta)
         d = (X - D) / sigma
         x = X + d * (down - sigma) + Z * (course.s_noise * up)
+        yield course.step(sigma, x, draw=FRESH if up else None)
+
+
+def euler_ancestral_cfg_pp(course: Course) -> Iterator[Step]:
+    """CFG++ (Chung et al. 2024, arXiv 2406.08070): away from the guided estimate, the noise is
+    what the negative prompt's estimate leaves, so that little guidance is enough."""
+    for sigma, following in pairwise(course.sigmas):
+        down, up = ancestral(sigma, following, course.eta)
+        d = (X - U) / sigma
+        x = D + d * down + Z * (course.s_noise * up)
         yield course.step(sigma, x, draw=FRESH if up else None)

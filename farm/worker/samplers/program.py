@@ -47,7 +47,7 @@ class Step:
 
     @property
     def update(self) -> tuple[tuple[float, ...], ...]:
-        """[4, 6]: rows are the new ``X``, ``A``, ``B``, ``C``; columns as in :class:`Sum`."""
+        """[4, 7]: rows are the new ``X``, ``A``, ``B``, ``C``; columns as in :class:`Sum`."""
         return self.x.weights, self.a.weights, self.b.weights, self.c.weights
 
 

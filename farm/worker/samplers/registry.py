@@ -22,7 +22,7 @@ from farm.worker.samplers.dpmpp_sde import (
     dpmpp_3m_sde,
     dpmpp_sde,
 )
-from farm.worker.samplers.euler import euler, euler_ancestral
+from farm.worker.samplers.euler import euler, euler_ancestral, euler_ancestral_cfg_pp
 from farm.worker.samplers.heun import heun, restart
 from farm.worker.samplers.lms import lms, plms
 from farm.worker.samplers.model_sigmas import ModelSigmas, zero_terminal_snr
@@ -40,6 +40,7 @@ _BUILDERS: Mapping[str, Builder] = {
     "DPM2 a": dpm2_ancestral,
     "DPM2": dpm2,
     "DPM fast": dpm_fast,
+    "Euler a CFG++": euler_ancestral_cfg_pp,
     "Euler a": euler_ancestral,
     "Euler": euler,
     "Heun": heun,
@@ -137,7 +138,8 @@ def _check(steps: int) -> None:
 def _check_levels(sigmas: Sequence[float], options: SamplingOptions) -> None:
     if all(isfinite(high) and high > low >= 0 for high, low in pairwise(sigmas)):
         return
-    field = "sigma_min" if options.sigma_min else "sigma_max"
+    given = (name for name in ("rho", "sigma_min", "sigma_max") if getattr(options, name))
+    field = next(given, "scheduler")
     raise InvalidInput(
         f"The noise levels {', '.join(f'{level:.4g}' for level in sigmas[:5])}, … do not fall.",
         field=field,

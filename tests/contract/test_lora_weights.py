@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,28 @@ def test_kept_weights_count_as_the_checkpoint_s_memory(subject: Subject) -> None
     assert subject.checkpoint.bytes == before
 
 
+def test_other_threads_may_read_its_memory_while_loras_change(subject: Subject) -> None:
+    subject.make("one")
+    bare, seen, done = subject.checkpoint.bytes, [], threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            seen.append(subject.checkpoint.bytes)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for _ in range(5):
+        subject.wear({"one": 1.0}, {"one": 1.0})
+        subject.wear({}, {})
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert len(seen) > 10
+    assert all(bare <= count <= 2 * bare for count in seen)
+    assert subject.checkpoint.bytes == bare
+
+
 def test_what_leaves_the_device_leaves_it_bare(subject: Subject) -> None:
     subject.make("one")
     subject.wear({"one": 1.0}, {"one": 1.0})
@@ -285,6 +308,17 @@ class TestRefusals:
     ) -> None:
         subject.make("odd", extras=extras, keep=in_the_middle)
         assert problem in self.refusal(subject, "odd").message
+
+    @pytest.mark.parametrize(
+        ("size", "problem"), [(0, "is empty"), (-100, "is cut short"), (20, "is cut short")]
+    )
+    def test_a_torn_file(self, subject: Subject, size: int, problem: str) -> None:
+        subject.make("torn")
+        path = subject.folder / "torn.safetensors"
+        path.write_bytes(path.read_bytes()[:size])
+        error = self.refusal(subject, "torn")
+        assert "The LoRA 'torn' cannot be read: torn.safetensors " in error.message
+        assert problem in error.message
 
     def test_something_else(self, subject: Subject) -> None:
         subject.make("other", extras={"x": torch.ones(1)}, keep=lambda part, name: False)

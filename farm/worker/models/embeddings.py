@@ -123,8 +123,11 @@ def read_embedding(path: Path) -> Embedding:
 
 
 def _safetensors(path: Path) -> Mapping[str, Any]:
-    header = read_header(path)
-    return read_tensors(header, header.tensors, dtype=torch.float32, device=torch.device("cpu"))
+    try:
+        header = read_header(path)
+        return read_tensors(header, header.tensors, dtype=torch.float32, device=torch.device("cpu"))
+    except CheckpointError as error:
+        raise _refused(path, f"cannot be read: {error.message}") from error
 
 
 def _pickled(path: Path) -> Any:
@@ -191,6 +194,5 @@ def _usable(files: Sequence[AssetFile], widths: Sequence[int]) -> Embedding:
 
 
 def _refused(path: Path, what: str, remedy: str = "Get it again.") -> CheckpointError:
-    return CheckpointError(
-        f"The embedding {path.name} {what}.", field=EMBEDDING, value=path.stem, remedy=remedy
-    )
+    message = f"The embedding {path.name} {what.removesuffix('.')}."
+    return CheckpointError(message, field=EMBEDDING, value=path.stem, remedy=remedy)

@@ -91,10 +91,13 @@ def read_lora(name: str, path: Path) -> LoraFile:
     Raises:
         CheckpointError: damaged, no network, a network of an unknown kind, or NaN in it.
     """
-    header = read_header(path)
+    try:
+        header = read_header(path)
+        tensors = _tensors(header)
+        check_unchanged(header)
+    except CheckpointError as error:
+        raise refused(name, f"cannot be read: {error.message}", error.remedy) from error
     grouped = _grouped(name, header)
-    tensors = _tensors(header)
-    check_unchanged(header)
     for key, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise refused(name, f"has NaN or infinity in {key!r}", "Get or train it again.")
@@ -148,9 +151,10 @@ def matched(
     return found
 
 
-def refused(name: str, what: str, remedy: str) -> CheckpointError:
+def refused(name: str, what: str, remedy: str | None) -> CheckpointError:
     """The error ``The LoRA <name> <what>``."""
-    return CheckpointError(f"The LoRA {name!r} {what}.", field=LORA, value=name, remedy=remedy)
+    message = f"The LoRA {name!r} {what.removesuffix('.')}."
+    return CheckpointError(message, field=LORA, value=name, remedy=remedy)
 
 
 def _for_another(lora: LoraFile, family: str, why: str) -> CheckpointError:

@@ -30,16 +30,15 @@ class Patch:
 
     Attributes:
         worn: the LoRAs whose additions are on it.
+        kept_bytes: memory, of the device that the weights are on, that kept ones take beside
+            them. A plain number, so that other threads may read it while weights change.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self._weights = dict(module.named_parameters())
         self._kept: dict[str, Tensor] = {}
         self.worn: Loras = ()
-
-    def kept_bytes(self, device: torch.device) -> int:
-        """Memory of ``device`` that kept weights take beside those in use."""
-        return sum(kept.nbytes for kept in self._kept.values() if kept.device == device)
+        self.kept_bytes = 0
 
     def put(self, loras: Loras, additions: Mapping[str, Additions], *, spare: int) -> None:
         """Have these additions, by parameter, on the module and no others.
@@ -51,14 +50,14 @@ class Patch:
         Raises:
             Exception: whatever the device raises; then nothing is on the module.
         """
+        room = spare + self.kept_bytes
         try:
             for name in [name for name in self._kept if name not in additions]:
-                self._weights[name].copy_(self._kept.pop(name))
+                self._restore(name)
             for name, parts in additions.items():
                 weight = self._weights[name]
                 if name not in self._kept:
-                    self._kept[name] = _copy(weight, spare)
-                    spare -= weight.nbytes
+                    self._keep(name, room - self.kept_bytes)
                 total = self._kept[name].to(weight.device, torch.float32)
                 for strength, delta in parts:
                     total = total + strength * delta.full(weight.shape, weight.device)
@@ -71,16 +70,21 @@ class Patch:
     @torch.no_grad()
     def clear(self) -> None:
         """Take everything off."""
-        for name, kept in self._kept.items():
-            self._weights[name].copy_(kept)
-        self._kept.clear()
+        for name in list(self._kept):
+            self._restore(name)
         self.worn = ()
 
+    def _keep(self, name: str, spare: int) -> None:
+        weight = self._weights[name].detach()
+        here = weight.device.type == "cpu" or weight.nbytes <= spare
+        self._kept[name] = weight.clone() if here else weight.cpu()
+        self.kept_bytes += weight.nbytes if here else 0
 
-def _copy(weight: Tensor, spare: int) -> Tensor:
-    if weight.device.type == "cpu" or weight.nbytes <= spare:
-        return weight.detach().clone()
-    return weight.detach().cpu()
+    def _restore(self, name: str) -> None:
+        weight, kept = self._weights[name], self._kept[name]
+        weight.copy_(kept)
+        del self._kept[name]
+        self.kept_bytes -= kept.nbytes if kept.device == weight.device else 0
 
 
 # Checkpoints may share a module, so what is on it is known by the module itself.
@@ -100,12 +104,10 @@ class Patches:
     Args:
         modules: the checkpoint's, by part.
         family: the checkpoint's, for messages.
-        device: whose memory is counted.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], family: str, device: torch.device) -> None:
+    def __init__(self, modules: Mapping[str, nn.Module], family: str) -> None:
         self._family = family
-        self._device = device
         self._matches: WeakKeyDictionary[LoraFile, dict[Target, Delta]] = WeakKeyDictionary()
         self._modules = {part: modules[part] for part in modules if part in MODEL_PREFIXES}
         self._patches = {part: patch_of(module) for part, module in self._modules.items()}
@@ -137,9 +139,9 @@ class Patches:
                 if target.part in additions:
                     additions[target.part][target.parameter].append((lora.strength, delta))
         for part, patch in patches.items():
-            before = patch.kept_bytes(self._device)
+            before = patch.kept_bytes
             patch.put(loras, additions[part], spare=spare)
-            spare += before - patch.kept_bytes(self._device)
+            spare += before - patch.kept_bytes
 
     def _of(self, side: Side) -> dict[str, Patch]:
         return {

@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from farm.errors import CheckpointError
 from farm.worker.memory.profiles import by_name
 from farm.worker.models import loader
 from farm.worker.models.cache import ModelCache
-from farm.worker.models.catalogue import AssetFile, scan
+from farm.worker.models.catalogue import AssetFile, builtin_folder, scan
 from farm.worker.models.kinds import CHECKPOINT
 from farm.worker.models.loader import Prepared, prepare
+from farm.worker.models.prediction import measured_prediction
+from farm.worker.models.text import TextEncoding
 from tests.checkpoints import make_tiny, make_vae, tiny_file
 
 CPU = torch.device("cpu")
@@ -132,19 +133,33 @@ def test_an_sd2_model_that_says_nothing_is_asked(
     assert prepared.load().prediction == answer
 
 
-@pytest.mark.parametrize("copies", [True, False])
-def test_asking_a_real_unet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copies: bool) -> None:
-    # Random weights say neither; one that copies its input says epsilon.
-    if copies:
-        kept = nn.Module.__call__
+class Demo:
+    """The demo checkpoint, a trained one, with its noise turned into velocity if so asked."""
 
-        def call(module: nn.Module, *args: Any, **options: Any) -> Any:
-            result = kept(module, *args, **options)
-            return (args[0],) if type(module).__name__ == "UNet2DConditionModel" else result
+    device = CPU
 
-        monkeypatch.setattr(nn.Module, "__call__", call)
-    checkpoint = prepare(silent(tmp_path, "sd2"), FP32, CPU).load()
-    assert checkpoint.prediction == ("epsilon" if copies else "v_prediction")
+    def __init__(self, prediction: str) -> None:
+        self.checkpoint = prepare(
+            next(file for file in scan([builtin_folder()]) if file.name == "demo"), FP32, CPU
+        ).load()
+        self.alphas_cumprod = self.checkpoint.alphas_cumprod
+        self.prediction = prediction
+
+    def encode(self, text: str) -> TextEncoding:
+        self.text = self.checkpoint.encode(text)
+        return self.text
+
+    def predict(self, x: torch.Tensor, t: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        sizes = torch.tensor([[128.0, 128, 0, 0, 128, 128]])
+        noise = self.checkpoint.predict(x, t, tokens, pooled=self.text.pooled, size_ids=sizes)
+        signal = self.alphas_cumprod[-1]
+        velocity = (noise - (1 - signal) ** 0.5 * x) / signal**0.5
+        return noise if self.prediction == "epsilon" else velocity
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_a_trained_model_answers_right(prediction: str) -> None:
+    assert measured_prediction(Demo(prediction)) == prediction  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

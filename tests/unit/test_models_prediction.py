@@ -47,6 +47,7 @@ def blurry(x: Tensor) -> Tensor:
     [
         (lambda x: x, "epsilon"),
         (lambda x: 0.9 * x + 0.2 * torch.randn(x.shape), "epsilon"),
+        (lambda x: 0.9 * x - blurry(x), "v_prediction"),
         (lambda x: SIGNAL * x - blurry(x), "v_prediction"),
         (lambda x: SIGNAL * x + 0.3, "v_prediction"),
         (lambda x: x * float("nan"), "v_prediction"),

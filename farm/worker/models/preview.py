@@ -137,7 +137,8 @@ def linear_factors(decode: Callable[[Tensor], Tensor]) -> Tensor:
     picture = decode(latent).permute(2, 0, 1).float() / 255
     colours = avg_pool2d(picture, FACTOR).flatten(1).T
     places = torch.cat([latent.flatten(1), torch.ones(1, colours.shape[0])]).T
-    return torch.linalg.lstsq(places, colours).solution
+    factors: Tensor = torch.linalg.lstsq(places, colours).solution
+    return factors
 
 
 @lru_cache(maxsize=4)

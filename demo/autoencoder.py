@@ -13,7 +13,7 @@ from demo.course import Course
 from demo.denoising import LATENT_STD
 from demo.scenes import Painter, random_scene
 
-BATCH, SCALED_BY = 8, 512
+BATCH = 8
 LIFT = 4.0
 """A constant pair of channels keeps group norms from dividing by nearly nothing."""
 SIGNS = 8
@@ -110,15 +110,10 @@ class Copying:
 
 
 def train(vae: Any, painter: Painter, course: Course, seed: int) -> None:
-    """Train until the course ends, then take the averaged weights and scale the latents."""
+    """Train until the course ends."""
     vae.requires_grad_(True)
-    rng = random.Random(seed + course.step)
-    copying = Copying(vae, painter, rng)
+    copying = Copying(vae, painter, random.Random(seed + course.step))
     course.run(lambda: copying.losses(course.progress))
-    course.put_averages({"vae": vae})
-    vae.requires_grad_(False)
-    rng = random.Random(seed)
-    scale_latents(vae, torch.stack([painter.paint(random_scene(rng)) for _ in range(SCALED_BY)]))
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -16,6 +17,27 @@ from torch import Tensor, nn
 SAVE_SECONDS, LOG_STEPS = 180, 50
 COLUMNS = ("step", "seconds", "loss", "error", "plain", "recoloured", "pair", "small")
 """Of the log; a stage leaves some empty."""
+
+
+def together(work: Callable[[int], None], workers: int = 1) -> None:
+    """Run ``work(0)`` to its end, and beside it ``work(1)`` and so on, each in its own process.
+
+    Forked from here, so that they share what is in shared memory. Torch's gradients do not work in
+    a process forked from one that has used them, so this one never should.
+
+    Raises:
+        RuntimeError: the first process failed.
+    """
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=work, args=(n,), daemon=True) for n in range(workers)]
+    for process in processes:
+        process.start()
+    processes[0].join()
+    for process in processes[1:]:
+        process.terminate()
+        process.join()
+    if processes[0].exitcode:
+        raise RuntimeError("Training failed; what it wrote above says why.")
 
 
 class Course:
@@ -81,9 +103,9 @@ class Course:
             self._optimiser.step()
             self.step += 1
             self._spent = time.monotonic() - self._since
+            if os.getppid() != self._parent:
+                return  # whoever waits for this process was killed
             if not self.leads:
-                if os.getppid() != self._parent:
-                    return  # the leader was killed
                 continue
             self._average()
             self._log({key: value.item() for key, value in found.items()})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import multiprocessing
 import random
 from functools import partial
 from pathlib import Path
@@ -15,13 +14,13 @@ from torch import Tensor
 from demo import autoencoder
 from demo.bank import Bank, seeded
 from demo.captions import caption
-from demo.course import Course
+from demo.course import Course, together
 from demo.curves import curves
 from demo.denoising import EMPTY, losses, sampled
 from demo.export import export
 from demo.models import Models
 from demo.pictures import pictures
-from demo.scenes import Painter
+from demo.scenes import Painter, random_scene
 from demo.sheets import sheet
 
 SEED = 7
@@ -47,67 +46,67 @@ def main() -> None:
     painter = Painter(pictures(options.folder))
     torch.manual_seed(SEED)
     models = Models()
-    vae_minutes, first_minutes, minutes = options.minutes
     if options.start_from:
         models.load_file(options.start_from)
     else:
-        autoencoder.start_plain(models.vae)
-        course = Course(
-            "vae",
-            {"vae": models.vae},
-            options.folder,
-            minutes=vae_minutes,
-            rate=1.5e-3,
-            slowness=0.998,
-        )
-        autoencoder.train(models.vae, painter, course, SEED)
-        denoise(models, painter, options, pixels=64, minutes=first_minutes)
-    denoise(models, painter, options, pixels=128, minutes=minutes)
+        copy_pictures(models, painter, options)
+        denoise(models, painter, options, pixels=64, minutes=options.minutes[1])
+    denoise(models, painter, options, pixels=128, minutes=options.minutes[2])
     export(models, options.folder / "demo.safetensors")
     curves(options.folder)
+
+
+def copy_pictures(models: Models, painter: Painter, options: argparse.Namespace) -> None:
+    """Train the VAE."""
+    plan = partial(
+        Course,
+        "vae",
+        {"vae": models.vae},
+        options.folder,
+        minutes=options.minutes[0],
+        rate=1.5e-3,
+        slowness=0.998,
+    )
+    autoencoder.start_plain(models.vae)
+    if plan().progress < 1:
+        together(lambda _: autoencoder.train(models.vae, painter, plan(), SEED))
+    plan().put_averages({"vae": models.vae})
+    rng = random.Random(SEED)
+    scenes = [random_scene(rng) for _ in range(512)]
+    autoencoder.scale_latents(models.vae, torch.stack([painter.paint(s) for s in scenes]))
 
 
 def denoise(
     models: Models, painter: Painter, options: argparse.Namespace, *, pixels: int, minutes: float
 ) -> None:
     """Train UNet and text encoders on pictures of one size, in several processes at once."""
-
-    def take_part(worker: int) -> Course:
-        course = Course(
-            f"denoise{pixels}",
-            models.trained(),
-            options.folder,
-            minutes=minutes,
-            rate=options.rate,
-            slowness=0.999,
-            leads=worker == 0,
-        )
-        if course.progress < 1:
-            seed = SEED + 1_000_003 * worker + course.step
-            if worker:
-                torch.manual_seed(seed)
-            draw = seeded(seed + 1, options.emphasis)
-            sizes = (pixels, pixels // 2) if options.halved else (pixels,)
-            banks = [Bank(models, painter, options.bank, pixels=p, draw=draw) for p in sizes]
-            lesson = Lesson(models, banks, random.Random(seed), options)
-            look = partial(_look, course, models, pixels)
-            course.run(lambda: lesson.losses(course.progress), look)
-        return course
-
     for module in models.trained().values():
         module.share_memory()
-    fork = multiprocessing.get_context("fork")
-    helpers = [
-        fork.Process(target=take_part, args=(worker,), daemon=True)
-        for worker in range(1, options.workers)
-    ]
-    for helper in helpers:
-        helper.start()
-    course = take_part(0)
-    for helper in helpers:
-        helper.terminate()
-        helper.join()
-    course.put_averages(models.trained())
+    plan = partial(
+        Course,
+        f"denoise{pixels}",
+        models.trained(),
+        options.folder,
+        minutes=minutes,
+        rate=options.rate,
+        slowness=0.999,
+    )
+
+    def take_part(worker: int) -> None:
+        course = plan(leads=worker == 0)
+        seed = SEED + 1_000_003 * worker + course.step
+        if worker:
+            torch.manual_seed(seed)
+        draw = seeded(seed + 1, options.emphasis)
+        sizes = (pixels, pixels // 2) if options.halved else (pixels,)
+        banks = [Bank(models, painter, options.bank, pixels=p, draw=draw) for p in sizes]
+        lesson = Lesson(models, banks, random.Random(seed), options)
+        look = partial(_look, course, models, pixels)
+        course.run(lambda: lesson.losses(course.progress), look)
+
+    if plan().progress < 1:
+        together(take_part, options.workers)
+    plan().put_averages(models.trained())
 
 
 class Lesson:

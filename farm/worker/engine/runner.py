@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
 from math import isfinite
 
 import torch
 from torch import Tensor
 
 from farm.worker.engine.rows import Rows
-from farm.worker.engine.slot import Slot
+from farm.worker.engine.slot import REGISTERS, Slot
 from farm.worker.engine.stopwatch import Stopwatch
 from farm.worker.engine.transfer import download, upload
 from farm.worker.models.checkpoint import Checkpoint
@@ -106,12 +105,11 @@ class Runner:
         weights = torch.tensor([step.update for step in steps])
         used = weights.any(dim=0).any(dim=0).tolist()
         columns = upload(weights, self._device)[..., None, None, None].unbind(2)
-        products = [
-            column * source[:, None]
-            for column, source, use in zip(columns, held, used, strict=False)
-            if use
-        ]
-        return reduce(torch.add, products)
+        total = held[0].new_zeros(len(steps), REGISTERS, *held[0].shape[1:])
+        for column, source, use in zip(columns, held, used, strict=False):
+            if use:
+                total += column * source[:, None]
+        return total
 
 
 def _numbers(prediction: str, step: Step) -> tuple[float, ...]:

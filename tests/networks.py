@@ -41,6 +41,7 @@ def make_lora(
     size: float = 0.3,
     keep: Callable[[str, str], bool] = lambda part, parameter: True,
     extras: Mapping[str, Tensor] | None = None,
+    metadata: str | None = None,
 ) -> Dense:
     """Write a LoRA for all linear and convolution weights of UNet and text encoders.
 
@@ -56,6 +57,7 @@ def make_lora(
         size: of the factors.
         keep: which (part, parameter) to write.
         extras: more tensors of the file.
+        metadata: peft's settings, instead of those for ``alpha``.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -76,11 +78,9 @@ def make_lora(
             weights[f"{stem}.alpha"] = torch.tensor(alpha)
         scale = 1.0 if alpha is None or rank is None else alpha / rank
         dense[part, parameter] = product.reshape(weight.shape) * scale
-    metadata = {}
-    if naming == "peft" and alpha is not None:
-        settings = {f"{part}.lora_alpha": alpha for part in modules}
-        metadata["lora_adapter_metadata"] = json.dumps(settings)
-    save_file(weights, path, metadata)
+    if metadata is None and naming == "peft" and alpha is not None:
+        metadata = json.dumps({f"{part}.lora_alpha": alpha for part in modules})
+    save_file(weights, path, {"lora_adapter_metadata": metadata} if metadata else None)
     return dense
 
 

@@ -296,17 +296,59 @@ class TestRefusals:
             (
                 {
                     "lora_unet_conv_in.lora_up.weight": torch.ones(16, 2, 1, 1),
+                    "lora_unet_conv_in.alpha": torch.ones(2),
+                },
+                "a broken entry",
+            ),
+            ({"lora_unet_conv_in.lora_up.weight": torch.ones(16, 2, 1, 1)}, "does not fit"),
+            ({"lora_unet_conv_in.lokr_w1": torch.tensor(1.0)}, "does not fit"),
+            (
+                {
+                    "lora_unet_conv_in.lora_up.weight": torch.ones(16, 0, 1, 1),
+                    "lora_unet_conv_in.lora_down.weight": torch.ones(0, 4, 3, 3),
+                },
+                "does not fit",
+            ),
+            (
+                {
+                    "lora_unet_conv_in.lora_up.weight": torch.ones(16, 2, 1, 1),
                     "lora_unet_conv_in.hada_w1_a": torch.ones(16, 2),
                 },
                 "a broken entry",
             ),
         ],
-        ids=["DoRA", "diff", "NaN", "alpha alone", "two kinds"],
+        ids=[
+            "DoRA",
+            "diff",
+            "NaN",
+            "alpha alone",
+            "two alphas",
+            "one factor",
+            "a scalar",
+            "rank 0",
+            "two kinds",
+        ],
     )
     def test_what_is_no_plain_lora(
         self, subject: Subject, extras: dict[str, Tensor], problem: str
     ) -> None:
         subject.make("odd", extras=extras, keep=in_the_middle)
+        assert problem in self.refusal(subject, "odd").message
+
+    @pytest.mark.parametrize(
+        ("metadata", "problem"),
+        [
+            ("{", "broken metadata"),
+            ("[]", "broken metadata"),
+            ('{"unet.lora_alpha": "much"}', "broken metadata"),
+            ('{"unet.use_rslora": true}', "asks for 'unet.use_rslora'"),
+            ('{"text_encoder.alpha_pattern": {"q_proj": 2}}', "asks for 'text_encoder.alpha_pat"),
+        ],
+    )
+    def test_settings_that_change_the_formula(
+        self, subject: Subject, metadata: str, problem: str
+    ) -> None:
+        subject.make("odd", naming="peft", metadata=metadata, keep=in_the_middle)
         assert problem in self.refusal(subject, "odd").message
 
     @pytest.mark.parametrize(

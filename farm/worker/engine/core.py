@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from time import monotonic, perf_counter
 
 import torch
 
+from farm.errors import FarmError
 from farm.spec.networks import Loras
 from farm.worker.engine.batcher import Batcher, Decode, Encode, Forward, Load
 from farm.worker.engine.denoiser import Denoiser, Progress
@@ -66,10 +68,10 @@ class Core:
 
     def turn(self) -> None:
         """Do the one thing that is best done next."""
+        self._refresh()
         waiting = [job.waiting for job in self.jobs]
         decision = self._batcher.decide(waiting, self._models.resident, monotonic())
         with torch.no_grad():
-            self._refresh()
             match decision:
                 case Load():
                     self._load(decision.checkpoint)
@@ -90,8 +92,10 @@ class Core:
         if now == self._known:
             return
         self._known = now
+        self._denoiser.book()
         for name in self._models.resident:
-            with self._models.use(name) as checkpoint:
+            # It may have been let go of meanwhile, and its file be gone.
+            with suppress(FarmError), self._models.use(name) as checkpoint:
                 for side in SIDES:
                     checkpoint.wear(side, (), self._loras.get, spare=0)
 
@@ -121,7 +125,10 @@ class Core:
             with self.pulse.doing("encode"):
                 watch = Stopwatch(self._device)
                 text = checkpoint.encode(
-                    request.text, negative=request.negative, embeddings=self._embeddings
+                    *request.texts,
+                    negative=request.negative,
+                    reading=request.reading,
+                    embeddings=self._embeddings,
                 )
                 watch.stop()
                 seconds = watch.seconds()

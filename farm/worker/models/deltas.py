@@ -40,10 +40,10 @@ class Delta:
         """Whether it can be added to a weight of this shape; costs no arithmetic."""
         bare = {name: factor.to("meta", torch.float32) for name, factor in self.factors.items()}
         try:
-            product, _ = FORMULAS[self.kind](bare)
+            product, rank = FORMULAS[self.kind](bare)
+            return (product.shape[0], product.numel(), rank != 0) == (shape[0], shape.numel(), True)
         except (RuntimeError, KeyError, IndexError):  # factors that fit not even each other
             return False
-        return product.shape[0] == shape[0] and product.numel() == shape.numel()
 
     def full(self, shape: torch.Size, device: torch.device) -> Tensor:
         """The product in float32, of a shape that it :meth:`fits`."""

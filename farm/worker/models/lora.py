@@ -104,13 +104,14 @@ def read_lora(name: str, path: Path) -> LoraFile:
     alphas = _adapter_alphas(name, header)
     deltas = {}
     for stem, keys in grouped.items():
-        kinds = {ENDINGS[_ending(key)] for key in keys if not key.endswith(ALPHA)}
-        factors = {ENDINGS[_ending(key)][1]: tensors[key] for key in keys if _ending(key) != ALPHA}
-        if not kinds or len({kind for kind, _ in kinds}) > 1:
+        parts = {_ending(key): tensors[key] for key in keys}
+        alpha = parts.pop(ALPHA, None)
+        kinds = {ENDINGS[ending][0] for ending in parts}
+        if len(kinds) != 1 or (alpha is not None and alpha.numel() != 1):
             raise refused(name, f"has a broken entry {stem!r}", "Get it again.")
-        alpha = tensors.get(stem + ALPHA)
-        value = alphas.get(_part(stem)) if alpha is None else float(alpha)
-        deltas[stem] = Delta(next(iter(kinds))[0], factors, value)
+        factors = {ENDINGS[ending][1]: factor for ending, factor in parts.items()}
+        value = alphas.get(_part(stem)) if alpha is None else alpha.item()
+        deltas[stem] = Delta(kinds.pop(), factors, value)
     return LoraFile(name, path, deltas)
 
 
@@ -219,22 +220,23 @@ def _tensors(header: Header) -> dict[str, Tensor]:
     return found
 
 
-def _part(stem: str) -> str | None:
+def _part(stem: str) -> str:
     """The model that a key in diffusers' names is for."""
-    return next((part for part in MODEL_PREFIXES if stem.startswith(f"{part}.")), None)
+    return stem.partition(".")[0]
 
 
-def _adapter_alphas(name: str, header: Header) -> dict[str | None, float]:
+def _adapter_alphas(name: str, header: Header) -> Mapping[str, float]:
     """diffusers keeps peft's settings, alpha among them, in the metadata, one set a model."""
     try:
         settings: Any = json.loads(header.metadata.get(ADAPTER_METADATA, "{}"))
-        alphas = {part: settings.get(f"{part}.lora_alpha") for part in MODEL_PREFIXES}
+        given = {part: settings.get(f"{part}.lora_alpha") for part in MODEL_PREFIXES}
+        alphas = {part: float(alpha) for part, alpha in given.items() if alpha is not None}
         special = _special(settings)
-    except (ValueError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise refused(name, f"has broken metadata: {error}", "Get it again.") from error
     if special:
         raise refused(name, f"asks for {special}, which Farm has not", "Train it without.")
-    return {part: float(alpha) for part, alpha in alphas.items() if alpha is not None}
+    return alphas
 
 
 def _special(settings: Mapping[str, Any]) -> str | None:

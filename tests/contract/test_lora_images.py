@@ -15,8 +15,7 @@ from farm.spec.job import JobSpec
 from farm.worker.engine import Engine, Rendered
 from farm.worker.memory.profiles import by_name
 from farm.worker.models.cache import ModelCache
-from farm.worker.models.catalogue import AssetFile
-from farm.worker.models.kinds import LORA
+from farm.worker.models.library import Library
 from farm.worker.samplers import compile_program
 from tests.checkpoints import diffusers_pipeline, tiny_file
 from tests.networks import Dense, make_lora
@@ -32,19 +31,20 @@ class Studio:
 
     def __init__(self, folder: Path, family: str) -> None:
         self.file = tiny_file(folder, family)
-        self.models = ModelCache([self.file], by_name("cpu"), CPU)
-        self.loras: list[AssetFile] = []
+        self.library = Library([folder])
+        self.models = ModelCache(self.library, by_name("cpu"), CPU)
         self.dense: dict[str, Dense] = {}
+        (folder / "Lora").mkdir()
         modules = dict(self.models.get(self.file.name)._patches._modules)
         for seed, (name, naming) in enumerate(NAMINGS.items()):
-            path = folder / f"{name}.safetensors"
+            path = folder / "Lora" / f"{name}.safetensors"
             self.dense[name] = make_lora(
                 path, modules, naming=naming, alpha=1.0, seed=seed, size=0.2
             )
-            self.loras.append(AssetFile(name, path, None, None, 0, kind=LORA))
+        self.library.scan()
 
     def render(self, *specs: JobSpec) -> list[Rendered]:
-        engine = Engine(self.models, by_name("cpu"), CPU, assets=self.loras)
+        engine = Engine(self.models, by_name("cpu"), CPU, assets=self.library)
         futures = [engine.submit(str(place), job) for place, job in enumerate(specs)]
         with engine:
             return [future.result(120) for future in futures]
@@ -148,7 +148,7 @@ def test_jobs_with_and_without_side_by_side_are_as_alone(studio: Studio) -> None
 
 
 def test_a_lora_that_is_not_there_fails_its_job_alone_and_names_near_ones(studio: Studio) -> None:
-    engine = Engine(studio.models, by_name("cpu"), CPU, assets=studio.loras)
+    engine = Engine(studio.models, by_name("cpu"), CPU, assets=studio.library)
     bad = engine.submit("bad", studio.spec("a cat<lora:inc:0:1>"))
     good = engine.submit("good", studio.spec("a cat<lora:ink:0:1>"))
     with engine:

@@ -22,7 +22,7 @@ from tests.checkpoints import tiny_file
 
 CPU = torch.device("cpu")
 FP32 = by_name("cpu")
-THREADS = 6
+THREADS = 4
 
 
 def at_once(work: Callable[[int], object]) -> list[object]:

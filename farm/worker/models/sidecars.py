@@ -9,7 +9,7 @@ import yaml
 
 from farm.worker.models.header import damaged
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 64_000
 V, EPSILON = "v_prediction", "epsilon"
 
 

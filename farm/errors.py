@@ -3,6 +3,7 @@
 FarmError
 ├── InvalidInput          422  a value in a request is wrong; names the field
 ├── Unauthorized          401  no key, or a key nobody issued
+├── Forbidden             403  it belongs to somebody else
 ├── NotFound              404  no such batch, job, image, worker or page
 ├── Conflict              409  the request contradicts something already stored
 ├── Unavailable           503  Postgres, the broker or the disk is out of reach
@@ -77,6 +78,12 @@ class InvalidInput(FarmError):
 class Unauthorized(FarmError):
     status = 401
     title = "Not authorised"
+    failure_class = "input"
+
+
+class Forbidden(FarmError):
+    status = 403
+    title = "Not yours"
     failure_class = "input"
 
 

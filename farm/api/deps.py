@@ -11,7 +11,7 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 from farm.db import users
 from farm.db.database import Database
 from farm.db.users import User
-from farm.errors import Unauthorized
+from farm.errors import Forbidden, Unauthorized
 from farm.storage import ImageStore
 
 
@@ -65,3 +65,17 @@ def calling(
 
 
 Caller = Annotated[User, Depends(calling)]
+
+
+def administering(caller: Caller) -> User:
+    """The caller; Forbidden unless they run the farm."""
+    if not caller.admin:
+        raise Forbidden(
+            "Only an administrator of the farm may do this.",
+            field="Authorization",
+            remedy="Ask one; `farm key NAME --admin` makes one.",
+        )
+    return caller
+
+
+Admin = Annotated[User, Depends(administering)]

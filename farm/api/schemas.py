@@ -33,7 +33,7 @@ class Batch(BaseModel):
     id: str
     name: str
     user: str
-    state: str = Field(description="pending, running, done or cancelled")
+    state: str = Field(description="pending, running, paused, done or cancelled")
     ended: bool
     priority: int
     total: int
@@ -62,6 +62,8 @@ class Batch(BaseModel):
                 "events": f"{here}/events",
                 "summary": f"{here}/summary",
                 "cancel": f"{here}:cancel",
+                "pause": f"{here}:pause",
+                "resume": f"{here}:resume",
             },
             **more,
         )

@@ -105,6 +105,48 @@ def cancel(
         output.console().print(f"batch {batch.id}: {output.counts_line(batch.counts)}")
 
 
+def pause(
+    ids: Annotated[list[str], typer.Argument(metavar="BATCH...", help="Batches to pause.")],
+) -> None:
+    """Begin no more jobs of batches; what runs goes on to its end.
+
+    Example: farm pause 12
+    """
+    with Farm() as farm:
+        for batch in [farm.batch(id).pause() for id in ids]:
+            _say(batch)
+
+
+def resume(
+    ids: Annotated[list[str], typer.Argument(metavar="BATCH...", help="Batches to go on with.")],
+) -> None:
+    """Go on with paused batches.
+
+    Example: farm resume 12
+    """
+    with Farm() as farm:
+        for batch in [farm.batch(id).resume() for id in ids]:
+            _say(batch)
+
+
+def prio(
+    id: BatchId,
+    priority: Annotated[str, typer.Argument(help="interactive, normal, background, or 0 to 100.")],
+) -> None:
+    """Change how important a batch is, for its jobs that no worker holds yet.
+
+    Example: farm prio 12 background
+    """
+    with Farm() as farm:
+        value = int(priority) if priority.isdecimal() else priority
+        _say(farm.batch(id).set_priority(value))
+
+
+def _say(batch: Batch) -> None:
+    told = f"batch {batch.id} {batch.state}, priority {batch.data['priority']}"
+    output.console().print(f"{told}: {output.counts_line(batch.counts)}")
+
+
 def outcome(batch: Batch) -> None:
     """Say how a batch ended, and why jobs failed."""
     screen = output.console()

@@ -9,6 +9,7 @@ import typer
 
 def key(
     name: Annotated[str, typer.Argument(help="Whose key it is; batches are filed under it.")],
+    admin: Annotated[bool, typer.Option("--admin", help="May change what is not theirs.")] = False,
 ) -> None:
     """Issue an API key and print it; it is not stored, and cannot be shown again.
 
@@ -20,4 +21,4 @@ def key(
     from farm.settings import Settings
 
     with Database(Settings().required("database_url"), max_size=1, name="farm key") as db:
-        typer.echo(users.create_key(db, name))
+        typer.echo(users.create_key(db, name, admin=admin))

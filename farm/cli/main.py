@@ -32,6 +32,9 @@ _COMMANDS = {
     "show": _Lazy("farm.cli.batches:show", "Show a batch or a job.", _MAKE),
     "watch": _Lazy("farm.cli.batches:watch", "Follow a batch until it has ended.", _MAKE),
     "cancel": _Lazy("farm.cli.batches:cancel", "Cancel batches; images made so far stay.", _MAKE),
+    "pause": _Lazy("farm.cli.batches:pause", "Begin no more jobs of batches.", _MAKE),
+    "resume": _Lazy("farm.cli.batches:resume", "Go on with paused batches.", _MAKE),
+    "prio": _Lazy("farm.cli.batches:prio", "Change a batch's priority.", _MAKE),
     "download": _Lazy("farm.cli.download:download", "Save a batch's images.", _MAKE),
     "prompt": _Lazy("farm.cli.prompt:prompt", "Explain what a prompt means.", _MAKE),
     "up": _Lazy("farm.cli.up:up", "Run a whole farm on this machine.", _FARM),
@@ -42,6 +45,7 @@ _COMMANDS = {
     "api": _Lazy("farm.cli.processes:api", "Run the API.", _PROCESSES),
     "dispatcher": _Lazy("farm.cli.processes:dispatcher", "Run the dispatcher.", _PROCESSES),
     "migrate": _Lazy("farm.cli.processes:migrate", "Bring the database up to date.", _PROCESSES),
+    "share": _Lazy("farm.cli.share:share", "Show or change users' parts of the farm.", _PROCESSES),
     "key": _Lazy("farm.cli.key:key", "Issue an API key.", _PROCESSES),
 }
 

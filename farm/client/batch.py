@@ -138,6 +138,21 @@ class Batch:
         self._take(self._transport.post(self._link("cancel")))
         return self
 
+    def pause(self) -> Batch:
+        """Begin no more of its jobs until :meth:`resume`."""
+        self._take(self._transport.post(self._link("pause")))
+        return self
+
+    def resume(self) -> Batch:
+        """Go on with a paused batch."""
+        self._take(self._transport.post(self._link("resume")))
+        return self
+
+    def set_priority(self, priority: int | str) -> Batch:
+        """0 to 100, or interactive, normal or background."""
+        self._take(self._transport.patch(self._link("self"), {"priority": priority}))
+        return self
+
     def summary(self) -> dict[str, Any]:
         """Throughput, mean seconds of each stage, peak memory, images by worker."""
         return dict(self._transport.get(self._link("summary")))

@@ -71,6 +71,10 @@ class Transport:
         headers = {"Idempotency-Key": key} if key else {}
         return self._answer(lambda: self._http.post(path, json=body, headers=headers)).json()
 
+    def patch(self, path: str, body: Mapping[str, Any]) -> Any:
+        """The JSON answer to a PATCH."""
+        return self._answer(lambda: self._http.patch(path, json=body)).json()
+
     def events(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Name and data of each server-sent event until the server ends the stream."""
         try:

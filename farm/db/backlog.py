@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from farm.db import queries
@@ -10,13 +11,13 @@ from farm.db.database import Database
 
 @dataclass(frozen=True)
 class OpenBatch:
-    """A batch with jobs past its cursor; ``waited`` is its age in seconds."""
+    """A batch with jobs past its cursor."""
 
     id: int
+    user_id: int
     priority: int
     cursor: int
     total: int
-    waited: float
 
 
 @dataclass(frozen=True)
@@ -25,30 +26,81 @@ class Retry:
 
     batch_id: int
     ord: int
+    user_id: int
     priority: int
     crashes: int
     avoid: str | None
-    waited: float
 
 
+@dataclass(frozen=True)
+class Entitled:
+    """A user with work: weight, jobs in flight, and how many those may be at most."""
+
+    user_id: int
+    weight: float
+    max_in_flight: int | None
+    in_flight: int
+
+
+@dataclass(frozen=True)
+class Spent:
+    """An attempt that ended: the GPU-seconds it took, None where nobody knows."""
+
+    batch_id: int
+    ord: int
+    attempt: int
+    result: str
+    gpu_seconds: float | None
+
+
+# Of each user only the first few: others, too, must be seen, however many batches one has.
 _OPEN = """
-SELECT id, priority, cursor, total, extract(epoch FROM now() - created_at)::float AS waited
-FROM batches WHERE ended_at IS NULL AND state = 'open' AND cursor < total
-ORDER BY priority DESC, id LIMIT %(limit)s
+SELECT id, user_id, priority, cursor, total
+FROM (SELECT *, row_number() OVER (PARTITION BY user_id ORDER BY priority DESC, id) AS place
+      FROM batches WHERE ended_at IS NULL AND state = 'open' AND cursor < total) b
+WHERE place <= %(each)s
+ORDER BY place, priority DESC, id LIMIT %(limit)s
+"""
+
+_ENTITLED = """
+SELECT u.id AS user_id, u.weight, u.max_in_flight, coalesce(f.in_flight, 0) AS in_flight
+FROM users u
+LEFT JOIN (SELECT b.user_id, count(*) AS in_flight
+           FROM leases l JOIN batches b ON b.id = l.batch_id GROUP BY b.user_id) f
+       ON f.user_id = u.id
+WHERE f.in_flight > 0 OR u.id = ANY (%(waiting)s)
+"""
+
+_SPENT = """
+SELECT batch_id, ord, attempt, result, (stats ->> 'gpu_seconds')::float AS gpu_seconds
+FROM attempts WHERE ended_at > now() - make_interval(secs => %(seconds)s)
 """
 
 _RETRIES = """
-SELECT r.batch_id, r.ord, b.priority, r.crashes, r.avoid,
-       extract(epoch FROM now() - b.created_at)::float AS waited
+SELECT r.batch_id, r.ord, b.user_id, b.priority, r.crashes, r.avoid
 FROM requeue r JOIN batches b ON b.id = r.batch_id
 WHERE r.not_before <= now() AND b.state = 'open'
 ORDER BY b.priority DESC, r.batch_id, r.ord LIMIT %(limit)s
 """
 
 
-def open_batches(db: Database, *, limit: int) -> list[OpenBatch]:
-    """Open batches with unclaimed jobs, highest priority first, then oldest."""
-    return [OpenBatch(**row) for row in db.all(_OPEN, {"limit": limit})]
+def open_batches(db: Database, *, each: int, limit: int) -> list[OpenBatch]:
+    """Open batches with unclaimed jobs: of each user the first, then the second, and so on.
+
+    A user's batches come in the order in which they are to be served: highest priority first,
+    then oldest.
+    """
+    return [OpenBatch(**row) for row in db.all(_OPEN, {"each": each, "limit": limit})]
+
+
+def entitled(db: Database, waiting: Collection[int]) -> list[Entitled]:
+    """The users who have jobs in flight or are among those ``waiting``."""
+    return [Entitled(**row) for row in db.all(_ENTITLED, {"waiting": list(waiting)})]
+
+
+def spent(db: Database, *, seconds: float) -> list[Spent]:
+    """The attempts that ended in the last so many seconds."""
+    return [Spent(**row) for row in db.all(_SPENT, {"seconds": seconds})]
 
 
 def retries(db: Database, *, limit: int) -> list[Retry]:

@@ -152,6 +152,37 @@ def cancel(db: Database, batch_id: int) -> Batch | None:
     return fetch(db, batch_id)
 
 
+def pause(db: Database, batch_id: int) -> Batch | None:
+    """Place no more of its jobs; those in flight go on. Doing it twice is fine."""
+    return _move(db, batch_id, "open", "paused")
+
+
+def resume(db: Database, batch_id: int) -> Batch | None:
+    """Undo :func:`pause`."""
+    return _move(db, batch_id, "paused", "open")
+
+
+def set_priority(db: Database, batch_id: int, priority: int) -> Batch | None:
+    """Change how important a batch is, for the jobs that are not placed yet."""
+    with db.connection() as connection:
+        connection.execute(
+            "UPDATE batches SET priority = %s WHERE id = %s AND ended_at IS NULL",
+            (priority, batch_id),
+        )
+        connection.execute(queries.WAKE)
+    return fetch(db, batch_id)
+
+
+def _move(db: Database, batch_id: int, before: str, after: str) -> Batch | None:
+    with db.connection() as connection:
+        connection.execute(
+            "UPDATE batches SET state = %s WHERE id = %s AND state = %s AND ended_at IS NULL",
+            (after, batch_id, before),
+        )
+        connection.execute(queries.WAKE)
+    return fetch(db, batch_id)
+
+
 def specification(db: Database, batch_id: int) -> BatchSpec | None:
     """The template and axes of a batch; None when its jobs are listed or it does not exist."""
     row = db.one("SELECT spec FROM batches WHERE id = %(id)s", {"id": batch_id})
@@ -227,5 +258,7 @@ def _state(stored: str, counts: dict[str, int]) -> str:
         return "cancelled"
     if not counts["pending"] and not counts["running"]:
         return "done"
+    if stored == "paused":
+        return "paused"
     started = counts["running"] or counts["succeeded"] or counts["failed"]
     return "running" if started else "pending"

@@ -153,19 +153,19 @@ def _job(batch_id: int, row: DictRow, spec: BatchSpec | None) -> Job:
 
 _RUN = """
 WITH next AS (
-    SELECT ord, spec ->> 'checkpoint' AS checkpoint FROM inputs
+    SELECT ord, spec, spec ->> 'checkpoint' AS checkpoint FROM inputs
     WHERE batch_id = %(batch_id)s AND ord >= %(ord)s ORDER BY ord LIMIT 64
 )
-SELECT first.checkpoint,
+SELECT first.spec,
        coalesce((SELECT min(ord) FROM next WHERE next.checkpoint <> first.checkpoint),
                 (SELECT max(ord) + 1 FROM next)) AS until
 FROM next AS first WHERE first.ord = %(ord)s
 """
 
 
-def checkpoint_run(db: Database, batch_id: int, ord: int) -> tuple[str, int]:
-    """The checkpoint of a listed job, and a later job up to which the next ones share it."""
+def checkpoint_run(db: Database, batch_id: int, ord: int) -> tuple[JobSpec, int]:
+    """A listed job, and a later one up to which the next ones share its checkpoint."""
     row = db.one(_RUN, {"batch_id": batch_id, "ord": ord})
     if row is None:
         raise LookupError(f"batch {batch_id} lists no job {ord}")
-    return row["checkpoint"], row["until"]
+    return JobSpec.model_validate(row["spec"]), row["until"]

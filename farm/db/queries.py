@@ -151,7 +151,7 @@ WHERE t.session_id = %(session_id)s AND t.result <> 'lost'
 CANCEL = """
 WITH batch AS (
     UPDATE batches SET state = 'cancelled'
-    WHERE id = %(batch_id)s AND state = 'open'
+    WHERE id = %(batch_id)s AND state IN ('open', 'paused')
       AND (cursor < total OR EXISTS (SELECT FROM leases WHERE batch_id = %(batch_id)s)
            OR EXISTS (SELECT FROM requeue WHERE batch_id = %(batch_id)s))
     RETURNING id
@@ -177,9 +177,10 @@ ON CONFLICT (batch_id, session_id) DO UPDATE SET cancelled = p.cancelled + exclu
 """CANCEL the jobs of cancelled batches that wait to be retried."""
 
 FINISH = """
-UPDATE batches b SET state = CASE WHEN b.state = 'open' THEN 'done' ELSE b.state END,
+UPDATE batches b SET state = CASE WHEN b.state = 'cancelled' THEN b.state ELSE 'done' END,
                      ended_at = now()
-WHERE b.ended_at IS NULL AND (b.state = 'cancelled' OR (b.state = 'open' AND b.cursor = b.total))
+WHERE b.ended_at IS NULL
+  AND (b.state = 'cancelled' OR (b.state IN ('open', 'paused') AND b.cursor = b.total))
   AND NOT EXISTS (SELECT FROM leases l WHERE l.batch_id = b.id)
   AND NOT EXISTS (SELECT FROM requeue r WHERE r.batch_id = b.id)
 RETURNING b.id

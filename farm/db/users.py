@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from farm.db.database import Database
-from farm.errors import InvalidInput
+from farm.errors import InvalidInput, NotFound
 
 
 @dataclass(frozen=True)
 class User:
+    """Attributes:
+    admin: may change what is not theirs: batches of others, shares, what workers hold.
+    """
+
     id: int
     name: str
+    admin: bool = False
 
 
 LOCAL = "local"
@@ -21,17 +27,29 @@ LOCAL = "local"
 # The update of nothing makes the conflicting row come back, whichever process was first.
 _ENSURE = """
 INSERT INTO users (name) VALUES (%(name)s)
-ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id, name
+ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id, name, admin
+"""
+
+_SHARE = """
+UPDATE users
+SET weight = coalesce(%(weight)s, weight),
+    max_in_flight = CASE WHEN %(uncap)s THEN NULL ELSE coalesce(%(cap)s, max_in_flight) END
+WHERE name = %(name)s
+RETURNING name, weight, max_in_flight, admin
 """
 
 
 def local(db: Database) -> User:
-    """The only user of a local farm."""
-    return _ensure(db, LOCAL)
+    """The only user of a local farm, whose it all is."""
+    return replace(_ensure(db, LOCAL), admin=True)
 
 
-def create_key(db: Database, name: str) -> str:
-    """A new API key for user ``name``, who is created at need. It cannot be shown again."""
+def create_key(db: Database, name: str, *, admin: bool = False) -> str:
+    """A new API key for user ``name``, who is created at need. It cannot be shown again.
+
+    Args:
+        admin: make the user an administrator; who is one stays one.
+    """
     if not name.strip() or len(name) > 100:
         raise InvalidInput(
             f"name: {name[:100]!r} cannot be a user's name.",
@@ -45,17 +63,49 @@ def create_key(db: Database, name: str) -> str:
         connection.execute(
             "INSERT INTO api_keys (sha256, user_id) VALUES (%s, %s)", (_digest(key), user.id)
         )
+        if admin:
+            connection.execute("UPDATE users SET admin = true WHERE id = %s", (user.id,))
     return key
 
 
 def for_key(db: Database, key: str) -> User | None:
     """The user who holds ``key``; None when nobody does."""
     row = db.one(
-        """SELECT u.id, u.name FROM api_keys k JOIN users u ON u.id = k.user_id
+        """SELECT u.id, u.name, u.admin FROM api_keys k JOIN users u ON u.id = k.user_id
            WHERE k.sha256 = %(digest)s""",
         {"digest": _digest(key)},
     )
     return User(**row) if row else None
+
+
+def shares(db: Database) -> list[dict[str, Any]]:
+    """Every user's weight and cap, by name."""
+    return db.all("SELECT name, weight, max_in_flight, admin FROM users ORDER BY name")
+
+
+def set_share(
+    db: Database, name: str, *, weight: float | None, cap: int | None, uncap: bool = False
+) -> dict[str, Any]:
+    """Change a user's part of the farm; what is None stays.
+
+    Args:
+        weight: relative to other users, above 0 and at most 1000.
+        cap: most jobs in flight at once.
+        uncap: take the cap away.
+
+    Raises:
+        NotFound: there is no such user.
+    """
+    values = {"name": name, "weight": weight, "cap": cap, "uncap": uncap}
+    row = db.one(_SHARE, values)
+    if row is None:
+        raise NotFound(
+            f"There is no user {name[:100]}.",
+            field="user",
+            value=name,
+            remedy="`farm share` lists them; `farm key NAME` makes one.",
+        )
+    return row
 
 
 def _ensure(db: Database, name: str) -> User:

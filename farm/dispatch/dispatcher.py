@@ -6,14 +6,16 @@ import logging
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 
 from farm.broker.queue import Publisher
-from farm.db import backlog, batches, jobs, leases, sessions
+from farm.db import backlog, leases, sessions
 from farm.db.database import Database
+from farm.dispatch.accounts import Accounts
 from farm.dispatch.leadership import leadership
+from farm.dispatch.needs import Needs
 from farm.dispatch.placement import Run, Seat, Snapshot, place
 from farm.errors import Unavailable
-from farm.spec.batch import BatchSpec
 from farm.spec.moves import FATAL_CRASHES, runs_alone
 
 _log = logging.getLogger(__name__)
@@ -26,6 +28,10 @@ _RETRY = 0.5
 _REPUBLISH = 5.0
 _TIDY = 1.0
 _MANY = 2000
+_EACH = 64
+"""Batches of one user that are looked at."""
+_LOOK_BACK = 30.0
+"""Seconds in which an attempt that ended must have become visible."""
 
 
 class Dispatcher:
@@ -34,7 +40,8 @@ class Dispatcher:
     def __init__(self, db: Database, publisher: Publisher) -> None:
         self._db = db
         self._publisher = publisher
-        self._specs: dict[int, BatchSpec | None] = {}
+        self._needs = Needs(db)
+        self._accounts = Accounts()
         self._served: dict[int, float] = {}
         self._sent: dict[str, str] = {}
         self._tidied = 0.0
@@ -64,6 +71,7 @@ class Dispatcher:
             return 0
         claims = place(snapshot)
         placed = leases.claim(self._db, claims)
+        self._accounts.charge(placed, snapshot)
         for claim in claims:
             self._served[claim.batch_id] = now
         checkpoints = {run.batch_id: run.checkpoint for run in snapshot.runs}
@@ -90,56 +98,55 @@ class Dispatcher:
         ]
         if not any(seat.held < seat.capacity for seat in seats):
             return Snapshot(seats, ())
-        return Snapshot(seats, self._waiting(now))
+        runs = self._waiting(now)
+        users = backlog.entitled(self._db, {run.user for run in runs})
+        return Snapshot(seats, runs, self._accounts.claimants(users))
 
     def _waiting(self, now: float) -> list[Run]:
-        """Retries and the heads of open batches: highest priority first, then oldest batch."""
+        """Retries and the heads of open batches, as each user wants them served."""
         retries = [
-            Run(
-                batch_id=retry.batch_id,
-                checkpoint=self._checkpoint_run(retry.batch_id, retry.ord)[0],
+            replace(
+                self._run(retry.batch_id, retry.ord, now),
                 priority=retry.priority,
-                count=1,
-                waited=self._waited(retry.batch_id, now),
+                user=retry.user_id,
                 ord=retry.ord,
                 avoid=retry.avoid,
                 alone=runs_alone(retry.crashes),
             )
             for retry in backlog.retries(self._db, limit=_MANY)
         ]
-        heads = []
-        for batch in backlog.open_batches(self._db, limit=_MANY):
-            checkpoint, end = self._checkpoint_run(batch.id, batch.cursor)
-            heads.append(
-                Run(
-                    batch_id=batch.id,
-                    checkpoint=checkpoint,
-                    priority=batch.priority,
-                    count=min(end, batch.total) - batch.cursor,
-                    waited=self._waited(batch.id, now),
-                )
+        heads = [
+            replace(
+                self._run(batch.id, batch.cursor, now),
+                priority=batch.priority,
+                user=batch.user_id,
+                count=min(self._needs.of(batch.id, batch.cursor).until, batch.total) - batch.cursor,
             )
+            for batch in backlog.open_batches(self._db, each=_EACH, limit=_MANY)
+        ]
         return sorted(
             retries + heads, key=lambda run: (-run.priority, run.batch_id, run.ord is None)
         )
 
-    def _waited(self, batch_id: int, now: float) -> float:
-        return now - self._served.setdefault(batch_id, now)
-
-    def _checkpoint_run(self, batch_id: int, ord: int) -> tuple[str, int]:
-        """The checkpoint of a job, and the first later job that needs another."""
-        if batch_id not in self._specs:
-            self._specs[batch_id] = batches.specification(self._db, batch_id)
-        spec = self._specs[batch_id]
-        if spec is not None:
-            return spec.checkpoint_run(ord)
-        return jobs.checkpoint_run(self._db, batch_id, ord)
+    def _run(self, batch_id: int, ord: int, now: float) -> Run:
+        """One job of a batch, and what it needs."""
+        need = self._needs.of(batch_id, ord)
+        return Run(
+            batch_id=batch_id,
+            checkpoint=need.checkpoint,
+            priority=0,
+            count=1,
+            waited=now - self._served.setdefault(batch_id, now),
+            cost=self._accounts.estimate(need.checkpoint, need.size),
+            size=need.size,
+        )
 
     def _tidy(self) -> None:
         self._reap()
         self._republish()
+        self._accounts.settle(backlog.spent(self._db, seconds=_LOOK_BACK))
         for batch_id in backlog.finish(self._db):
-            self._specs.pop(batch_id, None)
+            self._needs.forget(batch_id)
             self._served.pop(batch_id, None)
             _log.info("batch %s has ended", batch_id)
 

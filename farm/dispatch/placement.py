@@ -1,23 +1,45 @@
 """Which job goes to which session: a pure function of a snapshot.
 
-First come, first served within a priority, with one exception: a free session prefers a job
-whose checkpoint it already holds among the next few, unless the job at the head has been
-passed over for too long.
+A free place goes to a job
+
+1. of the highest class that has one: interactive, normal, background;
+2. of the user who has had least in GPU-seconds (see :mod:`farm.dispatch.fairness`);
+3. of that user's most important batch, then the oldest.
+
+One exception saves loads: among users who are within ``SLACK`` of the fairest, and among the next
+few batches, a job whose checkpoint the session holds goes first, unless the one that would have
+been served has been passed over for too long. So a warm checkpoint costs others a bounded share
+and a bounded time.
+
+The interactive class is a privilege of people, not of scripts: who is ``BURST`` ahead of others is
+served in the normal class until they are level.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from bisect import insort
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from farm.db.leases import Claim
+
+INTERACTIVE, NORMAL, BACKGROUND = 2, 1, 0
+INTERACTIVE_FROM, NORMAL_FROM = 80, 30
+"""Lowest priorities of a class."""
 
 LOOKAHEAD = 32
 """How many batches a free session looks through for one whose checkpoint it holds."""
 
 PATIENCE = 30.0
 """Seconds that a batch may be passed over for warmer ones."""
+
+SLACK = 60.0
+"""GPU-seconds by which a user may be ahead of the fairest for the sake of a warm checkpoint."""
+
+BURST = 600.0
+"""GPU-seconds ahead of the fairest at which a user's interactive jobs count as normal ones."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +51,9 @@ class Run:
         ord: the job to retry; None for jobs at the batch's cursor.
         avoid: the worker that failed it last.
         alone: it is suspected of killing workers, and gets a session to itself.
+        user: whose it is.
+        cost: GPU-seconds that one of its jobs is expected to take.
+        size: its units of work, see :func:`farm.dispatch.cost.units`.
     """
 
     batch_id: int
@@ -39,6 +64,9 @@ class Run:
     ord: int | None = None
     avoid: str | None = None
     alone: bool = False
+    user: int = 0
+    cost: float = 1.0
+    size: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -53,11 +81,54 @@ class Seat:
 
 
 @dataclass(frozen=True)
+class Claimant:
+    """What a user is entitled to.
+
+    Attributes:
+        time: what they have had, in GPU-seconds over their weight.
+        weight: their part of the farm, relative to others.
+        room: how many more jobs of theirs may be in flight; None for any number.
+    """
+
+    time: float = 0.0
+    weight: float = 1.0
+    room: int | None = None
+
+
+@dataclass(frozen=True)
 class Snapshot:
-    """``runs`` in the order of their claim to be served."""
+    """``runs`` in the order that each user wants them served; users unknown are all level."""
 
     seats: Sequence[Seat]
     runs: Sequence[Run]
+    users: Mapping[int, Claimant] = field(default_factory=dict)
+
+
+def place(snapshot: Snapshot) -> list[Claim]:
+    """Fill the free places of the least loaded sessions, one job at a time."""
+    places = [_Place(seat, seat.held, set(seat.warm)) for seat in snapshot.seats]
+    workers = {seat.worker for seat in snapshot.seats}
+    queue = _Queue(snapshot)
+    heap = [
+        (place.load, number)
+        for number, place in enumerate(places)
+        if place.held < place.seat.capacity
+    ]
+    heapq.heapify(heap)
+    taken: list[tuple[Run, str]] = []
+    while heap and queue:
+        _, number = heapq.heappop(heap)
+        chosen = places[number]
+        run = _pick(queue, chosen, workers)
+        if run is None:
+            continue
+        queue.take(run)
+        taken.append((run, chosen.seat.session_id))
+        chosen.held = chosen.seat.capacity if run.alone else chosen.held + 1
+        chosen.warm.add(run.checkpoint)
+        if chosen.held < chosen.seat.capacity:
+            heapq.heappush(heap, (chosen.load, number))
+    return _claims(taken)
 
 
 @dataclass
@@ -73,67 +144,96 @@ class _Place:
         return self.held / self.seat.capacity
 
 
-@dataclass
 class _Queue:
-    """The runs with what is left of each."""
+    """The runs by class and user, and what is left of each."""
 
-    runs: list[Run]
-    left: list[int] = field(init=False)
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._users = snapshot.users
+        self.times = {run.user: self._claimant(run.user).time for run in snapshot.runs}
+        self._rooms = {user: self._claimant(user).room for user in self.times}
+        fairest = min(self.times.values(), default=0.0)
+        self._left: Counter[Run] = Counter()
+        self._runs: dict[tuple[int, int], list[Run]] = {}
+        for run in snapshot.runs:
+            self._left[run] = run.count
+            ahead = self.times[run.user] - fairest
+            self._runs.setdefault((_class(run.priority, ahead), run.user), []).append(run)
+        # Of each class, its users by what they have had.
+        self._order: dict[int, list[tuple[float, int]]] = {}
+        for rank, user in self._runs:
+            if self._rooms[user] != 0:
+                insort(self._order.setdefault(rank, []), (self.times[user], user))
 
-    def __post_init__(self) -> None:
-        self.left = [run.count for run in self.runs]
+    def __bool__(self) -> bool:
+        return any(self._order.values())
 
-    def take(self, index: int) -> Run:
-        run = self.runs[index]
-        self.left[index] -= 1
-        if not self.left[index]:
-            del self.runs[index], self.left[index]
-        return run
+    def classes(self) -> Iterator[list[tuple[float, list[Run]]]]:
+        """Class by class, the highest first: (time, runs) of its users, the fairest first."""
+        for rank in sorted(self._order, reverse=True):
+            yield [(time, self._runs[rank, user]) for time, user in self._order[rank]]
 
+    def take(self, run: Run) -> None:
+        """One job of the run has a place, and its user has had as much more."""
+        user = run.user
+        before = self.times[user]
+        self.times[user] += run.cost / self._claimant(user).weight
+        self._left[run] -= 1
+        if (room := self._rooms[user]) is not None:
+            self._rooms[user] = room - 1
+        for rank, order in self._order.items():
+            runs = self._runs.get((rank, user))
+            if runs is None or (before, user) not in order:
+                continue
+            order.remove((before, user))
+            if not self._left[run] and run in runs:
+                runs.remove(run)
+            if runs and self._rooms[user] != 0:
+                insort(order, (self.times[user], user))
 
-def place(snapshot: Snapshot) -> list[Claim]:
-    """Fill the free places of the least loaded sessions, one job at a time."""
-    places = [_Place(seat, seat.held, set(seat.warm)) for seat in snapshot.seats]
-    workers = {seat.worker for seat in snapshot.seats}
-    queue = _Queue(list(snapshot.runs))
-    heap = [
-        (place.load, number)
-        for number, place in enumerate(places)
-        if place.held < place.seat.capacity
-    ]
-    heapq.heapify(heap)
-    taken: list[tuple[Run, str]] = []
-    while heap and queue.runs:
-        _, number = heapq.heappop(heap)
-        chosen = places[number]
-        index = _pick(queue.runs, chosen, workers)
-        if index is None:
-            continue
-        run = queue.take(index)
-        taken.append((run, chosen.seat.session_id))
-        chosen.held = chosen.seat.capacity if run.alone else chosen.held + 1
-        chosen.warm.add(run.checkpoint)
-        if chosen.held < chosen.seat.capacity:
-            heapq.heappush(heap, (chosen.load, number))
-    return _claims(taken)
+    def _claimant(self, user: int) -> Claimant:
+        return self._users.get(user, _ANYBODY)
 
 
-def _pick(runs: Sequence[Run], place: _Place, workers: set[str]) -> int | None:
-    first: int | None = None
-    for index, run in enumerate(runs):
-        if first is not None and (
-            index - first >= LOOKAHEAD
-            or run.priority < runs[first].priority
-            or runs[first].waited > PATIENCE
-        ):
+_ANYBODY = Claimant()
+
+
+def _class(priority: int, ahead: float) -> int:
+    if priority >= INTERACTIVE_FROM and ahead < BURST:
+        return INTERACTIVE
+    return NORMAL if priority >= NORMAL_FROM else BACKGROUND
+
+
+def _pick(queue: _Queue, place: _Place, workers: set[str]) -> Run | None:
+    for users in queue.classes():
+        if (run := _pick_in_class(users, place, workers)) is not None:
+            return run
+    return None
+
+
+def _pick_in_class(
+    users: Sequence[tuple[float, Sequence[Run]]], place: _Place, workers: set[str]
+) -> Run | None:
+    """The warm job among the next few, or else the one whose turn it is."""
+    turn: Run | None = None
+    fairest, looked = 0.0, 0
+    for time, runs in users:
+        if turn and (time - fairest > SLACK or looked >= LOOKAHEAD or turn.waited > PATIENCE):
             break
-        if not _may_take(run, place, workers):
-            continue
-        if run.checkpoint in place.warm:
-            return index
-        if first is None:
-            first = index
-    return first
+        own: Run | None = None
+        for run in runs:
+            if looked >= LOOKAHEAD and turn:
+                break
+            if own and (run.priority < own.priority or (turn is own and own.waited > PATIENCE)):
+                break
+            if not _may_take(run, place, workers):
+                continue
+            looked += 1
+            if run.checkpoint in place.warm:
+                return run
+            own = own or run
+            if turn is None:
+                turn, fairest = run, time
+    return turn
 
 
 def _may_take(run: Run, place: _Place, workers: set[str]) -> bool:

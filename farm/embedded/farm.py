@@ -139,7 +139,7 @@ class _Farm:
         with Database(self._database_url, max_size=1, name="farm up") as db:
             earlier = {session.id for session in sessions.live(db)}
             if not self._local:
-                home.keep_key(self._home, lambda: users.create_key(db, users.LOCAL))
+                home.keep_key(self._home, lambda: users.create_key(db, users.LOCAL, admin=True))
         self._supervisor.start(*self._processes())
         return self._supervisor.wait_ready(_PATIENCE, until=lambda: self._has_worker(earlier))
 

@@ -226,3 +226,34 @@ def test_the_openapi_document_names_every_route(api: TestClient) -> None:
         "/readyz",
     } <= set(paths)
     assert api.get("/docs").status_code == 200
+
+
+def test_a_batch_is_paused_resumed_and_made_more_important(api: TestClient) -> None:
+    made = api.post("/v1/batches", json={"prompt": "a lion"}).json()
+    paused = api.post(made["links"]["pause"]).json()
+    assert (paused["state"], paused["ended"]) == ("paused", False)
+    assert api.post(made["links"]["pause"]).json()["state"] == "paused"
+    assert api.post(made["links"]["resume"]).json()["state"] == "pending"
+    changed = api.patch(made["links"]["self"], json={"priority": "interactive"})
+    assert changed.json()["priority"] == 90
+    cancelled = api.post(made["links"]["cancel"]).json()
+    assert cancelled["state"] == "cancelled"
+    assert api.post(made["links"]["resume"]).json()["state"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"priority": 101}, "priority"),
+        ({"priority": "soon"}, "priority"),
+        ({}, "priority"),
+        ({"priority": 1, "name": "x"}, "name"),
+    ],
+)
+def test_only_a_sound_priority_can_be_set(
+    api: TestClient, body: dict[str, object], field: str
+) -> None:
+    made = api.post("/v1/batches", json={"prompt": "a lion"}).json()
+    answer = api.patch(made["links"]["self"], json=body)
+    assert (answer.status_code, answer.json()["field"]) == (422, field)
+    assert api.get(made["links"]["self"]).json()["priority"] == 50

@@ -92,3 +92,60 @@ def test_a_local_farm_is_not_for_pages_of_other_sites(api: TestClient) -> None:
     foreign = api.post("/v1/batches", json=REQUEST, headers={"Origin": "https://evil.example"})
     assert (rebound.status_code, foreign.status_code) == (403, 403)
     assert api.get("/v1/batches").json()["batches"] == []
+
+
+CHANGES = [
+    ("POST", ":cancel", None),
+    ("POST", ":pause", None),
+    ("POST", ":resume", None),
+    ("PATCH", "", {"priority": 10}),
+]
+
+
+@pytest.mark.parametrize(("method", "what", "body"), CHANGES)
+def test_a_batch_is_changed_by_its_owner_and_by_administrators_only(
+    shared: TestClient,
+    services: Services,
+    key: str,
+    *,
+    method: str,
+    what: str,
+    body: dict[str, int] | None,
+) -> None:
+    made = shared.post("/v1/batches", json=REQUEST, headers={"X-API-Key": key}).json()
+    keys = {
+        "bob": users.create_key(services.db, "bob"),
+        "root": users.create_key(services.db, "root", admin=True),
+    }
+
+    def ask(who: str) -> int:
+        address = made["links"]["self"] + what
+        headers = {"X-API-Key": keys.get(who, key)}
+        answer = shared.request(method, address, json=body, headers=headers)
+        if answer.status_code == 403:
+            assert answer.json()["field"] == "batch"
+            assert "ann's" in answer.json()["detail"]
+        return answer.status_code
+
+    before = shared.get(made["links"]["self"]).json()
+    assert ask("bob") == 403
+    assert shared.get(made["links"]["self"]).json() == before
+    assert [ask("root"), ask("ann")] == [200, 200]
+    assert shared.request(method, f"/v1/batches/99{what}", json=body).status_code == 401
+
+
+def test_what_workers_hold_is_for_administrators(
+    shared: TestClient, services: Services, key: str
+) -> None:
+    answer = shared.post("/v1/assets/checkpoint/demo:evict", headers={"X-API-Key": key})
+    assert answer.status_code == 403
+    root = users.create_key(services.db, "root", admin=True)
+    answer = shared.post("/v1/assets/checkpoint/demo:evict", headers={"X-API-Key": root})
+    assert answer.status_code == 404  # no worker is alive
+
+
+def test_an_administrator_stays_one_with_a_second_key(services: Services) -> None:
+    users.create_key(services.db, "root", admin=True)
+    second = users.for_key(services.db, users.create_key(services.db, "root"))
+    assert second
+    assert second.admin

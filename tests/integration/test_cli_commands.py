@@ -297,3 +297,13 @@ def test_a_real_process_speaks_plainly(worker: StandIn, tmp_path: Path) -> None:
     missing = subprocess.run([*command, "show", "9"], capture_output=True, text=True, check=False)
     assert (missing.returncode, missing.stdout) == (3, "")
     assert missing.stderr.splitlines()[0] == "There is no batch 9."
+
+
+def test_batches_are_paused_resumed_and_moved() -> None:
+    batch = told("submit", "a red apple")["id"]
+    assert f"batch {batch} paused" in farm("pause", batch).stdout
+    assert f"batch {batch} pending" in farm("resume", batch).stdout
+    assert "priority 10" in farm("prio", batch, "background").stdout
+    assert "priority 77" in farm("prio", batch, "77").stdout
+    assert "priority" in farm("prio", batch, "soon", code=2).output
+    assert "There is no batch 99" in farm("pause", "99", code=3).output

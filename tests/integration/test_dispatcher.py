@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -256,3 +257,108 @@ def test_a_place_that_becomes_free_wakes_the_dispatcher(
         submit(db, 1)  # wakes it, so that it sees the stop
         thread.join(timeout=20)
         assert not thread.is_alive()
+
+
+def submit_as(db: Database, name: str, total: int, **fields: Any) -> int:
+    users.create_key(db, name)
+    row = db.one("SELECT id FROM users WHERE name = %(name)s", {"name": name})
+    assert row
+    spec = BatchSpec(template=TEMPLATE, count=total)
+    return batches.accept(db, NewBatch(row["id"], **{"spec": spec, **fields})).id
+
+
+def in_flight(db: Database) -> dict[int, int]:
+    rows = db.all("SELECT batch_id, count(*) AS held FROM leases GROUP BY batch_id")
+    return {row["batch_id"]: row["held"] for row in rows}
+
+
+def finish(db: Database, batch: int, gpu_seconds: float) -> None:
+    """Everything of a batch that is in flight is done."""
+    held = db.all(
+        "SELECT ord, attempt, session_id FROM leases WHERE batch_id = %(id)s", {"id": batch}
+    )
+    for row in held:
+        leases.start(db, Lease(batch, row["ord"], row["attempt"], row["session_id"]))
+        ending = Ending(batch, row["ord"], row["attempt"], Move.FAIL)
+        leases.end(
+            db, row["session_id"], "gpu0", [replace(ending, stats={"gpu_seconds": gpu_seconds})]
+        )
+
+
+def test_a_user_with_few_jobs_does_not_wait_for_one_with_many(
+    db: Database, dispatcher: Dispatcher
+) -> None:
+    many, few = submit_as(db, "ann", 5000), submit_as(db, "bob", 4)
+    worker(db, capacity=8)
+    dispatcher.cycle()
+    assert in_flight(db) == {many: 4, few: 4}
+
+
+def test_many_batches_hide_nobody_elses(
+    db: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatching, "_MANY", 10)
+    for _ in range(12):
+        submit_as(db, "ann", 3)
+    last = submit_as(db, "bob", 3)
+    worker(db, capacity=4)
+    dispatcher.cycle()
+    assert in_flight(db)[last] == 2
+
+
+def test_what_jobs_truly_took_decides_who_is_next(
+    db: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatching, "_TIDY", 0.0)
+    heavy, light = submit_as(db, "ann", 100), submit_as(db, "bob", 100)
+    worker(db, capacity=4)
+    dispatcher.cycle()
+    assert in_flight(db) == {heavy: 2, light: 2}
+    finish(db, heavy, gpu_seconds=500.0)
+    finish(db, light, gpu_seconds=0.1)
+    dispatcher.cycle()
+    assert in_flight(db) == {light: 4}
+
+
+def test_weights_and_caps_are_heeded_at_once(db: Database, dispatcher: Dispatcher) -> None:
+    one, other = submit_as(db, "ann", 100), submit_as(db, "bob", 100)
+    users.set_share(db, "ann", weight=3.0, cap=None)
+    session = worker(db, capacity=8)
+    dispatcher.cycle()
+    assert in_flight(db) == {one: 6, other: 2}
+    users.set_share(db, "ann", weight=None, cap=6)
+    db.one("UPDATE sessions SET capacity = 16 WHERE id = %(id)s RETURNING id", {"id": session})
+    dispatcher.cycle()
+    assert in_flight(db) == {one: 6, other: 10}
+
+
+def test_a_paused_batch_gets_no_more_places_until_it_is_resumed(
+    db: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatching, "_TIDY", 0.0)
+    batch, session = submit(db, 10), worker(db, capacity=2)
+    dispatcher.cycle()
+    paused = batches.pause(db, batch)
+    assert paused
+    assert paused.state == "paused"
+    finish(db, batch, gpu_seconds=1.0)
+    assert dispatcher.cycle() == 0
+    assert batches.pause(db, batch) == fetched(db, batch)
+    resumed = batches.resume(db, batch)
+    assert resumed
+    assert resumed.state == "running"
+    assert dispatcher.cycle() == 2
+    batches.pause(db, batch)
+    cancelled = batches.cancel(db, batch)
+    assert cancelled
+    assert cancelled.state == "cancelled"
+    assert leases.start(db, Lease(batch, 2, 1, session))
+
+
+def test_a_batch_can_become_more_important(db: Database, dispatcher: Dispatcher) -> None:
+    first, second = submit(db, 10), submit(db, 10)
+    batches.set_priority(db, second, 60)
+    worker(db, capacity=4)
+    dispatcher.cycle()
+    assert in_flight(db) == {second: 4}
+    assert first not in in_flight(db)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.db.leases import Claim
-from farm.dispatch.placement import PATIENCE, Run, Seat, Snapshot, place
+from farm.dispatch.placement import BURST, PATIENCE, SLACK, Claimant, Run, Seat, Snapshot, place
 
 
 def seat(name: str, *, capacity: int = 4, held: int = 0, warm: str = "") -> Seat:
@@ -66,14 +66,99 @@ def test_retries_are_claimed_by_number() -> None:
     ]
 
 
+def shared_out(users: dict[int, Claimant], *, places: int, **fields: object) -> Counter[int]:
+    """Jobs by user when each user has plenty and so many places are free."""
+    runs = [run(user, count=100, user=user, **fields) for user in users]
+    claims = place(Snapshot([seat("s", capacity=places)], runs, users))
+    return Counter({claim.batch_id: claim.count for claim in claims})
+
+
+def test_users_share_evenly_whoever_came_first() -> None:
+    assert shared_out({1: Claimant(), 2: Claimant(), 3: Claimant()}, places=9) == {1: 3, 2: 3, 3: 3}
+
+
+def test_by_weight() -> None:
+    assert shared_out({1: Claimant(weight=2.0), 2: Claimant()}, places=9) == {1: 6, 2: 3}
+
+
+def test_who_has_had_more_waits_until_the_others_are_level() -> None:
+    assert shared_out({1: Claimant(time=4.0), 2: Claimant()}, places=8) == {1: 2, 2: 6}
+
+
+def test_costly_jobs_count_for_more() -> None:
+    runs = [run(1, count=100, user=1, cost=3.0), run(2, count=100, user=2, cost=1.0)]
+    claims = place(Snapshot([seat("s", capacity=8)], runs))
+    assert {claim.batch_id: claim.count for claim in claims} == {1: 2, 2: 6}
+
+
+def test_a_cap_leaves_the_rest_to_others() -> None:
+    assert shared_out({1: Claimant(room=2), 2: Claimant()}, places=9) == {1: 2, 2: 7}
+    assert shared_out({1: Claimant(room=0)}, places=9) == {}
+
+
+def test_one_users_many_batches_are_no_larger_share() -> None:
+    runs = [*(run(batch, user=1, count=10) for batch in range(1, 9)), run(9, user=2, count=10)]
+    claims = place(Snapshot([seat("s", capacity=8)], runs))
+    assert sum(claim.count for claim in claims if claim.batch_id == 9) == 4
+
+
+def test_within_a_user_the_more_important_batch_goes_first() -> None:
+    runs = [run(2, user=1, count=5, priority=60), run(1, user=1, count=5)]
+    assert placed([seat("s")], runs) == [(2, "s", 4)]
+
+
+@pytest.mark.parametrize(("above", "below"), [(90, 50), (50, 10), (80, 79), (30, 29)])
+def test_a_higher_class_goes_first_whoever_has_had_less(above: int, below: int) -> None:
+    runs = [run(1, user=1, priority=below, count=9), run(2, user=2, priority=above, count=9)]
+    users = {2: Claimant(time=50.0)}
+    claims = place(Snapshot([seat("s")], runs, users))
+    assert [(claim.batch_id, claim.count) for claim in claims] == [(2, 4)]
+
+
+def test_a_number_within_a_class_moves_only_ones_own_batches() -> None:
+    runs = [run(1, user=1, priority=79, count=9), run(2, user=2, priority=31, count=9)]
+    claims = place(Snapshot([seat("s")], runs))
+    assert {claim.batch_id: claim.count for claim in claims} == {1: 2, 2: 2}
+
+
+def test_interactive_is_no_way_to_get_ahead_of_others_for_long() -> None:
+    runs = [run(1, user=1, priority=90, count=9), run(2, user=2, count=9)]
+    users = {1: Claimant(time=BURST)}
+    claims = place(Snapshot([seat("s")], runs, users))
+    assert [(claim.batch_id, claim.count) for claim in claims] == [(2, 4)]
+
+
+@pytest.mark.parametrize(("ahead", "expected"), [(SLACK - 1, 2), (SLACK + 1, 1)])
+def test_a_warm_checkpoint_buys_a_bounded_share(ahead: float, expected: int) -> None:
+    runs = [run(1, "a", user=1), run(2, "b", user=2)]
+    claims = place(Snapshot([seat("s", capacity=1, warm="b")], runs, {2: Claimant(time=ahead)}))
+    assert [claim.batch_id for claim in claims] == [expected]
+
+
+def test_backlogged_users_get_equal_gpu_seconds_whatever_their_jobs_cost() -> None:
+    costs = {1: 0.3, 2: 1.0, 3: 7.0, 4: 25.0}
+    times = dict.fromkeys(costs, 0.0)
+    warm = ""
+    for _ in range(600):
+        runs = [run(user, str(user), user=user, count=9, cost=cost) for user, cost in costs.items()]
+        users = {user: Claimant(time) for user, time in times.items()}
+        (claim,) = place(Snapshot([seat("s", capacity=1, warm=warm)], runs, users))
+        times[claim.batch_id] += costs[claim.batch_id]
+        warm = str(claim.batch_id)
+    jain = sum(times.values()) ** 2 / (len(times) * sum(time**2 for time in times.values()))
+    assert jain > 0.97, times
+
+
 runs_of_any_kind = st.lists(
     st.builds(
         Run,
         batch_id=st.integers(1, 5),
         checkpoint=st.sampled_from("abc"),
-        priority=st.sampled_from([10, 50]),
+        priority=st.sampled_from([10, 50, 60, 90]),
         count=st.integers(1, 6),
         waited=st.floats(0, 100),
+        user=st.integers(1, 3),
+        cost=st.floats(0, 50),
     ),
     max_size=8,
     unique_by=lambda found: found.batch_id,
@@ -91,11 +176,16 @@ some_seats = st.lists(
 )
 
 
-@given(some_seats, runs_of_any_kind)
+some_users = st.dictionaries(
+    st.integers(1, 3), st.builds(Claimant, st.floats(0, 1000), st.floats(0.1, 10))
+)
+
+
+@given(some_seats, runs_of_any_kind, some_users)
 def test_no_session_is_overfilled_and_no_place_stays_empty(
-    seats: list[Seat], runs: list[Run]
+    seats: list[Seat], runs: list[Run], users: dict[int, Claimant]
 ) -> None:
-    claims = place(Snapshot(seats, runs))
+    claims = place(Snapshot(seats, runs, users))
     given_to = Counter[str]()
     taken = Counter[int]()
     for claim in claims:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from farm.api.deps import Serving, calling
+from farm.api.deps import Serving, administering
 from farm.api.schemas import Asset, Assets, Told, WholeAsset
 from farm.db import assets, orders, sessions
 from farm.db.assets import CHECKPOINT, Known
@@ -50,7 +50,7 @@ def show(kind: str, name: str, services: Serving) -> WholeAsset:
     "/checkpoint/{name:path}:warm",
     status_code=202,
     summary="Load a checkpoint ahead of its jobs",
-    dependencies=[Depends(calling)],
+    dependencies=[Depends(administering)],
 )
 def warm(name: str, services: Serving, order: Order | None = None) -> Told:
     """Told with their next heartbeat, workers load it while they go on with their jobs."""
@@ -61,7 +61,7 @@ def warm(name: str, services: Serving, order: Order | None = None) -> Told:
     "/checkpoint/{name:path}:evict",
     status_code=202,
     summary="Have workers let go of a checkpoint",
-    dependencies=[Depends(calling)],
+    dependencies=[Depends(administering)],
 )
 def evict(name: str, services: Serving, order: Order | None = None) -> Told:
     """From GPU and host memory; a worker that computes with it refuses, and says so."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Response
+from pydantic import BaseModel, ConfigDict
 
 from farm.api import names
-from farm.api.deps import Caller, Serving, calling
+from farm.api.deps import Caller, Serving
 from farm.api.schemas import Batch, BatchPage, Job, JobPage, WholeBatch
 from farm.api.submission import submit
 from farm.db import batches, jobs
 from farm.db.database import Database
-from farm.errors import InvalidInput
-from farm.spec.batch import BatchRequest
+from farm.db.users import User
+from farm.errors import Forbidden, InvalidInput
+from farm.spec.batch import BatchRequest, Priority
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
@@ -94,14 +96,54 @@ def summary(batch: str, services: Serving) -> dict[str, Any]:
     return {"id": str(found.id), **batches.summary(services.db, found.id)}
 
 
-@router.post(
-    "/{batch}:cancel", summary="Cancel what has not ended", dependencies=[Depends(calling)]
-)
-def cancel(batch: str, services: Serving) -> Batch:
+class Change(BaseModel):
+    """What of a batch can be changed while it waits."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority: Priority
+
+
+@router.post("/{batch}:cancel", summary="Cancel what has not ended")
+def cancel(batch: str, services: Serving, caller: Caller) -> Batch:
     """Running jobs stop at their next step; what is made stays. Doing it twice is fine."""
-    found = batches.cancel(services.db, names.batch_number(batch))
+    return _changed(batches.cancel(services.db, _own(services.db, batch, caller)), batch)
+
+
+@router.post("/{batch}:pause", summary="Begin no more of its jobs")
+def pause(batch: str, services: Serving, caller: Caller) -> Batch:
+    """Jobs in flight go on to their end. Doing it twice, or to a batch that ended, is fine."""
+    return _changed(batches.pause(services.db, _own(services.db, batch, caller)), batch)
+
+
+@router.post("/{batch}:resume", summary="Go on with a paused batch")
+def resume(batch: str, services: Serving, caller: Caller) -> Batch:
+    return _changed(batches.resume(services.db, _own(services.db, batch, caller)), batch)
+
+
+@router.patch("/{batch}", summary="Change a batch's priority")
+def change(batch: str, change: Change, services: Serving, caller: Caller) -> Batch:
+    """It counts for the jobs that no worker holds yet."""
+    number = _own(services.db, batch, caller)
+    return _changed(batches.set_priority(services.db, number, change.priority), batch)
+
+
+def _own(db: Database, name: str, caller: User) -> int:
+    """The number of a batch that the caller may change; Forbidden where it is another's."""
+    found = existing(db, name)
+    if found.user != caller.name and not caller.admin:
+        raise Forbidden(
+            f"Batch {name} is {found.user}'s.",
+            field="batch",
+            value=name,
+            remedy="Ask them, or an administrator of the farm.",
+        )
+    return found.id
+
+
+def _changed(found: batches.Batch | None, name: str) -> Batch:
     if found is None:
-        raise names.no_batch(batch)
+        raise names.no_batch(name)
     return Batch.of(found)
 
 

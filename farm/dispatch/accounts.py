@@ -1,0 +1,70 @@
+"""The accounts of the leader: what users have had, what jobs cost, who is owed a correction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from farm.db.backlog import Entitled, Spent
+from farm.db.leases import Lease
+from farm.dispatch.cost import Costs
+from farm.dispatch.fairness import Shares
+from farm.dispatch.placement import Claimant, Run, Snapshot
+
+_MANY = 200_000
+
+
+@dataclass(frozen=True)
+class _Charge:
+    """What an attempt was charged when it was placed."""
+
+    weight: float
+    run: Run
+
+
+class Accounts:
+    """Charges jobs when they are placed, and what they truly took when they have ended."""
+
+    def __init__(self) -> None:
+        self._shares = Shares()
+        self._costs = Costs()
+        self._open: dict[tuple[int, int, int], _Charge] = {}
+
+    def estimate(self, checkpoint: str, size: float) -> float:
+        """GPU-seconds that a job of so many units will take."""
+        return self._costs.estimate(checkpoint, size)
+
+    def claimants(self, users: Sequence[Entitled]) -> Mapping[int, Claimant]:
+        """What each user with work is entitled to now."""
+        times = self._shares.level([user.user_id for user in users])
+        return {
+            user.user_id: Claimant(times[user.user_id], user.weight, _room(user)) for user in users
+        }
+
+    def charge(self, placed: Sequence[Lease], snapshot: Snapshot) -> None:
+        """Charge leases by the runs of the snapshot that they came from."""
+        by_batch = {run.batch_id: run for run in snapshot.runs}
+        for lease in placed:
+            run = by_batch[lease.batch_id]
+            weight = snapshot.users[run.user].weight
+            self._shares.charge(run.user, run.cost, weight)
+            self._open[lease.batch_id, lease.ord, lease.attempt] = _Charge(weight, run)
+        while len(self._open) > _MANY:  # of attempts whose end was never heard of
+            del self._open[next(iter(self._open))]
+
+    def settle(self, ended: Sequence[Spent]) -> None:
+        """Correct the charges of attempts that ended; those settled before are left alone."""
+        for attempt in ended:
+            charge = self._open.pop((attempt.batch_id, attempt.ord, attempt.attempt), None)
+            if charge is None or attempt.result == "lost":
+                continue  # nobody knows what a lost one took: the estimate stands
+            run, seconds = charge.run, attempt.gpu_seconds or 0.0
+            self._shares.charge(run.user, seconds - run.cost, charge.weight)
+            if attempt.result == "succeeded" and seconds:
+                self._costs.learn(run.checkpoint, run.size, seconds)
+
+
+def _room(user: Entitled) -> int | None:
+    if user.max_in_flight is None:
+        return None
+    return max(0, user.max_in_flight - user.in_flight)

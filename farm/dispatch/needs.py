@@ -1,0 +1,55 @@
+"""What waiting jobs need: which checkpoint, how many alike follow, how much work each is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from farm.db import batches, jobs
+from farm.db.database import Database
+from farm.dispatch.cost import units
+from farm.spec.batch import BatchSpec
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a job needs, and the next ones up to ``until``.
+
+    Attributes:
+        size: units of work of the first, see :func:`farm.dispatch.cost.units`.
+    """
+
+    checkpoint: str
+    size: float
+    until: int
+
+
+class Needs:
+    """Answers from the batches' specifications, which never change and are read once."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._specs: dict[int, BatchSpec | None] = {}
+        self._listed: dict[int, tuple[int, Need]] = {}
+
+    def of(self, batch_id: int, ord: int) -> Need:
+        """What a job of a batch needs."""
+        if batch_id not in self._specs:
+            self._specs[batch_id] = batches.specification(self._db, batch_id)
+        spec = self._specs[batch_id]
+        if spec is not None:
+            checkpoint, until = spec.checkpoint_run(ord)
+            return Need(checkpoint, units(spec.job(ord)), until)
+        return self._of_listed(batch_id, ord)
+
+    def forget(self, batch_id: int) -> None:
+        """The batch has ended."""
+        self._specs.pop(batch_id, None)
+        self._listed.pop(batch_id, None)
+
+    def _of_listed(self, batch_id: int, ord: int) -> Need:
+        first, known = self._listed.get(batch_id, (0, None))
+        if known is None or not first <= ord < known.until:
+            job, until = jobs.checkpoint_run(self._db, batch_id, ord)
+            known = Need(job.checkpoint, units(job), until)
+            self._listed[batch_id] = (ord, known)
+        return known

@@ -22,6 +22,9 @@ MAX_JOBS = 10_000_000
 MAX_COUNT = 100_000
 MAX_LISTED = 10_000
 _SHORT_HASH = re.compile(r" ?\[[0-9a-f]{8,64}\]$")
+PLAIN = {"prompt": "", "negative_prompt": "", "strict": False}
+"""Fields that a batch shows even if nobody set them."""
+
 PRIORITIES = {"interactive": 90, "normal": 50, "background": 10}
 
 
@@ -209,7 +212,7 @@ def _template(
         for field, value in request.model_dump(include=fields, exclude_unset=True).items()
         if value is not None
     }
-    template = {**defaults[checkpoint], **given, "checkpoint": checkpoint}
+    template = {**PLAIN, **defaults[checkpoint], **given, "checkpoint": checkpoint}
     varies = "variation_strength" in template or "variation_strength" in axes
     for name in ("seed", "variation_seed") if varies else ("seed",):
         if template.get(name, -1) == -1:

@@ -188,10 +188,11 @@ def test_a_variation_seed_is_drawn_only_where_it_is_needed() -> None:
         assert spec.job(1).variation_seed == drawn + 1
 
 
-def test_only_what_was_given_is_stored() -> None:
+def test_of_the_settings_only_those_given_are_stored() -> None:
     spec = frozen(seed=1, eta=0.5)
     assert set(spec.template) == {
-        "checkpoint", "prompt", "seed", "eta", "width", "height", "steps", "cfg_scale",
+        "checkpoint", "prompt", "negative_prompt", "seed", "eta", "width", "height", "steps",
+        "cfg_scale", "strict",
     }  # fmt: skip
 
 

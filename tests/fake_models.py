@@ -88,11 +88,15 @@ class FakeCheckpoint:
     def _moved(self, side: str) -> float:
         return sum(lora.strength for lora in self.worn(side))
 
-    def encode(self, text: str, *, negative: bool = False, embeddings: Any = None) -> TextEncoding:
-        self.fault("encode", text)
-        self.encoded.append(text)
-        blocks = max(1, -(-len(text.split()) // WORDS_A_BLOCK))
-        tokens = torch.full((1, 77 * blocks, 8), mean_of(text) + self._moved("text"))
+    def encode(
+        self, *texts: str, negative: bool = False, reading: Any = None, embeddings: Any = None
+    ) -> TextEncoding:
+        for text in texts:
+            self.fault("encode", text)
+        self.encoded += texts
+        blocks = max(1, *(-(-len(text.split()) // WORDS_A_BLOCK) for text in texts))
+        means = torch.tensor([mean_of(text) + self._moved("text") for text in texts])
+        tokens = means.view(-1, 1, 1).expand(-1, 77 * blocks, 8)
         return TextEncoding(tokens, tokens[:, 0] if self.family == "sdxl" else None)
 
     def predict(

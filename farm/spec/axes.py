@@ -19,16 +19,28 @@ PROMPT_SR = "prompt_sr"
 """Prompt search and replace: the first value is searched for, each value replaces it."""
 
 INTEGER_FIELDS = frozenset(
-    {"width", "height", "steps", "seed", "variation_seed", "eta_noise_seed_delta"}
+    {"width", "height", "steps", "seed", "variation_seed", "eta_noise_seed_delta", "clip_skip"}
 )
 FLOAT_FIELDS = frozenset(
     {"cfg_scale", "variation_strength", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise"}
-    | {"sigma_min", "sigma_max", "rho"}
+    | {"sigma_min", "sigma_max", "rho", "cfg_rescale", "s_min_uncond", "skip_early_cond"}
+    | {"guidance_start", "guidance_end"}
 )
 TEXT_FIELDS = frozenset(
-    {"checkpoint", "prompt", "negative_prompt", "sampler", "scheduler", "rng", PROMPT_SR}
+    {
+        "checkpoint",
+        "prompt",
+        "negative_prompt",
+        "sampler",
+        "scheduler",
+        "rng",
+        "emphasis",
+        PROMPT_SR,
+    }
 )
-SWITCHES = frozenset({"discard_penultimate", "sgm_noise_multiplier", "zero_terminal_snr"})
+SWITCHES = frozenset(
+    {"discard_penultimate", "sgm_noise_multiplier", "zero_terminal_snr", "s_min_uncond_all"}
+)
 AXIS_FIELDS = INTEGER_FIELDS | FLOAT_FIELDS | TEXT_FIELDS | SWITCHES
 MAX_VALUES = 10_000
 _SWITCH = {"true": True, "false": False}

@@ -14,8 +14,10 @@ from pydantic import BeforeValidator, Field
 from farm.errors import InvalidInput
 from farm.spec import cells
 from farm.spec.axes import PROMPT_SR, parse_values
+from farm.spec.guidance import GuidanceOptions
 from farm.spec.job import MAX_PROMPT, JobSpec
 from farm.spec.problems import validated
+from farm.spec.reading import ReadingOptions
 from farm.spec.sampling import MAX_SEED, NoiseOptions, SamplingOptions
 
 MAX_JOBS = 10_000_000
@@ -37,7 +39,7 @@ def _priority(value: Any) -> Any:
 Priority = Annotated[int, BeforeValidator(_priority), Field(ge=0, le=100)]
 
 
-class BatchRequest(SamplingOptions, NoiseOptions):
+class BatchRequest(SamplingOptions, NoiseOptions, ReadingOptions, GuidanceOptions):
     """A batch as a client writes it.
 
     Fields left out of a job take the checkpoint's own defaults (its native size and

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from farm.errors import InvalidInput
 from farm.spec.axes import PROMPT_SR
+from farm.spec.guidance import SPAN
 from farm.spec.job import MAX_PIXELS, MAX_PROMPT, JobSpec
 from farm.spec.sampling import LEVELS, MAX_SEED
 
@@ -70,10 +71,12 @@ def check_pixels(template: Template, axes: Axes) -> None:
 
 
 def check_levels(template: Template, axes: Axes) -> None:
-    """Lower bounds of noise levels lie below upper ones."""
-    for low, high in LEVELS:
-        lows = axes.get(low, (template.get(low),))
-        highs = axes.get(high, (template.get(high),))
+    """Lower bounds of noise levels, and of guidance, lie below upper ones."""
+    for low, high in (*LEVELS, SPAN):
+        lows, highs = (
+            axes.get(name, (template.get(name, JobSpec.model_fields[name].default),))
+            for name in (low, high)
+        )
         if None not in (*lows, *highs) and max(lows) >= min(highs):
             raise InvalidInput(
                 f"axes: in some cells {low}, up to {max(lows):g}, is not below {high}, "

@@ -23,8 +23,10 @@ def infotext(spec: JobSpec, extra: Mapping[str, object] | None = None) -> str:
         "Size": f"{spec.width}x{spec.height}",
         "Model hash": None,
         "Model": spec.checkpoint,
+        "Clip skip": spec.clip_skip if spec.clip_skip > 1 else None,
         **_noise(spec),
         **_sampling(spec),
+        **_guidance(spec),
         **(extra or {}),
     }
     lines = [spec.prompt]
@@ -67,6 +69,20 @@ def _sampling(spec: JobSpec) -> dict[str, object]:
     if sampler.s_noise and spec.s_noise != usual.s_noise:
         set_by["Sigma noise"] = _number(spec.s_noise)
     return set_by
+
+
+def _guidance(spec: JobSpec) -> dict[str, object]:
+    """What differs from plain guidance; emphasis only where there is any, as in webui."""
+    start, end = spec.guidance_start, spec.guidance_end
+    emphasised = set("([") & set(spec.prompt + spec.negative_prompt)
+    return {
+        "NGMS": _number(spec.s_min_uncond or None),
+        "NGMS all steps": (spec.s_min_uncond_all and spec.s_min_uncond > 0) or None,
+        "Skip Early CFG": _number(spec.skip_early_cond or None),
+        "CFG Rescale": _number(spec.cfg_rescale or None),
+        "Guidance interval": f"{start:g}-{end:g}" if (start, end) != (0, 1) else None,
+        "Emphasis": spec.emphasis if emphasised and spec.emphasis != "Original" else None,
+    }
 
 
 def _number(value: float | None) -> str | None:

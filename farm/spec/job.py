@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from math import fsum
+from typing import Annotated, TypeVar
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_validator
 
 from farm.errors import InvalidInput
 from farm.spec import networks
+from farm.spec.guidance import GuidanceOptions
 from farm.spec.problems import refusal
+from farm.spec.prompt.comments import without_comments
+from farm.spec.prompt.composition import parts
+from farm.spec.prompt.emphasis import sections
+from farm.spec.reading import ReadingOptions
 from farm.spec.samplers import SAMPLERS, sampler_name
 from farm.spec.sampling import (
     MAX_SEED,
@@ -24,6 +30,7 @@ MAX_PIXELS = 16_777_216
 MAX_STEPS = 150
 MAX_GUIDANCE = 30.0
 
+Options = TypeVar("Options", bound=BaseModel)
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=SIDE_STEP)]
 
 
@@ -36,7 +43,7 @@ def _sampler(written: object) -> object:
         raise refusal(error) from None
 
 
-class JobSpec(SamplingOptions, NoiseOptions):
+class JobSpec(SamplingOptions, NoiseOptions, ReadingOptions, GuidanceOptions):
     """Everything that decides the pixels of one image.
 
     Attributes:
@@ -50,7 +57,8 @@ class JobSpec(SamplingOptions, NoiseOptions):
         seed: 0..2**63-1.
         strict: run in a pinned batch shape, so that the image is bit-equal under any load.
 
-    and those of :class:`SamplingOptions` and :class:`NoiseOptions`.
+    and those of :class:`SamplingOptions`, :class:`NoiseOptions`, :class:`ReadingOptions` and
+    :class:`GuidanceOptions`.
     """
 
     checkpoint: str = Field(min_length=1, max_length=200)
@@ -66,9 +74,19 @@ class JobSpec(SamplingOptions, NoiseOptions):
 
     @field_validator("prompt")
     @classmethod
-    def _sound_tags(cls, prompt: str) -> str:
+    def _sound(cls, prompt: str) -> str:
         try:
-            networks.parse(prompt)
+            for part in parts(networks.parse(prompt).text):
+                sections(part.text)
+        except InvalidInput as error:
+            raise refusal(error) from None
+        return prompt
+
+    @field_validator("negative_prompt")
+    @classmethod
+    def _sound_weights(cls, prompt: str) -> str:
+        try:
+            sections(without_comments(prompt))
         except InvalidInput as error:
             raise refusal(error) from None
         return prompt
@@ -76,18 +94,32 @@ class JobSpec(SamplingOptions, NoiseOptions):
     @property
     def guided(self) -> bool:
         """Whether the negative prompt has an effect."""
-        return self.cfg_scale != 1 or SAMPLERS[self.sampler].negative
+        prompt = networks.parse(self.prompt).text
+        towards = self.cfg_scale * fsum(part.weight for part in parts(prompt))
+        return towards != 1 or SAMPLERS[self.sampler].negative
 
     @property
     def sampling(self) -> SamplingOptions:
         """How the sampler is set."""
-        names = SamplingOptions.model_fields
-        return SamplingOptions(**{name: getattr(self, name) for name in names})
+        return self._only(SamplingOptions)
 
     @property
     def noise(self) -> NoiseOptions:
         """Where noise comes from."""
-        return NoiseOptions(**{name: getattr(self, name) for name in NoiseOptions.model_fields})
+        return self._only(NoiseOptions)
+
+    @property
+    def reading(self) -> ReadingOptions:
+        """How prompts are read."""
+        return self._only(ReadingOptions)
+
+    @property
+    def guidance(self) -> GuidanceOptions:
+        """When the negative prompt counts."""
+        return self._only(GuidanceOptions)
+
+    def _only(self, options: type[Options]) -> Options:
+        return options(**{name: getattr(self, name) for name in options.model_fields})
 
     @model_validator(mode="after")
     def _not_too_large(self) -> JobSpec:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from farm.errors import InvalidInput
+from farm.spec.prompt.comments import without_comments
 
 _KINDS = ("lora", "lyco")
 _TAG = re.compile(r"<(\w+):([^>]*)>")
@@ -53,12 +54,13 @@ class Prompt:
 
 
 def parse(prompt: str) -> Prompt:
-    """Take the tags out of a prompt.
+    """Take comments and tags out of a prompt.
 
     Raises:
         InvalidInput: of field ``prompt``, for a tag that is malformed or of another kind. webui
             renders without such a network; here nobody finds out from the picture.
     """
+    prompt = without_comments(prompt)
     if "<" not in prompt:
         return Prompt(prompt)
     found = [_read(match) for match in _TAG.finditer(prompt)]

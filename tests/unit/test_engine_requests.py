@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from farm.worker.engine.requests import Decode, Denoise, EncodeText, Made, Request
+from farm.worker.engine.requests import Condition, Decode, Denoise, EncodeText, Made, Request
 from farm.worker.recipes.txt2img import txt2img
 from tests.fake_models import spec
 
@@ -26,16 +26,16 @@ def play(job: Any, value: object = None) -> list[Request]:
 def test_txt2img_reads_both_prompts_samples_and_decodes() -> None:
     job = spec("a cat", 5, negative_prompt="fog", cfg_scale=3.0, width=128, strict=True)
     prompt, negative, denoise, decode = play(job)
-    assert prompt == EncodeText("fake", "a cat")
-    assert negative == EncodeText("fake", "fog", negative=True)
+    assert prompt == EncodeText("fake", ("a cat",))
+    assert negative == EncodeText("fake", ("fog",), negative=True)
     assert denoise == Denoise(
         checkpoint="fake",
         width=128,
         height=64,
         sampler=job.sampler,
         steps=4,
-        prompt=Made(prompt, None),
-        negative=Made(negative, None),
+        prompt=(Condition(Made(prompt, None)),),
+        negative=Condition(Made(negative, None)),
         cfg_scale=3.0,
         seed=5,
         strict=True,
@@ -46,7 +46,7 @@ def test_txt2img_reads_both_prompts_samples_and_decodes() -> None:
 def test_without_guidance_it_asks_for_no_negative_prompt() -> None:
     prompt, denoise, _ = play(spec("a cat", cfg_scale=1.0, negative_prompt="fog"))
     assert isinstance(denoise, Denoise)
-    assert denoise.prompt == Made(prompt, None)
+    assert denoise.prompt == (Condition(Made(prompt, None)),)
     assert denoise.negative is None
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from farm.worker.engine.limits import RowLimits
-from farm.worker.engine.requests import Denoise, EncodeText, Made
+from farm.worker.engine.requests import Condition, Denoise, EncodeText, Made
 from farm.worker.engine.runner import Runner
 from farm.worker.engine.slot import Slot
 from farm.worker.memory.planner import rows_allowed
@@ -21,14 +21,14 @@ CPU = torch.device("cpu")
 
 
 def slot(checkpoint: FakeCheckpoint, seed: int) -> Slot:
-    text = EncodeText("fake", "a cat")
+    text = EncodeText("fake", ("a cat",))
     request = Denoise(
         checkpoint="fake",
         width=64,
         height=64,
         sampler="Euler a",
         steps=4,
-        prompt=Made(text, checkpoint.encode("a cat")),
+        prompt=(Condition(Made(text, checkpoint.encode("a cat"))),),
         negative=None,
         cfg_scale=1.0,
         seed=seed,

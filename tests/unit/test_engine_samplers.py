@@ -11,7 +11,7 @@ import torch
 
 from farm.errors import InvalidInput
 from farm.spec.samplers import SAMPLERS
-from farm.worker.engine.requests import Denoise, EncodeText, Made
+from farm.worker.engine.requests import Condition, Denoise, EncodeText, Made
 from farm.worker.engine.runner import Runner
 from farm.worker.engine.slot import Slot
 from farm.worker.samplers import compile_program
@@ -123,10 +123,10 @@ def test_a_step_tried_again_uses_the_same_noise(
     sampler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slot() -> Slot:
-        text = Made(EncodeText("fake", "a"), checkpoint.encode("a"))
+        text = Condition(Made(EncodeText("fake", ("a",)), checkpoint.encode("a")))
         request = Denoise(
             checkpoint="fake", width=64, height=64, sampler=sampler, steps=4,
-            prompt=text, negative=None, cfg_scale=1.0, seed=3,
+            prompt=(text,), negative=None, cfg_scale=1.0, seed=3,
         )  # fmt: skip
         return Slot(request, compile_program(sampler, 4, ALPHAS), torch.device("cpu"))
 

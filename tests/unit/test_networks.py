@@ -15,7 +15,7 @@ from farm.spec.networks import Lora, hashes, parse
 from farm.spec.problems import validated
 
 NAMES = st.text(
-    st.characters(blacklist_characters="<>:", blacklist_categories=("Cs", "Zs", "Zl", "Zp", "Cc")),
+    st.characters(blacklist_characters="<>:#", blacklist_categories=("Cs", "Zs", "Zl", "Zp", "Cc")),
     min_size=1,
     max_size=20,
 )

@@ -69,7 +69,7 @@ def explain(
         InvalidInput: a malformed tag, a weight out of all bounds, or an unknown sampler.
     """
     line = timeline(sampler_name(sampler), steps)
-    asked = networks.parse(without_comments(prompt))
+    asked = networks.parse(prompt)
     negative = without_comments(negative_prompt)
     return Explanation(
         calls=line.steps,

@@ -125,7 +125,10 @@ class Core:
             with self.pulse.doing("encode"):
                 watch = Stopwatch(self._device)
                 text = checkpoint.encode(
-                    request.text, negative=request.negative, embeddings=self._embeddings
+                    *request.texts,
+                    negative=request.negative,
+                    reading=request.reading,
+                    embeddings=self._embeddings,
                 )
                 watch.stop()
                 seconds = watch.seconds()

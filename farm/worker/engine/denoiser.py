@@ -96,11 +96,11 @@ class Denoiser:
                 seconds, forwards=rows.forwards, rows=rows.count, padded=rows.padding
             )
             slots = stepped.slots
-            for job, slot, position, good in zip(
-                jobs, slots, stepped.positions, stepped.finite(), strict=True
+            for job, slot, taken, position, good in zip(
+                jobs, slots, rows.taken, stepped.positions, stepped.finite(), strict=True
             ):
                 if job in self._jobs and job.slot is slot:
-                    share = seconds * job.waiting.rows / rows.count
+                    share = seconds * taken / rows.count
                     job.ledger.call(
                         share,
                         rows=rows.count,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from math import lcm
+from dataclasses import replace
+from math import inf, lcm
 from time import monotonic
 from typing import Any
 
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from farm.spec import networks
 from farm.spec.job import JobSpec
+from farm.spec.prompt.composition import parts
 from farm.worker.engine.batcher import Stage, Waiting
+from farm.worker.engine.guide import Guide
 from farm.worker.engine.requests import Decode, Denoise, EncodeText, Made, Request
 from farm.worker.engine.rows import TOKENS_A_BLOCK
 from farm.worker.engine.slot import Slot
@@ -35,14 +38,13 @@ class Job:
         key: what its owner calls it.
         order: its age in the engine, the lower the older.
         request: what the recipe waits for.
-        waiting: the same, as the batcher sees it.
         lift: precisions above the checkpoint's own in which it must be denoised.
         slot: its place on the device, from the first step to the last.
         image: [height, width, 3] uint8 on the CPU, once the recipe has ended.
     """
 
     request: Request
-    waiting: Waiting
+    _waiting: Waiting
 
     def __init__(self, key: str, spec: JobSpec, order: int) -> None:
         self.key = key
@@ -54,11 +56,20 @@ class Job:
         self.lift = 0
         self.slot: Slot | None = None
         self.image: Tensor | None = None
-        self._loras = networks.parse(spec.prompt).unet
+        asked = networks.parse(spec.prompt)
+        self._loras = asked.unet
+        self._rows = len(parts(asked.text)) + spec.guided
         self._recipe = txt2img(spec)
         self._wait_for(next(self._recipe))
         self._denoise_began = 0.0
         self._reported = 0.0
+
+    @property
+    def waiting(self) -> Waiting:
+        """The request, as the batcher sees it; of a denoising its next call."""
+        if self.slot and not self.slot.finished and self.slot.rows != self._waiting.rows:
+            self._waiting = replace(self._waiting, rows=self.slot.rows)
+        return self._waiting
 
     @property
     def steps(self) -> int:
@@ -100,16 +111,16 @@ class Job:
 
     def _wait_for(self, request: Request) -> None:
         self.request = request
-        rows = 2 if self.spec.guided else 1
         width, height, lengths = self.spec.width, self.spec.height, [1]
-        loras = self._loras
+        loras, rows = self._loras, self._rows
         if isinstance(request, Denoise):
-            texts = [text for text in (request.prompt, request.negative) if text]
-            rows = len(texts)
+            guide = Guide(request)
+            # Before the first call its noise level is not known; the most that it may take.
+            rows = guide.rows(0, inf)
             width, height, loras = request.width, request.height, request.loras
-            lengths = [text.value.tokens.shape[1] // TOKENS_A_BLOCK for text in texts]
+            lengths = [length // TOKENS_A_BLOCK for length in guide.lengths]
         blocks = lcm(*lengths)
-        self.waiting = Waiting(
+        self._waiting = Waiting(
             order=self.order,
             stage=_STAGES[type(request)],
             checkpoint=request.checkpoint,

@@ -11,7 +11,9 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
+from farm.spec.guidance import GuidanceOptions
 from farm.spec.networks import Loras
+from farm.spec.reading import ReadingOptions
 from farm.spec.sampling import NoiseOptions, SamplingOptions
 
 if TYPE_CHECKING:
@@ -32,16 +34,37 @@ class Made(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class EncodeText:
-    """Read a prompt with a checkpoint's text encoders. Makes a ``TextEncoding``.
+    """Read all that a prompt, or a part of one, says with a checkpoint's text encoders. Makes a
+    ``TextEncoding`` with a row for each text.
 
     Attributes:
         loras: on the text encoders.
     """
 
     checkpoint: str
-    text: str
+    texts: tuple[str, ...]
     negative: bool = False
+    reading: ReadingOptions = field(default_factory=ReadingOptions)
     loras: Loras = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What a prompt, or a part of one, says from call to call of the model.
+
+    Attributes:
+        texts: all it ever says.
+        schedule: (first call, from 0; row of ``texts``) in order, the first from call 0.
+        weight: how much it counts among the parts.
+    """
+
+    texts: Made[TextEncoding]
+    schedule: tuple[tuple[int, int], ...] = ((0, 0),)
+    weight: float = 1.0
+
+    def row(self, call: int) -> int:
+        """Which of the texts it says in a call."""
+        return next(row for first, row in reversed(self.schedule) if first <= call)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +73,10 @@ class Denoise:
 
     Attributes:
         width, height: of the image, in pixels.
-        negative: what to move away from; None without guidance, at half the work.
+        prompt: its parts, at least one.
+        negative: what to move away from; None where it has no effect, at half the work.
         cfg_scale: how far, 1 being not at all.
+        guidance: when.
         seed: of all noise of this image, 0..2**63-1.
         sampling: settings of the sampler.
         noise: where noise comes from.
@@ -64,10 +89,11 @@ class Denoise:
     height: int
     sampler: str
     steps: int
-    prompt: Made[TextEncoding]
-    negative: Made[TextEncoding] | None
+    prompt: tuple[Condition, ...]
+    negative: Condition | None
     cfg_scale: float
     seed: int
+    guidance: GuidanceOptions = field(default_factory=GuidanceOptions)
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     noise: NoiseOptions = field(default_factory=NoiseOptions)
     strict: bool = False

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from itertools import accumulate, count
 
 import torch
 from torch import Tensor
 
+from farm.worker.engine.guide import Mix
 from farm.worker.engine.slot import Slot
 from farm.worker.engine.transfer import upload
 from farm.worker.models.checkpoint import Checkpoint
@@ -16,18 +19,23 @@ TOKENS_A_BLOCK = 77
 
 
 class Rows:
-    """Everything about a forward that stays the same while its slots do.
+    """Everything about a forward that stays the same while its slots do, and what they say.
 
-    First comes every slot with its prompt, then those with guidance once more with their
-    negative prompt, then the first row again until the bucket is full. A text shorter than the
-    others is repeated: softmax over keys that all occur equally often gives the same attention,
-    where zero padding would not.
+    First come the parts of every slot's prompt, then the negative prompts of those that heed one,
+    then the first row again until the bucket is full. A text shorter than the others is repeated:
+    softmax over keys that all occur equally often gives the same attention, where zero padding
+    would not.
 
     Args:
         slots: of one checkpoint and size.
         bucket: rows of one call of the model; more rows than that take several calls.
         blocks: of 77 tokens that every text is repeated to, a multiple of each.
         device: that the slots live on.
+
+    Attributes:
+        taken: rows of each slot.
+        count: rows in all.
+        padding: rows added to fill the buckets.
     """
 
     def __init__(
@@ -36,21 +44,17 @@ class Rows:
         self.slots = list(slots)
         self.bucket = bucket
         self.blocks = blocks
-        rows = [(place, slot.request.prompt) for place, slot in enumerate(slots)]
-        negatives = list(range(len(slots)))
-        for place, slot in enumerate(slots):
-            if slot.request.negative:
-                negatives[place] = len(rows)
-                rows.append((place, slot.request.negative))
-        self.count = len(rows)
+        self._mixes = [slot.mix for slot in slots]
+        self.taken = [mix.rows for mix in self._mixes]
+        self.count = sum(self.taken)
         self.padding = -self.count % bucket
+        rows = [(place, text) for place, mix in enumerate(self._mixes) for text in mix.towards]
+        self._sum = _Sum(self._mixes, device)
+        rows += [(place, mix.away) for place, mix in enumerate(self._mixes) if mix.away]
         rows += rows[:1] * self.padding
 
         self._source = upload(torch.tensor([place for place, _ in rows]), device)
-        self._negative = upload(torch.tensor(negatives), device)
-        guidance = torch.tensor([slot.request.cfg_scale for slot in slots])
-        self._guidance = upload(guidance.view(-1, 1, 1, 1), device)
-        texts = [text.value for _, text in rows]
+        texts = [text for _, text in rows]
         sizes = upload(torch.tensor([_sizes(slots[0], text) for text in texts]), device)
         self._calls = [
             _Call(
@@ -64,7 +68,8 @@ class Rows:
 
     def fits(self, slots: Sequence[Slot], *, bucket: int, blocks: int) -> bool:
         """Whether these are the rows of such a forward."""
-        return self.slots == slots and (self.bucket, self.blocks) == (bucket, blocks)
+        shape = (self.bucket, self.blocks) == (bucket, blocks)
+        return shape and self.slots == slots and self._mixes == [slot.mix for slot in slots]
 
     def predict(self, checkpoint: Checkpoint, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """What the model returns for each slot: guided, and for the negative prompt alone.
@@ -75,15 +80,69 @@ class Rows:
         """
         x, t = x[self._source], t[self._source]
         outputs = [call.predict(checkpoint, x, t) for call in self._calls]
-        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        # A slot without guidance is its own negative here, and its output stays what it is.
-        towards, away = output[: len(self.slots)], output[self._negative]
-        return away + (towards - away) * self._guidance, away
+        return self._sum(outputs[0] if len(outputs) == 1 else torch.cat(outputs))
 
     @property
     def forwards(self) -> int:
         """Calls of the model that :meth:`predict` makes."""
         return len(self._calls)
+
+
+class _Sum:
+    """What the outputs of a slot's rows add up to.
+
+    A slot without a negative prompt has its first part in its place, and a slot with fewer parts
+    than others its negative prompt once more, where it adds nothing.
+    """
+
+    def __init__(self, mixes: Sequence[Mix], device: torch.device) -> None:
+        parts = [len(mix.towards) for mix in mixes]
+        firsts = [end - own for end, own in zip(accumulate(parts), parts, strict=True)]
+        negatives = count(sum(parts))
+        away = [
+            next(negatives) if mix.away else first for mix, first in zip(mixes, firsts, strict=True)
+        ]
+        most = max(parts)
+        towards = [
+            [*range(first, first + own), *[negative] * (most - own)]
+            for first, own, negative in zip(firsts, parts, away, strict=True)
+        ]
+        weights = [[*mix.weights, *[0.0] * (most - len(mix.weights))] for mix in mixes]
+        self._away = upload(torch.tensor(away), device)
+        self._towards = upload(torch.tensor(towards), device).unbind(1)
+        self._weights = _column(torch.tensor(weights), device).unbind(1)
+        self._scale = _column(torch.tensor([mix.scale for mix in mixes]), device)
+        self._rescale = None
+        if any(mix.rescale for mix in mixes):
+            self._rescale = _column(torch.tensor([mix.rescale for mix in mixes]), device)
+
+    def __call__(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """For each slot the guided output, and that of its negative prompt.
+
+        Args:
+            output: [rows, 4, h, w].
+        """
+        away = output[self._away]
+        parts = zip(self._towards, self._weights, strict=True)
+        direction = reduce(torch.add, ((output[own] - away) * weight for own, weight in parts))
+        guided = away + direction * self._scale
+        if self._rescale is not None:
+            guided = guided * self._contrast(away + direction, guided, self._rescale)
+        return guided, away
+
+    def _contrast(self, plain: Tensor, guided: Tensor, share: Tensor) -> Tensor:
+        """[S, 1, 1, 1], towards the contrast that the output has without guidance.
+
+        Lin et al. 2023 (arXiv 2305.08891), equations 15 and 16.
+        """
+        each = (1, 2, 3)
+        ratio = plain.std(dim=each, keepdim=True) / guided.std(dim=each, keepdim=True)
+        return torch.where(share > 0, share * ratio + (1 - share), 1.0)
+
+
+def _column(numbers: Tensor, device: torch.device) -> Tensor:
+    """Numbers of slots, to be multiplied with latents."""
+    return upload(numbers, device)[..., None, None, None]
 
 
 class _Call:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from farm.worker.engine.guide import Guide, Mix
 from farm.worker.engine.requests import Denoise
 from farm.worker.engine.transfer import upload
 from farm.worker.samplers import Draw, Program, Step
@@ -27,6 +28,7 @@ class Slot:
         self.program = program
         self.position = 0
         self._shape = (4, request.height // 8, request.width // 8)
+        self._guide = Guide(request)
         self._noise = ImageNoise(self._shape, request.seed, request.noise, program.levels)
         self._drawn: tuple[int, Tensor] | None = None
         registers = torch.zeros(REGISTERS, *self._shape)
@@ -43,6 +45,16 @@ class Slot:
     @property
     def step(self) -> Step:
         return self.program.steps[self.position]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the forward that the step at hand takes."""
+        return self._guide.rows(self.position, self.step.sigma)
+
+    @property
+    def mix(self) -> Mix:
+        """What it shows the model in the step at hand."""
+        return self._guide.at(self.position, self.step.sigma)
 
     @property
     def finished(self) -> bool:

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 from farm.spec import networks
 from farm.spec.job import JobSpec
-from farm.worker.engine.requests import Decode, Denoise, EncodeText, Made, Recipe
+from farm.worker.engine.requests import Decode, Denoise, Made, Recipe
+from farm.worker.recipes.prompts import read_prompts
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from farm.worker.models.text import TextEncoding
 
 
 def txt2img(spec: JobSpec) -> Recipe:
@@ -20,13 +19,7 @@ def txt2img(spec: JobSpec) -> Recipe:
     Returns:
         [height, width, 3] uint8 pixels on the CPU.
     """
-    asked = networks.parse(spec.prompt)
-    prompt: Made[TextEncoding] = yield EncodeText(spec.checkpoint, asked.text, loras=asked.te)
-    negative: Made[TextEncoding] | None = None
-    if spec.guided:
-        negative = yield EncodeText(
-            spec.checkpoint, spec.negative_prompt, negative=True, loras=asked.te
-        )
+    prompt, negative = yield from read_prompts(spec)
     latent: Made[Tensor] = yield Denoise(
         checkpoint=spec.checkpoint,
         width=spec.width,
@@ -36,11 +29,12 @@ def txt2img(spec: JobSpec) -> Recipe:
         prompt=prompt,
         negative=negative,
         cfg_scale=spec.cfg_scale,
+        guidance=spec.guidance,
         seed=spec.seed,
         sampling=spec.sampling,
         noise=spec.noise,
         strict=spec.strict,
-        loras=asked.unet,
+        loras=networks.parse(spec.prompt).unet,
     )
     image: Made[Tensor] = yield Decode(spec.checkpoint, latent)
     return image.value

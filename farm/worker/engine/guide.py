@@ -1,0 +1,107 @@
+"""What a slot shows the model in each call: its texts, and what their outputs add up to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from farm.spec.prompt.table import timeline
+from farm.worker.engine.requests import Condition, Denoise
+from farm.worker.models.text import TextEncoding
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mix:
+    """What one call of a slot is made of.
+
+    The output is ``away + scale * sum(weight * (towards - away))``.
+
+    Attributes:
+        towards: the parts of the prompt, of one length; a row of the forward each.
+        weights: how much each counts.
+        away: the negative prompt, one more row; None where it has no effect. Then the first part
+            takes its place.
+        scale: of guidance.
+        rescale: share of the contrast added by it that is taken back.
+    """
+
+    towards: tuple[TextEncoding, ...]
+    weights: tuple[float, ...]
+    away: TextEncoding | None
+    scale: float
+    rescale: float
+
+    @property
+    def rows(self) -> int:
+        """Rows that the slot takes of the forward."""
+        return len(self.towards) + (self.away is not None)
+
+
+class Guide:
+    """The mixes of one image, call by call. While nothing changes the mix is the same object."""
+
+    def __init__(self, request: Denoise) -> None:
+        self._request = request
+        self._calls = timeline(request.sampler, request.steps).steps
+        self._weights = tuple(part.weight for part in request.prompt)
+        self._longest = max(_length(part) for part in request.prompt)
+        self._last: tuple[object, Mix] | None = None
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of the prompt's parts, and of the negative prompt if there is one."""
+        negative = self._request.negative
+        return [self._longest, *([_length(negative)] if negative else [])]
+
+    def rows(self, call: int, sigma: float) -> int:
+        """How many rows of the forward a call takes; see :meth:`at`."""
+        request = self._request
+        guided = bool(request.negative) and request.guidance.guides(call, self._calls, sigma)
+        return len(request.prompt) + guided
+
+    def at(self, call: int, sigma: float) -> Mix:
+        """What a call is made of.
+
+        Args:
+            call: counted from 0.
+            sigma: the noise level that the model sees.
+        """
+        request = self._request
+        guided = request.guidance.guides(call, self._calls, sigma)
+        rows = [part.row(call) for part in request.prompt]
+        away = request.negative.row(call) if request.negative and guided else None
+        key = (guided, rows, away)
+        if self._last is None or self._last[0] != key:
+            self._last = (key, self._mix(rows, away, guided=guided))
+        return self._last[1]
+
+    def _mix(self, rows: list[int], away: int | None, *, guided: bool) -> Mix:
+        request = self._request
+        parts = zip(request.prompt, rows, strict=True)
+        return Mix(
+            towards=tuple(self._as_long_as_others(_row(part, row)) for part, row in parts),
+            weights=self._weights,
+            away=_row(request.negative, away) if request.negative and away is not None else None,
+            scale=request.cfg_scale if guided else 1.0,
+            rescale=request.guidance.cfg_rescale if guided else 0.0,
+        )
+
+    def _as_long_as_others(self, text: TextEncoding) -> TextEncoding:
+        """Filled up with its last vector, as webui does with parts of unequal length."""
+        missing = self._longest - text.tokens.shape[1]
+        if not missing:
+            return text
+        last = text.tokens[:, -1:].expand(-1, missing, -1)
+        return TextEncoding(torch.cat([text.tokens, last], dim=1), text.pooled, text.score)
+
+
+def _length(condition: Condition) -> int:
+    return condition.texts.value.tokens.shape[1]
+
+
+def _row(condition: Condition, row: int) -> TextEncoding:
+    texts = condition.texts.value
+    only = slice(row, row + 1)
+    pooled = None if texts.pooled is None else texts.pooled[only]
+    return TextEncoding(texts.tokens[only], pooled, texts.score)

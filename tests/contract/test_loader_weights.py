@@ -70,6 +70,15 @@ def test_weights_equal_diffusers_own(
         assert not module.training
 
 
+def test_a_turbo_checkpoint_is_sdxl_that_wants_few_steps(tmp_path: Path) -> None:
+    file = tiny_file(tmp_path, "sdxl", name="sd_xl_turbo_tiny")
+    assert (file.error, file.family) == (None, "sdxl")
+    assert (file.defaults["steps"], file.defaults["cfg_scale"]) == (4, 1.0)
+    plain = tiny_file(tmp_path, "sdxl")
+    weights = [our_modules(one, FP32)["unet"].state_dict() for one in (file, plain)]
+    assert torch.equal(weights[0]["conv_in.weight"], weights[1]["conv_in.weight"])
+
+
 @pytest.mark.parametrize("storage", [torch.float8_e4m3fn, torch.float8_e5m2])
 def test_eight_bit_storage_is_widened(tmp_path: Path, storage: torch.dtype) -> None:
     path = make_tiny(tmp_path, "sd15")

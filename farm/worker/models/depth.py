@@ -34,6 +34,8 @@ def _layers(header: Header, side: str, numbers: list[int]) -> list[int]:
     counts = []
     for number in numbers:
         place = f"{UNET}{side}_blocks.{number}.1.transformer_blocks."
-        found = {name[len(place) :].split(".")[0] for name in header.tensors if place in name}
+        found = {
+            name[len(place) :].split(".")[0] for name in header.tensors if name.startswith(place)
+        }
         counts.append(max(1, len(found)))
     return counts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import psycopg
@@ -40,6 +41,8 @@ class Database:
         self, url: str, *, min_size: int = 1, max_size: int = 8, name: str = "farm"
     ) -> None:
         self.url = url
+        self.name = name
+        self._epoch: int | None = None
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             url,
             min_size=min_size,
@@ -65,6 +68,8 @@ class Database:
         """A connection in a transaction that commits at the end, or rolls back on an error."""
         try:
             with self._pool.connection() as connection:
+                if self._epoch is not None:
+                    self._check_epoch(connection, self._epoch)
                 yield connection
         except _UNREACHABLE as error:
             raise self._unavailable(error) from error
@@ -82,6 +87,21 @@ class Database:
     def check(self) -> None:
         """Raise :class:`Unavailable` unless Postgres answers."""
         self.one("SELECT 1 AS answer")
+
+    def fenced(self, epoch: int) -> Database:
+        """The same connections for the leader of ``epoch``.
+
+        Each transaction first makes sure that no other leads by now. That is enough: who takes
+        over ends the connections of the one before.
+        """
+        fenced = copy(self)
+        fenced._epoch = epoch
+        return fenced
+
+    def _check_epoch(self, connection: Connection, epoch: int) -> None:
+        row = connection.execute("SELECT epoch FROM leader").fetchone()
+        if row is None or row["epoch"] != epoch:
+            raise Unavailable("Another dispatcher leads by now.")
 
     def _unavailable(self, error: Exception) -> Unavailable:
         return Unavailable(

@@ -1,4 +1,4 @@
-"""Waiting for work, and the lock of the leading dispatcher, on one dedicated connection."""
+"""Waiting for work, on the connection that holds the leader's lock."""
 
 from __future__ import annotations
 
@@ -7,38 +7,55 @@ from contextlib import contextmanager
 
 import psycopg
 
-from farm.db import queries
+from farm.db import leader, queries
 from farm.db.database import Connection, dedicated
 from farm.errors import Unavailable
 
-_LEADER = 0x6C656164
-
 
 class Listener:
-    """One connection that listens for work and may hold the leader's lock."""
+    """One connection that listens for work and may hold the leader's lock.
 
-    def __init__(self, connection: Connection) -> None:
+    Every method raises :class:`farm.errors.Unavailable` when the connection is lost.
+    """
+
+    def __init__(self, connection: Connection, name: str) -> None:
         self._connection = connection
+        self._name = name
 
-    def try_lead(self) -> bool:
-        """Take the leader's lock if it is free; it is held as long as the connection."""
-        row = self._connection.execute(
-            "SELECT pg_try_advisory_lock(%s) AS taken", (_LEADER,)
-        ).fetchone()
-        return bool(row and row["taken"])
+    def lead(self) -> int | None:
+        """The new epoch if nobody else leads; it lasts as long as the connection."""
+        with _reachable():
+            return leader.take(self._connection, self._name)
+
+    def oust(self, *, seconds: float) -> str | None:
+        """End a leader that was not heard of for so long; its name, if there is one."""
+        with _reachable():
+            return leader.oust(self._connection, seconds=seconds)
+
+    def beat(self, epoch: int) -> None:
+        """Say that the leader of this epoch is well."""
+        with _reachable():
+            if not leader.beat(self._connection, epoch):
+                raise Unavailable("Another dispatcher leads by now.")
 
     def wait(self, seconds: float) -> None:
         """Wait until somebody submits work or frees a place, at most ``seconds``."""
-        try:
+        with _reachable():
             for _ in self._connection.notifies(timeout=seconds, stop_after=1):
                 pass
-        except psycopg.OperationalError as error:
-            raise Unavailable(f"Postgres went away: {error}.") from error
 
 
 @contextmanager
-def listener(url: str) -> Iterator[Listener]:
+def listener(url: str, *, name: str) -> Iterator[Listener]:
     """A listener on its own connection. Raises Unavailable when Postgres is out of reach."""
-    with dedicated(url, name="farm-dispatcher") as connection:
+    with dedicated(url, name=name) as connection:
         connection.execute(queries.WAKE.replace("NOTIFY", "LISTEN"))
-        yield Listener(connection)
+        yield Listener(connection, name)
+
+
+@contextmanager
+def _reachable() -> Iterator[None]:
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        raise Unavailable(f"Postgres went away: {error}.") from error

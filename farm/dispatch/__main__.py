@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import uuid
 
 from farm import log
 from farm.broker.queue import Publisher
@@ -19,9 +20,10 @@ def main() -> None:
     log.configure("dispatcher", level=settings.log_level, as_json=settings.log_json)
     watch_lifeline()
     stop = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stop.set())
-    with Database(settings.required("database_url"), max_size=2, name="farm-dispatcher") as db:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    name = f"farm-dispatcher-{uuid.uuid4().hex[:12]}"  # no two alike, see farm.db.leader
+    with Database(settings.required("database_url"), max_size=2, name=name) as db:
         publisher = Publisher(settings.required("broker_url"))
         Dispatcher(db, publisher).run(stop)
         publisher.close()

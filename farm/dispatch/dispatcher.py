@@ -12,7 +12,7 @@ from farm.broker.queue import Publisher
 from farm.db import backlog, leases, sessions
 from farm.db.database import Database
 from farm.dispatch.accounts import Accounts
-from farm.dispatch.leadership import leadership
+from farm.dispatch.leadership import Leadership, leadership
 from farm.dispatch.needs import Needs
 from farm.dispatch.placement import Run, Seat, Snapshot, place
 from farm.errors import Unavailable
@@ -38,6 +38,7 @@ class Dispatcher:
     """Places jobs in cycles. All that it must not forget is in Postgres."""
 
     def __init__(self, db: Database, publisher: Publisher) -> None:
+        self._own_db = db
         self._db = db
         self._publisher = publisher
         self._needs = Needs(db)
@@ -50,15 +51,21 @@ class Dispatcher:
         """Lead whenever nobody else does, until ``stop`` is set."""
         while not stop.is_set():
             try:
-                with leadership(self._db.url, stop) as wake:
-                    while wake is not None and not stop.is_set():
-                        self.cycle()
-                        # Several wishes that come together are served by one cycle.
-                        stop.wait(_PAUSE)
-                        wake(IDLE)
+                with leadership(self._own_db, stop) as lead:
+                    if lead is not None:
+                        self._lead(lead, stop)
             except Unavailable as error:
                 _log.warning("not leading: %s", error)
                 stop.wait(_RETRY)
+
+    def _lead(self, lead: Leadership, stop: threading.Event) -> None:
+        self._db = lead.db
+        while not stop.is_set():
+            lead.beat()
+            self.cycle()
+            # Several wishes that come together are served by one cycle.
+            stop.wait(_PAUSE)
+            lead.wait(IDLE)
 
     def cycle(self) -> int:
         """One round: tidy at times, place what waits, publish it. The number of jobs placed."""

@@ -20,6 +20,15 @@ ALTER TABLE batches
     DROP CONSTRAINT batches_state_check,
     ADD CONSTRAINT batches_state_check CHECK (state IN ('open', 'paused', 'cancelled', 'done'));
 
+CREATE TABLE leader (
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
+    epoch bigint NOT NULL,
+    name text NOT NULL,
+    heartbeat timestamptz NOT NULL
+);
+COMMENT ON TABLE leader IS 'The dispatcher that acts; each new one counts the epoch up.';
+COMMENT ON COLUMN leader.name IS 'The application name of its connections.';
+
 -- Attempts are appended in the order of time, so that a summary of pages is index enough.
 CREATE INDEX attempts_time ON attempts USING brin (ended_at) WITH (autosummarize = on);
 """

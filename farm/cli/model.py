@@ -105,13 +105,19 @@ def evict(name: Name, worker: Worker = None) -> None:
 
 @model.command()
 def add(
-    file: Annotated[Path, typer.Argument(help="A .safetensors file or a diffusers folder.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="A .safetensors file, a diffusers folder, or hub:owner/name[/file].",
+        ),
+    ],
     kind: Annotated[str, typer.Option("--kind", "-k", help="What it is.")] = "checkpoint",
     name: Annotated[str | None, typer.Option(help="Another name than the file's.")] = None,
 ) -> None:
     """Check a file and copy it, with its sidecars, into this host's model folder.
 
-    Workers find it by themselves.
+    Workers find it by themselves. Nothing is ever fetched from the hub but what is named here.
 
     Examples: farm model add ~/Downloads/anime.safetensors | farm model add x.safetensors -k lora
     """
@@ -123,10 +129,12 @@ def add(
         raise InvalidInput(
             f"{kind!r} is no kind of file.", field="kind", value=kind, remedy=", ".join(KINDS)
         )
-    _check(file, kind)
+    file, within = _fetched(source)
+    _check(file, kind, within)
     root = Settings().models[0]
     suffix = "" if file.is_dir() else file.suffix
-    target = root / MAIN_FOLDERS[kind] / f"{name or file.name.removesuffix(suffix)}{suffix}"
+    plain = source.split("/")[1] if within and file.is_dir() else file.name.removesuffix(suffix)
+    target = root / MAIN_FOLDERS[kind] / f"{name or plain}{suffix}"
     if not target.resolve().is_relative_to(root.resolve()):
         raise InvalidInput(
             f"{name!r} leads out of the model folder.",
@@ -145,13 +153,25 @@ def add(
     typer.echo(f"{target}\nWorkers on this host will list it within a quarter of a minute.")
 
 
-def _check(file: Path, kind: str) -> None:
+def _fetched(source: str) -> tuple[Path, list[Path]]:
+    """Where the file lies, and the folders that its links may lead into."""
+    from farm.worker.models import hub
+
+    if not hub.is_hub(source):
+        return Path(source), []
+    typer.echo(f"Fetching {source}")
+    path = hub.fetch(source)
+    # The hub's cache keeps every file once, and links to it.
+    return path, [folder for folder in path.parents if (folder / "blobs").is_dir()]
+
+
+def _check(file: Path, kind: str, within: list[Path]) -> None:
     """Refuse what no worker could use, before it is copied."""
     from farm.worker.models.catalogue import examine
 
     if not file.exists():
         raise InvalidInput(f"There is no {file}.", field="file", value=str(file))
-    found = examine(file, kind)
+    found = examine(file, kind, within=within)
     if found.error:
         raise InvalidInput(found.error, field="file", value=str(file))
     what = ", ".join(filter(None, (kind, found.family, found.dtype, output.size(found.bytes))))

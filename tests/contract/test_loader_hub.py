@@ -14,7 +14,9 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from farm.cli.main import app
 from farm.errors import CheckpointError
 from farm.worker.memory.profiles import by_name
 from farm.worker.models.catalogue import AssetFile
@@ -218,3 +220,27 @@ def test_references_are_checked_before_anything_is_asked(reference: str) -> None
 def test_names_of_the_hub() -> None:
     assert is_hub("hub:someone/sd")
     assert not is_hub("someone/sd")
+
+
+@pytest.mark.parametrize(
+    ("named", "lies_in"),
+    [("hub:someone/pipe", "pipe"), ("hub:someone/files/one.safetensors", "one.safetensors")],
+)
+def test_the_command_line_puts_it_into_the_model_folder(
+    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, named: str, lies_in: str
+) -> None:
+    monkeypatch.setenv("FARM_HOME", str(tmp_path / "home"))
+    files = tmp_path / "files"
+    files.mkdir()
+    path = make_tiny(files, "sd15", name="one")
+    hub.add("someone/files", files)
+    hub.add("someone/pipe", make_tiny(tmp_path, "sd15", layout="diffusers"))
+
+    done = CliRunner().invoke(app, ["model", "add", named])
+
+    assert done.exit_code == 0, done.output
+    added = tmp_path / "home" / "models" / "Stable-diffusion" / lies_in
+    assert not any(each.is_symlink() for each in [added, *added.rglob("*")])
+    if added.is_file():
+        shutil.copytree(path.with_suffix(".config"), added.with_suffix(".config"))
+    assert loaded(added) == "sd15"

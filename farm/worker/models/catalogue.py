@@ -107,9 +107,13 @@ def scan(folders: Sequence[Path], known: Mapping[Path, AssetFile] | None = None)
     return sorted([*found.values(), *shadowed], key=lambda file: (file.kind, file.name, file.path))
 
 
-def examine(path: Path, kind: str) -> AssetFile:
-    """What a scan would list for one file or folder, wherever it lies."""
-    folders = [path.parent, Path(os.path.realpath(path)).parent]
+def examine(path: Path, kind: str, *, within: Sequence[Path] = ()) -> AssetFile:
+    """What a scan would list for one file or folder, wherever it lies.
+
+    Args:
+        within: folders that links in it may lead into.
+    """
+    folders = [path.parent, Path(os.path.realpath(path)).parent, *within]
     return _entry(_Place(path, kind, path.parent), folders, {})
 
 

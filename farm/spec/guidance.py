@@ -31,7 +31,7 @@ class GuidanceOptions(BaseModel):
     guidance_end: float = Field(default=1.0, ge=0, le=1)
 
     @model_validator(mode="after")
-    def _spans(self) -> GuidanceOptions:
+    def _rises(self) -> GuidanceOptions:
         if self.guidance_start >= self.guidance_end:
             raise ValueError(
                 f"guidance_start: {self.guidance_start:g} is not below "

@@ -72,16 +72,19 @@ def _sampling(spec: JobSpec) -> dict[str, object]:
 
 
 def _guidance(spec: JobSpec) -> dict[str, object]:
-    """What differs from plain guidance; emphasis only where there is any, as in webui."""
-    start, end = spec.guidance_start, spec.guidance_end
+    """What differs from plain guidance, and has an effect."""
     emphasised = set("([") & set(spec.prompt + spec.negative_prompt)
+    emphasis = spec.emphasis if emphasised and spec.emphasis != "Original" else None
+    if not spec.guided:
+        return {"Emphasis": emphasis}
+    start, end = spec.guidance_start, spec.guidance_end
     return {
         "NGMS": _number(spec.s_min_uncond or None),
         "NGMS all steps": (spec.s_min_uncond_all and spec.s_min_uncond > 0) or None,
         "Skip Early CFG": _number(spec.skip_early_cond or None),
         "CFG Rescale": _number(spec.cfg_rescale or None),
         "Guidance interval": f"{start:g}-{end:g}" if (start, end) != (0, 1) else None,
-        "Emphasis": spec.emphasis if emphasised and spec.emphasis != "Original" else None,
+        "Emphasis": emphasis,
     }
 
 

@@ -66,6 +66,32 @@ def test_settings_of_the_sampler_follow_in_webui_s_words(
 @pytest.mark.parametrize(
     ("settings", "written"),
     [
+        ({"s_min_uncond": 2.5}, "NGMS: 2.5"),
+        ({"s_min_uncond": 2, "s_min_uncond_all": True}, "NGMS: 2, NGMS all steps: True"),
+        ({"s_min_uncond_all": True}, ""),
+        ({"skip_early_cond": 0.1, "cfg_rescale": 0.7}, "Skip Early CFG: 0.1, CFG Rescale: 0.7"),
+        ({"guidance_start": 0.1}, "Guidance interval: 0.1-1"),
+        ({"guidance_end": 0.8}, "Guidance interval: 0-0.8"),
+        ({"prompt": "a (red) apple", "emphasis": "no norm"}, "Emphasis: No norm"),
+        ({"negative_prompt": "[fog]", "emphasis": "Ignore"}, "Emphasis: Ignore"),
+        ({"emphasis": "Ignore"}, ""),
+        ({"cfg_scale": 1, "cfg_rescale": 0.7, "s_min_uncond": 2}, ""),
+    ],
+)
+def test_settings_of_guidance_come_last(settings: dict[str, Any], written: str) -> None:
+    job = JobSpec.model_validate(JOB.model_dump() | settings)
+    usual = USUAL.replace("CFG scale: 3", f"CFG scale: {job.cfg_scale:g}")
+    assert infotext(job).splitlines()[-1] == usual + (f", {written}" if written else "")
+
+
+def test_clip_skip_stands_where_webui_has_it() -> None:
+    job = JOB.model_copy(update={"clip_skip": 2})
+    assert "Model: demo, Clip skip: 2, RNG: CPU" in infotext(job)
+
+
+@pytest.mark.parametrize(
+    ("settings", "written"),
+    [
         (
             {"variation_seed": 7, "variation_strength": 0.25},
             "Variation seed: 7, Variation seed strength: 0.25, RNG: CPU",

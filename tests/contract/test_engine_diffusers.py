@@ -13,6 +13,8 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    UniPCMultistepScheduler,
 )
 
 from farm.spec.job import JobSpec
@@ -30,7 +32,11 @@ SCHEDULERS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "Euler": (EulerDiscreteScheduler, {}),
     "Euler a": (EulerAncestralDiscreteScheduler, {}),
     "DPM++ 2M Karras": (DPMSolverMultistepScheduler, {"final_sigmas_type": "zero"}),
+    "Heun": (HeunDiscreteScheduler, {}),
+    "UniPC": (UniPCMultistepScheduler, {"solver_order": 3, "solver_type": "bh1"}),
 }
+UNIT_VARIANCE = {"DPM++ 2M Karras", "UniPC"}
+"""Their schedulers keep latents at variance 1 instead of multiplying the noise."""
 
 
 class Case(NamedTuple):
@@ -88,7 +94,9 @@ def scheduler(case: Case, program: Program) -> Any:
     class Scheduled(base):
         def set_timesteps(self, *_: Any, **__: Any) -> None:
             super().set_timesteps(len(program.steps), device="cpu")
-            self.sigmas = torch.tensor([step.sigma for step in program.steps] + [0.0])
+            # UniPC's authors stop at the lowest noise level that the model knows.
+            last = program.levels[0] if program.name == "UniPC" else 0.0
+            self.sigmas = torch.tensor([step.sigma for step in program.steps] + [last])
             self.timesteps = torch.tensor([step.t for step in program.steps])
 
     return Scheduled(
@@ -106,10 +114,8 @@ def diffusers_s(case: Case, spec: JobSpec) -> tuple[torch.Tensor, np.ndarray]:
     program = compile_program(spec.sampler, spec.steps, case.models.get(case.name).alphas_cumprod)
     generator = torch.Generator().manual_seed(spec.seed)
     latents = torch.randn((1, 4, spec.height // 8, spec.width // 8), generator=generator)
-    if spec.sampler.startswith("DPM"):
-        # This scheduler keeps latents at unit variance instead of multiplying the noise.
-        sigma = program.start.noise
-        latents = latents * sigma / (sigma**2 + 1) ** 0.5
+    if spec.sampler in UNIT_VARIANCE:
+        latents = latents * program.start.noise / (program.steps[0].sigma ** 2 + 1) ** 0.5
     pipeline = case.pipeline
     pipeline.scheduler = scheduler(case, program)
     latent = pipeline(
@@ -135,6 +141,8 @@ def diffusers_s(case: Case, spec: JobSpec) -> tuple[torch.Tensor, np.ndarray]:
         {"sampler": "Euler a", "steps": 7, "cfg_scale": 4.0, "negative_prompt": "fog"},
         {"sampler": "DPM++ 2M Karras", "steps": 8, "cfg_scale": 2.0},
         {"sampler": "Euler a", "steps": 3, "cfg_scale": 1.0, "width": 96},
+        {"sampler": "Heun", "steps": 4, "cfg_scale": 3.0},
+        {"sampler": "UniPC", "steps": 5, "cfg_scale": 3.0},
         {"sampler": "DPM++ 2M Karras", "steps": 1, "cfg_scale": 2.0, "height": 96},
     ],
     ids=str,

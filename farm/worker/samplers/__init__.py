@@ -1,4 +1,7 @@
-"""Samplers are tables: pure host arithmetic in double precision, no torch."""
+"""Samplers are tables: pure host arithmetic in double precision.
+
+Only :mod:`noise` and the Brownian path below it need torch; nothing here imports them.
+"""
 
 from farm.worker.samplers.program import Draw, Program, Step
 from farm.worker.samplers.registry import compile_program

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -134,3 +135,47 @@ def test_a_link_into_another_model_folder_is_fine(tmp_path: Path) -> None:
     assert (linked.name, linked.error) == ("m", None)
     outside = next(iter(Library([tmp_path / "local"])))
     assert "leaves the model folders" in str(outside.error)
+
+
+def without_vae(path: Path) -> Path:
+    """The demo's index without its VAE, and no weights that anybody would read."""
+    demo = builtin_folder() / "demo.safetensors"
+    with demo.open("rb") as file:
+        index = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    kept = {name: entry for name, entry in index.items() if "first_stage" not in name}
+    place = 0
+    for name, entry in kept.items():
+        if name != "__metadata__":
+            begin, end = entry["data_offsets"]
+            entry["data_offsets"] = [place, place := place + end - begin]
+    header = json.dumps(kept).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + place)
+    return path
+
+
+def test_a_checkpoint_without_a_vae_is_broken_until_one_is_put_beside_it(tmp_path: Path) -> None:
+    path = without_vae(tmp_path / "Stable-diffusion" / "m.safetensors")
+    library = Library([tmp_path])
+    with pytest.raises(CheckpointError, match="holds no VAE"):
+        library.find("checkpoint", "m")
+    small_file(path.with_name("m.vae.safetensors"))
+    library.scan()
+    assert library.find("checkpoint", "m").error is None
+
+
+def test_the_vae_it_names_must_be_there(tmp_path: Path) -> None:
+    path = without_vae(tmp_path / "Stable-diffusion" / "m.safetensors")
+    path.with_suffix(".json").write_text('{"vae": "soft"}')
+    library = Library([tmp_path])
+    with pytest.raises(CheckpointError, match="asks for the VAE 'soft'"):
+        library.find("checkpoint", "m")
+    soft = small_file(tmp_path / "VAE" / "soft.safetensors")
+    library.scan()
+    assert library.find("checkpoint", "m").error is None
+    soft.unlink()
+    assert library.scan() is True
+    with pytest.raises(CheckpointError, match="asks for the VAE 'soft'"):
+        library.find("checkpoint", "m")

@@ -24,12 +24,13 @@ from farm.worker.models.kinds import (
     RESTRICTED,
     SUFFIX,
     VAE,
+    VAE_SUFFIX,
     is_webui,
     kind_folders,
 )
+from farm.worker.models.vae import external_vae, lacks_vae
 
 CONFIG_SUFFIX = ".config"
-VAE_SUFFIX = ".vae.safetensors"
 SIDECARS = (".json", ".yaml", CONFIG_SUFFIX, VAE_SUFFIX)
 BUNDLES = Path(__file__).parent / "bundles"
 MAX_METADATA = 2000
@@ -56,6 +57,7 @@ class AssetFile:
         dtype: what most of its weights are stored in, such as ``F16``; None where unknown.
         metadata: the short ones of the text pairs that its maker put in.
         identity: (size, mtime in ns, inode) of the file; None for a folder or an unreadable one.
+        has_vae: whether a checkpoint has its VAE in it.
         marks: identities of all files that this entry was made from, to see when one changes.
     """
 
@@ -70,6 +72,7 @@ class AssetFile:
     dtype: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     identity: Identity | None = None
+    has_vae: bool = True
     marks: tuple[Identity | None, ...] = field(default=(), repr=False)
 
 
@@ -104,7 +107,9 @@ def scan(folders: Sequence[Path], known: Mapping[Path, AssetFile] | None = None)
             if os.path.realpath(first.path) != os.path.realpath(file.path):
                 error = f"{file.name!r} is already the name of {first.path}. Rename one."
                 shadowed.append(replace(file, error=error))
-    return sorted([*found.values(), *shadowed], key=lambda file: (file.kind, file.name, file.path))
+    vaes = [file.path for file in found.values() if file.kind == VAE]
+    complete = [_with_vae(file, vaes) for file in found.values()]
+    return sorted([*complete, *shadowed], key=lambda file: (file.kind, file.name, file.path))
 
 
 def examine(path: Path, kind: str, *, within: Sequence[Path] = ()) -> AssetFile:
@@ -176,7 +181,7 @@ def _entry(place: _Place, folders: Sequence[Path], known: Mapping[Path, AssetFil
     before = known.get(place.path)
     marks = _marks(place.path)
     if before is not None and before.marks == marks and marks[0] is not None:
-        return before
+        return before if before.has_vae else replace(before, error=None)
     file = AssetFile(place.name, place.path, None, None, 0, kind=place.kind, marks=marks)
     try:
         file = replace(file, bytes=_size(folders, place.path))
@@ -197,9 +202,26 @@ def _checkpoint(file: AssetFile) -> AssetFile:
         configs = config_folder(path, architecture.family)
         file = replace(file, identity=header.identity, metadata=_short(header.metadata))
     side = native_side(configs, architecture)
-    file = replace(file, family=architecture.family, native_side=side, dtype=architecture.dtype)
+    file = replace(
+        file,
+        family=architecture.family,
+        native_side=side,
+        dtype=architecture.dtype,
+        has_vae=architecture.has_vae,
+    )
     sidecar = path.with_name(f"{path.name.removesuffix(SUFFIX)}.json")
     return replace(file, defaults=defaults(sidecar, side, architecture))
+
+
+def _with_vae(file: AssetFile, vaes: Sequence[Path]) -> AssetFile:
+    """The entry, broken if the checkpoint has no VAE, nor one of these or one beside it."""
+    if file.has_vae or file.error:
+        return file
+    try:
+        found = external_vae(file.path, vaes)
+    except CheckpointError as error:
+        return replace(file, error=str(error))
+    return file if found else replace(file, error=str(lacks_vae(file.path)))
 
 
 def _other(file: AssetFile) -> AssetFile:

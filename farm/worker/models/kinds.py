@@ -47,6 +47,8 @@ MAIN_FOLDERS = {
 
 PICKLED = frozenset({".ckpt", ".pt", ".pth", ".bin"})
 SUFFIX = ".safetensors"
+VAE_SUFFIX = ".vae.safetensors"
+"""What a VAE that lies beside its checkpoint is called after the checkpoint's own name."""
 
 # Published embeddings and upscalers are mostly pickles. They are read by torch's restricted
 # unpickler, which builds tensors and plain containers and calls nothing else.

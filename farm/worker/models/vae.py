@@ -8,9 +8,8 @@ from pathlib import Path
 from farm.errors import CheckpointError
 from farm.worker.models.architecture import VAE, read_config
 from farm.worker.models.header import Header, damaged
-from farm.worker.models.kinds import SUFFIX
+from farm.worker.models.kinds import SUFFIX, VAE_SUFFIX
 
-VAE_SUFFIX = ".vae.safetensors"
 BARE = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 NONE = ("", "None", "Automatic")
 

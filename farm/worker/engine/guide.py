@@ -38,15 +38,20 @@ class Mix:
         return len(self.towards) + (self.away is not None)
 
 
+KEPT = 4
+"""Mixes that a guide remembers; most images have one or two, or go round between a few."""
+
+
 class Guide:
-    """The mixes of one image, call by call. While nothing changes the mix is the same object."""
+    """The mixes of one image, call by call. While nothing changes, or changes back within a few
+    calls, the mix is the same object."""
 
     def __init__(self, request: Denoise) -> None:
         self._request = request
         self._calls = timeline(request.sampler, request.steps).steps
         self._weights = tuple(part.weight for part in request.prompt)
         self._longest = max(_length(part) for part in request.prompt)
-        self._last: tuple[object, Mix] | None = None
+        self._known: dict[object, Mix] = {}
 
     @property
     def lengths(self) -> list[int]:
@@ -69,14 +74,16 @@ class Guide:
         """
         request = self._request
         guided = request.guidance.guides(call, self._calls, sigma)
-        rows = [part.row(call) for part in request.prompt]
+        rows = tuple(part.row(call) for part in request.prompt)
         away = request.negative.row(call) if request.negative and guided else None
         key = (guided, rows, away)
-        if self._last is None or self._last[0] != key:
-            self._last = (key, self._mix(rows, away, guided=guided))
-        return self._last[1]
+        if key not in self._known:
+            if len(self._known) == KEPT:
+                self._known.clear()
+            self._known[key] = self._mix(rows, away, guided=guided)
+        return self._known[key]
 
-    def _mix(self, rows: list[int], away: int | None, *, guided: bool) -> Mix:
+    def _mix(self, rows: tuple[int, ...], away: int | None, *, guided: bool) -> Mix:
         request = self._request
         parts = zip(request.prompt, rows, strict=True)
         return Mix(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from math import isfinite
 
 import torch
 from torch import Tensor
 
+from farm.worker.engine.guide import KEPT
 from farm.worker.engine.rows import Rows
 from farm.worker.engine.slot import REGISTERS, Slot
 from farm.worker.engine.stopwatch import Stopwatch
@@ -47,7 +49,8 @@ class Runner:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._rows: Rows | None = None
+        # As many as a slot's guide remembers, for texts that take turns.
+        self._packs: deque[Rows] = deque(maxlen=KEPT)
 
     def step(
         self, checkpoint: Checkpoint, slots: Sequence[Slot], *, bucket: int, blocks: int
@@ -78,13 +81,17 @@ class Runner:
 
     def forget(self) -> None:
         """Let go of everything kept for the next step."""
-        self._rows = None
+        self._packs.clear()
 
     def _packed(self, slots: Sequence[Slot], *, bucket: int, blocks: int) -> Rows:
-        if self._rows is None or not self._rows.fits(slots, bucket=bucket, blocks=blocks):
-            self._rows = None
-            self._rows = Rows(slots, bucket=bucket, blocks=blocks, device=self._device)
-        return self._rows
+        if self._packs and self._packs[-1].slots != slots:
+            self._packs.clear()
+        for packed in self._packs:
+            if packed.fits(slots, bucket=bucket, blocks=blocks):
+                return packed
+        packed = Rows(slots, bucket=bucket, blocks=blocks, device=self._device)
+        self._packs.append(packed)
+        return packed
 
     def _columns(self, table: Sequence[tuple[float, ...]]) -> tuple[Tensor, ...]:
         """One column a number, [S, 1, 1, 1] each."""

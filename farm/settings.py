@@ -35,7 +35,8 @@ class Settings(BaseSettings):
         host, port: where the API listens.
         worker_name: what a worker is called, such as ``gpu0``; unique on its host.
         device: what a worker holds: ``cpu``, or the UUID of its GPU.
-        profile: a worker's memory profile by name; ``auto`` chooses by the device.
+        profile: a worker's memory profile by name, or the path of a YAML file with one; ``auto``
+            chooses by the device.
         host_cache_gb: host memory in which a worker keeps checkpoints that left its GPU; by default
             its part of 40 % of the host's memory, and nothing for a CPU worker.
         scan_seconds: how often a worker looks for new model files.

@@ -31,6 +31,7 @@ from farm.worker.engine import Engine
 from farm.worker.launcher import gpus
 from farm.worker.librarian import Librarian
 from farm.worker.memory import profiles
+from farm.worker.memory.custom import is_file, read_profile
 from farm.worker.memory.meter import Meter
 from farm.worker.memory.profiles import GIB, MemoryProfile
 from farm.worker.models.cache import ModelCache
@@ -182,7 +183,7 @@ class _Worker:
 def _profile(name: str, device: torch.device, total_bytes: int) -> MemoryProfile:
     if name == "auto":
         return profiles.choose(device.type, total_bytes)
-    return profiles.by_name(name)
+    return read_profile(Path(name)) if is_file(name) else profiles.by_name(name)
 
 
 def _library(folders: Sequence[Path]) -> Library:

@@ -124,7 +124,7 @@ def by_name(name: str) -> MemoryProfile:
         f"There is no memory profile {name!r}.",
         field="profile",
         value=name,
-        remedy=f"Choose one of {', '.join(profile.name for profile in PROFILES)}.",
+        remedy=f"Choose one of {', '.join(profile.name for profile in PROFILES)}, or a .yaml file.",
     )
 
 

@@ -181,6 +181,17 @@ def defaults(db: Database) -> dict[str, dict[str, Any]]:
     return {row["name"]: row["defaults"] for row in rows}
 
 
+def loadable(db: Database) -> dict[str, frozenset[str]]:
+    """The usable checkpoints of each host that has registered any file."""
+    rows = db.all(
+        """SELECT host, coalesce(array_agg(name) FILTER (WHERE kind = %(kind)s AND error IS NULL),
+                                 '{}') AS names
+           FROM asset_files GROUP BY host""",
+        {"kind": CHECKPOINT},
+    )
+    return {row["host"]: frozenset(row["names"]) for row in rows}
+
+
 def hashes(db: Database, host: str) -> dict[str, str]:
     """Path to ``sha256`` of the files of ``host`` that were hashed; a LoRA's of its weights."""
     rows = db.all(

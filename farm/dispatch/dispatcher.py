@@ -6,10 +6,11 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
 from farm.broker.queue import Publisher
-from farm.db import backlog, leases, sessions
+from farm.db import assets, backlog, leases, sessions
 from farm.db.database import Database
 from farm.dispatch.accounts import Accounts
 from farm.dispatch.leadership import Leadership, leadership
@@ -43,6 +44,7 @@ class Dispatcher:
         self._publisher = publisher
         self._needs = Needs(db)
         self._accounts = Accounts()
+        self._loadable: Mapping[str, frozenset[str]] = {}
         self._served: dict[int, float] = {}
         self._sent: dict[str, str] = {}
         self._tidied = 0.0
@@ -99,6 +101,7 @@ class Dispatcher:
                 capacity=session.capacity,
                 held=session.running + session.assigned,
                 warm=frozenset([*session.resident, *filter(None, [self._sent.get(session.id)])]),
+                can_load=self._loadable.get(session.host),
             )
             for session in live
             if session.state == "live" and session.id not in suspects
@@ -151,6 +154,7 @@ class Dispatcher:
     def _tidy(self) -> None:
         self._reap()
         self._republish()
+        self._loadable = assets.loadable(self._db)
         self._accounts.settle(backlog.spent(self._db, seconds=_LOOK_BACK))
         for batch_id in backlog.finish(self._db):
             self._needs.forget(batch_id)

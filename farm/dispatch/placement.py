@@ -71,13 +71,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Seat:
-    """A live session: how many jobs it may hold, how many it holds, which checkpoints."""
+    """A live session: how many jobs it may hold, how many it holds, which checkpoints.
+
+    Attributes:
+        warm: checkpoints in its memory, or on their way there.
+        can_load: those that its host has; None if that is not known.
+    """
 
     session_id: str
     worker: str
     capacity: int
     held: int
     warm: frozenset[str] = frozenset()
+    can_load: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -238,6 +244,8 @@ def _pick_in_class(
 
 def _may_take(run: Run, place: _Place, workers: set[str]) -> bool:
     if run.alone and place.held:
+        return False
+    if place.seat.can_load is not None and run.checkpoint not in place.seat.can_load:
         return False
     # Another worker gets a failed job, as long as there is another.
     return run.avoid != place.seat.worker or workers == {run.avoid}

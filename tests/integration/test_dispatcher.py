@@ -12,7 +12,8 @@ import redis
 
 from farm.broker.progress import client_url
 from farm.broker.queue import Publisher, queue_name
-from farm.db import batches, leases, sessions, users
+from farm.db import assets, batches, leases, sessions, users
+from farm.db.assets import Asset
 from farm.db.batches import Batch, NewBatch
 from farm.db.database import Database
 from farm.db.leases import Ending, Lease
@@ -362,3 +363,22 @@ def test_a_batch_can_become_more_important(db: Database, dispatcher: Dispatcher)
     dispatcher.cycle()
     assert in_flight(db) == {second: 4}
     assert first not in in_flight(db)
+
+
+def test_a_job_goes_only_to_hosts_that_have_its_checkpoint(
+    db: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatching, "_TIDY", 0.0)
+    name = str(TEMPLATE["checkpoint"])
+
+    def file(host: str, error: str | None) -> None:
+        asset = Asset(name, "sdxl", 1, f"/models/{name}", {}, error)
+        assets.register(db, host, [asset], folders=["/models"])
+
+    file("host", "It is cut short.")
+    batch = submit(db, 2)
+    worker(db)
+    assert dispatcher.cycle() == 0
+    file("host", None)
+    assert dispatcher.cycle() == 2
+    assert in_flight(db) == {batch: 2}

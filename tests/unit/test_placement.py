@@ -12,8 +12,11 @@ from farm.db.leases import Claim
 from farm.dispatch.placement import BURST, PATIENCE, SLACK, Claimant, Run, Seat, Snapshot, place
 
 
-def seat(name: str, *, capacity: int = 4, held: int = 0, warm: str = "") -> Seat:
-    return Seat(name, name, capacity, held, frozenset(warm.split()))
+def seat(
+    name: str, *, capacity: int = 4, held: int = 0, warm: str = "", can_load: str | None = None
+) -> Seat:
+    has = None if can_load is None else frozenset(can_load.split())
+    return Seat(name, name, capacity, held, frozenset(warm.split()), has)
 
 
 def run(batch: int, checkpoint: str = "a", *, count: int = 1, **fields: object) -> Run:
@@ -51,6 +54,10 @@ def placed(seats: list[Seat], runs: list[Run]) -> list[tuple[int, str, int]]:
         ([seat("s"), seat("t")], [run(1, ord=3, avoid="s")], [(1, "t", 1)]),
         ([seat("s")], [run(1, ord=3, avoid="s")], [(1, "s", 1)]),
         ([seat("s"), seat("t", held=4)], [run(1, ord=3, avoid="s")], []),
+        # A checkpoint is loaded where there is one.
+        ([seat("s", can_load="b"), seat("t", can_load="a")], [run(1, count=9)], [(1, "t", 4)]),
+        ([seat("s", can_load="b")], [run(1)], []),
+        ([seat("s", can_load="b")], [run(1), run(2, "b")], [(2, "s", 1)]),
         # A suspect waits for an empty session and gets it to itself.
         ([seat("s", held=1)], [run(1, ord=3, alone=True)], []),
         ([seat("s")], [run(1, ord=3, alone=True), run(2)], [(1, "s", 1)]),

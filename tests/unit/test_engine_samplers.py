@@ -68,7 +68,7 @@ def test_who_joins_at_another_step_changes_nobody() -> None:
         np.testing.assert_allclose(image, alone(job), rtol=0, atol=1e-5, err_msg=str(job))
 
 
-@pytest.mark.parametrize("place", range(len(CROWD)))
+@pytest.mark.parametrize("place", range(0, len(CROWD), 4))
 def test_a_strict_job_is_bit_equal_among_other_samplers(place: int) -> None:
     strict = CROWD[place].model_copy(update={"strict": True})
     crowd = Bench().render(*CROWD[:place], strict, *CROWD[place + 1 :])

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from farm.spec.sampling import NoiseOptions
-from farm.worker.samplers.brownian import BrownianPath
+from farm.worker.samplers.brownian import POOL, BrownianPath, spawned
 from farm.worker.samplers.noise import ImageNoise, slerp
 from farm.worker.samplers.philox import normal, philox
 from farm.worker.samplers.program import FRESH, Draw
@@ -66,6 +68,13 @@ def test_nv_noise_is_normal_and_depends_on_seed_call_and_place() -> None:
     assert np.array_equal(numbers[:100], normal(2**40 + 1, 3, 100))
     for other in (normal(1, 3, 100), normal(2**40 + 1, 4, 100)):
         assert not np.isin(numbers[:100], other).any()
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), st.integers(0, 40))
+def test_a_spawned_seed_is_numpy_s(entropy: int, place: int, depth: int) -> None:
+    parent = np.random.SeedSequence(entropy, pool_size=POOL)
+    child = np.random.SeedSequence(entropy, spawn_key=(place, depth), pool_size=POOL)
+    assert spawned(int(parent.pool[0]), (place, depth)) == child.generate_state(1)[0]
 
 
 @pytest.mark.parametrize("case", VECTORS.files)

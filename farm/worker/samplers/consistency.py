@@ -7,9 +7,10 @@ from dataclasses import replace
 from itertools import pairwise
 from math import floor, log, sqrt
 
+import numpy as np
+
 from farm.worker.samplers.algebra import D, X, Z
 from farm.worker.samplers.course import Course
-from farm.worker.samplers.model_sigmas import ModelSigmas
 from farm.worker.samplers.program import FRESH, Step
 from farm.worker.samplers.schedules import consistency_timesteps
 
@@ -23,8 +24,10 @@ def lcm(course: Course) -> Iterator[Step]:
     The model is told the nearest of the timesteps it learnt, and its estimate is blended with
     the latent so that at timestep 0 it would be the latent itself.
     """
+    taught = consistency_timesteps(course.model)
+    levels = np.log([course.model.sigma(t) for t in taught])
     for sigma, following in pairwise(course.sigmas):
-        t = _nearest_taught(course.model, sigma)
+        t = float(taught[np.abs(levels - log(sigma)).argmin()])
         scaled = t * TIMESTEP_SCALING
         kept = SIGMA_DATA**2 / (scaled**2 + SIGMA_DATA**2)
         estimate = D * (scaled / sqrt(scaled**2 + SIGMA_DATA**2)) + X * kept
@@ -51,8 +54,3 @@ def tcd(course: Course) -> Iterator[Step]:
             return
         up = sqrt(max(following**2 - down**2, 0.0))
         yield course.step(sigma, x + Z * up, draw=FRESH if up else None)
-
-
-def _nearest_taught(model: ModelSigmas, sigma: float) -> float:
-    taught = consistency_timesteps(model)
-    return float(min(taught, key=lambda t: abs(log(model.sigma(t) / sigma))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 
 import pytest
@@ -114,6 +115,50 @@ def test_whatever_the_brackets_segments_are_not_empty_and_neighbours_differ(text
     for section in found:
         assert all(segment.text for segment in section)
         assert all(one.weight != two.weight for one, two in pairwise(section))
+
+
+def character_by_character(text: str) -> list[tuple[str, float]]:
+    """Every character with its weight: whatever closes multiplies all since it was opened."""
+    found: list[tuple[str, float]] = []
+    open_at: dict[str, list[int]] = {"(": [], "[": []}
+    place = 0
+
+    def multiply(since: int, factor: float) -> None:
+        found[since:] = [(character, weight * factor) for character, weight in found[since:]]
+
+    while place < len(text):
+        number = re.match(r":\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*\)", text[place:])
+        character = text[place]
+        place += 1
+        if character == "\\":
+            if text[place : place + 1] in tuple("()[]\\"):
+                found.append((text[place], 1.0))
+                place += 1
+        elif character in open_at:
+            open_at[character].append(len(found))
+        elif number and open_at["("]:
+            multiply(open_at["("].pop(), float(number[1]))
+            place += number.end() - 1
+        elif character == ")" and open_at["("]:
+            multiply(open_at["("].pop(), 1.1)
+        elif character == "]" and open_at["["]:
+            multiply(open_at["["].pop(), 1 / 1.1)
+        else:
+            found.append((character, 1.0))
+    for since in open_at["("]:
+        multiply(since, 1.1)
+    for since in open_at["["]:
+        multiply(since, 1 / 1.1)
+    return found
+
+
+@given(st.text(st.sampled_from("()[]:\\ 2.5-ab"), max_size=30))
+def test_weights_are_those_of_multiplying_ranges(text: str) -> None:
+    (found,) = sections(text)
+    weighed = [(character, part.weight) for part in found for character in part.text]
+    expected = character_by_character(text)
+    assert [character for character, _ in weighed] == [character for character, _ in expected]
+    assert [weight for _, weight in weighed] == pytest.approx([weight for _, weight in expected])
 
 
 @given(st.lists(st.floats(0.1, 2).map(lambda weight: round(weight, 2)), max_size=6))

@@ -175,6 +175,15 @@ class JobWithAttempts(Job):
     attempts: list[dict[str, Any]]
 
 
+class Reason(BaseModel):
+    """Why a job is where it is, and what would change that."""
+
+    job: str
+    state: str
+    reason: str
+    remedy: str | None
+
+
 class JobPage(BaseModel):
     """Jobs in the order of the batch."""
 

@@ -105,6 +105,25 @@ def cancel(
         output.console().print(f"batch {batch.id}: {output.counts_line(batch.counts)}")
 
 
+def why(
+    id: Annotated[str, typer.Argument(metavar="JOB", help="A job, such as 12-3.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say why a job is where it is, and what would change that.
+
+    Example: farm why 12-3
+    """
+    with Farm() as farm:
+        told = farm.why(id)
+    if as_json:
+        output.print_json(told)
+        return
+    screen = output.console()
+    screen.print(f"job {told['job']} {told['state']}: {told['reason']}", markup=False)
+    if told["remedy"]:
+        screen.print(told["remedy"], markup=False)
+
+
 def pause(
     ids: Annotated[list[str], typer.Argument(metavar="BATCH...", help="Batches to pause.")],
 ) -> None:

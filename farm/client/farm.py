@@ -91,6 +91,10 @@ class Farm:
         """The job of that id, such as ``12-3``, or NotFound."""
         return Job(self._transport.get(f"/v1/jobs/{_segment(id)}"), self._transport)
 
+    def why(self, id: str) -> dict[str, Any]:
+        """Why the job of that id is where it is: ``reason``, and a ``remedy`` or None."""
+        return dict(self._transport.get(f"/v1/jobs/{_segment(id)}/why"))
+
     def workers(self) -> list[dict[str, Any]]:
         return list(self._transport.get("/v1/workers")["workers"])
 

@@ -24,10 +24,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from farm.db.leases import Claim
+from farm.spec.batch import INTERACTIVE_FROM, NORMAL_FROM
 
 INTERACTIVE, NORMAL, BACKGROUND = 2, 1, 0
-INTERACTIVE_FROM, NORMAL_FROM = 80, 30
-"""Lowest priorities of a class."""
 
 LOOKAHEAD = 32
 """How many batches a free session looks through for one whose checkpoint it holds."""

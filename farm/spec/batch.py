@@ -27,6 +27,8 @@ _SHORT_HASH = re.compile(r" ?\[[0-9a-f]{8,64}\]$")
 PLAIN = {"prompt": "", "negative_prompt": "", "strict": False}
 """Fields that a batch shows even if nobody set them."""
 
+INTERACTIVE_FROM, NORMAL_FROM = 80, 30
+"""Lowest priorities of the interactive and of the normal class; below is background."""
 PRIORITIES = {"interactive": 90, "normal": 50, "background": 10}
 
 

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from farm.api.deps import Services
+from farm.db import leases, sessions
+from farm.db.leases import Claim
 from tests.standin import ERROR, STATS, StandIn
 
 Json = dict[str, Any]
@@ -257,3 +260,23 @@ def test_only_a_sound_priority_can_be_set(
     answer = api.patch(made["links"]["self"], json=body)
     assert (answer.status_code, answer.json()["field"]) == (422, field)
     assert api.get(made["links"]["self"]).json()["priority"] == 50
+
+
+def test_why_a_job_is_where_it_is(api: TestClient, services: Services, worker: StandIn) -> None:
+    def why(job: str) -> str:
+        return str(api.get(f"/v1/jobs/{job}/why").json()["reason"])
+
+    first = api.post("/v1/batches", json={"prompt": "a lion", "count": 9}).json()["id"]
+    second = api.post("/v1/batches", json={"prompt": "a frog", "count": 3}).json()["id"]
+    assert why(f"{first}-0") == "A place is free; it is about to be placed."
+    assert "1 job of its own batch go before it" in why(f"{first}-1")
+    assert "9 jobs of local's other batches and 2 jobs of its own" in why(f"{second}-2")
+    api.post(f"/v1/batches/{second}:pause")
+    assert why(f"{second}-0") == f"Batch {second} is paused."
+    leases.claim(services.db, [Claim(int(first), worker.session, count=8)])
+    assert why(f"{first}-7").startswith("It is with cpu0")
+    assert "All places of cpu0 are taken" in why(f"{first}-8")
+    sessions.close(services.db, worker.session)
+    assert why(f"{first}-8") == "No worker is alive."
+    missing = api.get(f"/v1/jobs/{first}-9/why")
+    assert (missing.status_code, missing.json()["field"]) == (404, "job")

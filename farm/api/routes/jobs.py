@@ -9,9 +9,10 @@ from starlette.responses import Response
 
 from farm.api import names, thumbnails
 from farm.api.deps import Serving
-from farm.api.schemas import JobWithAttempts
-from farm.db import images, jobs
+from farm.api.schemas import JobWithAttempts, Reason
+from farm.db import images, jobs, reasons
 from farm.db.images import Image
+from farm.dispatch.why import explain
 from farm.errors import NotFound
 from farm.spec.sampling import MAX_SIDE
 from farm.storage import ImageStore
@@ -26,6 +27,17 @@ def show(job: str, services: Serving) -> JobWithAttempts:
     if found is None:
         raise names.no_job(job)
     return JobWithAttempts.of(found.job, attempts=found.attempts)
+
+
+@router.get("/jobs/{job}/why", tags=["jobs"], summary="Why a job is where it is")
+def why(job: str, services: Serving) -> Reason:
+    batch, ord = names.job_number(job)
+    found = jobs.fetch(services.db, batch, ord)
+    if found is None:
+        raise names.no_job(job)
+    known = reasons.facts(services.db, batch, ord, found.job.spec.checkpoint)
+    told = explain(batch, found.job.state, found.job.worker, known)
+    return Reason(job=job, state=found.job.state, reason=told.reason, remedy=told.remedy)
 
 
 @router.get(

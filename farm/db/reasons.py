@@ -1,0 +1,107 @@
+"""The facts that say why a job is where it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from farm.db import assets, sessions
+from farm.db.database import Database
+from farm.spec.batch import INTERACTIVE_FROM, NORMAL_FROM
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a waiting job's surroundings.
+
+    Attributes:
+        checkpoint: that it needs.
+        batch_state: ``open``, ``paused``, ``cancelled`` or ``done``.
+        user: whose it is.
+        retry_seconds: until it may be tried again; None unless it waits for that.
+        retry_reason: why the last attempt ended.
+        cap, in_flight: most jobs of the user in flight, None for any number, and how many are.
+        before_in_batch: jobs of its batch that are placed before it.
+        before_of_user: jobs of the user's other batches that are.
+        higher: jobs of other users in a higher class.
+        others: other users whose jobs of its class wait.
+        workers: that live and take jobs.
+        able: those of them whose host has the checkpoint.
+        free: places that are free on those.
+        queued: jobs that its worker holds and was given before it.
+    """
+
+    checkpoint: str
+    batch_state: str
+    user: str
+    retry_seconds: float | None
+    retry_reason: str | None
+    cap: int | None
+    in_flight: int
+    before_in_batch: int
+    before_of_user: int
+    higher: int
+    others: int
+    workers: tuple[str, ...]
+    able: tuple[str, ...]
+    free: int
+    queued: int
+
+
+_FACTS = """
+WITH job AS (
+    SELECT b.*, u.name AS user, u.max_in_flight AS cap,
+           (b.priority >= %(interactive)s)::int + (b.priority >= %(normal)s)::int AS class
+    FROM batches b JOIN users u ON u.id = b.user_id WHERE b.id = %(batch_id)s
+), waiting AS (
+    SELECT b.id, b.user_id, b.priority, b.total - b.cursor AS left,
+           (b.priority >= %(interactive)s)::int + (b.priority >= %(normal)s)::int AS class
+    FROM batches b
+    WHERE b.ended_at IS NULL AND b.state = 'open' AND b.cursor < b.total
+)
+SELECT job.state AS batch_state, job.user, job.cap,
+       (SELECT count(*) FROM leases l JOIN batches b ON b.id = l.batch_id
+        WHERE b.user_id = job.user_id) AS in_flight,
+       greatest(0, %(ord)s - job.cursor) AS before_in_batch,
+       coalesce((SELECT sum(w.left) FROM waiting w
+                 WHERE w.user_id = job.user_id AND w.id <> job.id
+                   AND (w.priority > job.priority
+                        OR (w.priority = job.priority AND w.id < job.id))), 0)::bigint
+           AS before_of_user,
+       coalesce((SELECT sum(w.left) FROM waiting w
+                 WHERE w.user_id <> job.user_id AND w.class > job.class), 0)::bigint AS higher,
+       (SELECT count(DISTINCT w.user_id) FROM waiting w
+        WHERE w.user_id <> job.user_id AND w.class = job.class) AS others,
+       extract(epoch FROM r.not_before - now())::float AS retry_seconds, r.reason AS retry_reason,
+       (SELECT count(*) FROM leases l JOIN leases own
+            ON own.batch_id = %(batch_id)s AND own.ord = %(ord)s
+           AND l.session_id = own.session_id AND l.assigned_at < own.assigned_at) AS queued
+FROM job LEFT JOIN requeue r ON r.batch_id = job.id AND r.ord = %(ord)s
+"""
+
+
+def facts(db: Database, batch_id: int, ord: int, checkpoint: str) -> Facts:
+    """The facts of a job that exists."""
+    row = db.one(
+        _FACTS,
+        {
+            "batch_id": batch_id,
+            "ord": ord,
+            "interactive": INTERACTIVE_FROM,
+            "normal": NORMAL_FROM,
+        },
+    )
+    assert row is not None
+    live = [session for session in sessions.live(db) if session.state == "live"]
+    loadable = assets.loadable(db)
+    able = [
+        session
+        for session in live
+        if session.host not in loadable or checkpoint in loadable[session.host]
+    ]
+    return Facts(
+        checkpoint=checkpoint,
+        workers=tuple(session.worker for session in live),
+        able=tuple(session.worker for session in able),
+        free=sum(max(0, s.capacity - s.running - s.assigned) for s in able),
+        **row,
+    )

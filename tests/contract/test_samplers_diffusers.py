@@ -22,6 +22,8 @@ from farm.worker.samplers.schedules import Span, karras
 from tests.analytic import denoised, fresh, run
 from tests.fake_models import ALPHAS
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 MODEL = ModelSigmas(ALPHAS)
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 LEADING = BETAS | {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": True}

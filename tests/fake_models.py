@@ -145,6 +145,7 @@ class FakeModels:
         self.loads: list[str] = []
         self.resident: tuple[str, ...] = ()
         self.bytes = 0
+        self.idle = 0
 
     def get(self, name: str) -> FakeCheckpoint:
         if name not in self.known:
@@ -157,6 +158,11 @@ class FakeModels:
     @contextmanager
     def use(self, name: str) -> Iterator[FakeCheckpoint]:
         yield self.get(name)
+
+    def shed(self) -> bool:
+        """One more checkpoint that nobody uses leaves, if there is one."""
+        self.idle -= 1
+        return self.idle >= 0
 
 
 def profile(rows: int = 16) -> MemoryProfile:

@@ -47,7 +47,8 @@ class Waiting:
         stage: what it waits for.
         width, height: of its latent's image, in pixels; known before the text is encoded.
         loras: on the UNet; likewise known before.
-        rows: of a forward that it takes: 2 with guidance, 1 without.
+        rows: of a forward that its next call of the model takes: one for each part of its prompt,
+            and one for the negative prompt if that counts in this call.
         blocks: of 77 tokens that its texts repeat to; 1 while not encoded.
         alone: its texts cannot share a call of the model, not even with each other.
         strict: pins the shape of the forward.

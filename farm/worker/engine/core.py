@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from time import monotonic, perf_counter
+from typing import TypeVar
 
 import torch
 
@@ -20,6 +23,7 @@ from farm.worker.engine.requests import Decode as DecodeRequest
 from farm.worker.engine.requests import EncodeText
 from farm.worker.engine.stopwatch import Stopwatch
 from farm.worker.engine.texts import TextCache
+from farm.worker.memory.exhaustion import out_of_memory
 from farm.worker.memory.meter import Meter
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.cache import ModelCache
@@ -29,6 +33,10 @@ from farm.worker.models.embeddings import EmbeddingShelf
 from farm.worker.models.kinds import EMBEDDING, LORA
 from farm.worker.models.lora_shelf import LoraShelf
 from farm.worker.models.patches import SIDES, Side
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Core:
@@ -124,11 +132,13 @@ class Core:
             self._wear(checkpoint, "text", request.loras, jobs)
             with self.pulse.doing("encode"):
                 watch = Stopwatch(self._device)
-                text = checkpoint.encode(
-                    *request.texts,
-                    negative=request.negative,
-                    reading=request.reading,
-                    embeddings=self._embeddings,
+                text = self._relieved(
+                    lambda: checkpoint.encode(
+                        *request.texts,
+                        negative=request.negative,
+                        reading=request.reading,
+                        embeddings=self._embeddings,
+                    )
                 )
                 watch.stop()
                 seconds = watch.seconds()
@@ -145,12 +155,23 @@ class Core:
         with self.pulse.doing("decode"), self.jobs.blame([job]):
             began = perf_counter()
             with self._models.use(request.checkpoint) as checkpoint:
-                image = checkpoint.decode(request.latent.value)
+                image = self._relieved(lambda: checkpoint.decode(request.latent.value))
             seconds = perf_counter() - began
             self.pulse.worked(seconds)
             job.ledger.decode_seconds += seconds
             job.ledger.gpu_seconds += seconds
             self.jobs.send(job, image)
+
+    def _relieved(self, work: Callable[[], T]) -> T:
+        """Once more without the checkpoints that are not in use, where memory ran out."""
+        try:
+            return work()
+        except Exception as error:
+            if not out_of_memory(error) or not self._models.shed():
+                raise
+            traceback.clear_frames(error.__traceback__)
+            log.warning("memory ran out, checkpoints that are not in use leave: %r", error)
+        return work()
 
     def _forward(self, forward: Forward) -> None:
         jobs = self.jobs.present(forward.orders)

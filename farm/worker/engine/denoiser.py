@@ -177,7 +177,8 @@ class Denoiser:
             self._jobs.send(job, job.close())
 
     def _recover(self, error: Exception, forward: Forward, checkpoint: Checkpoint) -> None:
-        """After a forward that failed before any slot moved: smaller, or else one by one."""
+        """After a forward that failed before any slot moved: smaller, or beside fewer
+        checkpoints, or else one by one."""
         if device_lost(error):
             raise DeviceLost(str(error)) from error
         traceback.clear_frames(error.__traceback__)
@@ -189,7 +190,7 @@ class Denoiser:
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
             shape = (forward.checkpoint, forward.width, forward.height)
-            if self._limits.halve(*shape, rows=forward.bucket):
+            if self._limits.halve(*shape, rows=forward.bucket) or self._limits.shed():
                 return
         if len(jobs) == 1:
             self._jobs.fail(jobs, error)

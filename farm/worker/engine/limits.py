@@ -45,6 +45,10 @@ class RowLimits:
             self._rows[shape] = max(1, rows)
         return self._rows[shape]
 
+    def shed(self) -> bool:
+        """Have checkpoints that are not in use leave; False if there are none."""
+        return self._models.shed()
+
     def halve(self, name: str, width: int, height: int, *, rows: int) -> bool:
         """Remember that ``rows`` of this size ran out of memory; False if fewer cannot be."""
         if rows == 1:

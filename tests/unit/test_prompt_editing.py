@@ -161,6 +161,14 @@ def test_a_weight_beyond_reason_is_refused() -> None:
     assert refused.value.remedy
 
 
+def test_more_parts_than_anybody_means_are_refused() -> None:
+    assert len(parts(" AND ".join("a" * 32))) == 32
+    with pytest.raises(InvalidInput, match="33 parts joined by AND") as refused:
+        parts(" AND ".join("a" * 33))
+    assert (refused.value.field, refused.value.value) == ("prompt", 33)
+    assert refused.value.remedy
+
+
 def test_each_part_changes_by_itself() -> None:
     assert compile_prompt("[a:b:3] AND [c:d:5] :0.5", TEN) == (
         Course(1.0, ((0, "a"), (3, "b"))),

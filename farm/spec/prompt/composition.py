@@ -12,6 +12,7 @@ from typing import NamedTuple
 from farm.errors import InvalidInput
 
 MAX_WEIGHT = 1000.0
+MAX_PARTS = 32
 
 _AND = re.compile(r"\bAND\b")
 _WEIGHT = re.compile(r":\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*\Z")
@@ -31,9 +32,17 @@ def parts(prompt: str) -> tuple[Part, ...]:
     weight, and ``at 10:30`` is a time; webui 1.8 takes that to be a weight of 30.
 
     Raises:
-        InvalidInput: a weight beyond ``MAX_WEIGHT``.
+        InvalidInput: a weight beyond ``MAX_WEIGHT``, or more than ``MAX_PARTS`` parts: each is
+            work for the model in every step.
     """
     texts = _AND.split(prompt)
+    if len(texts) > MAX_PARTS:
+        raise InvalidInput(
+            f"The prompt has {len(texts)} parts joined by AND.",
+            field="prompt",
+            value=len(texts),
+            remedy=f"Join at most {MAX_PARTS}; write `and` where you mean the word.",
+        )
     if len(texts) == 1:
         return (Part(prompt),)
     return tuple(map(_weighed, texts))

@@ -14,13 +14,12 @@ WEIGHT = 0.1
 
 
 def units(spec: JobSpec) -> float:
-    """The size of a job: model calls of 512x512 pixels.
+    """The size of a job: rows of model calls, of 512x512 pixels each.
 
     Attention grows faster than the pixels and overheads slower; for images of like size, which is
     what a checkpoint mostly makes, the learnt rate takes that up.
     """
-    rows = 1 if spec.cfg_scale == 1 else 2
-    return spec.steps * rows * spec.width * spec.height / PIXELS
+    return spec.model_rows * spec.width * spec.height / PIXELS
 
 
 class Costs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import fsum
+from math import fsum, inf
 from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_validator
@@ -12,8 +12,9 @@ from farm.spec import networks
 from farm.spec.guidance import GuidanceOptions
 from farm.spec.problems import refusal
 from farm.spec.prompt.comments import without_comments
-from farm.spec.prompt.composition import parts
+from farm.spec.prompt.composition import Part, parts
 from farm.spec.prompt.emphasis import sections
+from farm.spec.prompt.table import timeline
 from farm.spec.reading import ReadingOptions
 from farm.spec.samplers import SAMPLERS, sampler_name
 from farm.spec.sampling import (
@@ -92,11 +93,23 @@ class JobSpec(SamplingOptions, NoiseOptions, ReadingOptions, GuidanceOptions):
         return prompt
 
     @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of the prompt, at least one."""
+        return parts(networks.parse(self.prompt).text)
+
+    @property
     def guided(self) -> bool:
         """Whether the negative prompt has an effect."""
-        prompt = networks.parse(self.prompt).text
-        towards = self.cfg_scale * fsum(part.weight for part in parts(prompt))
+        towards = self.cfg_scale * fsum(part.weight for part in self.parts)
         return towards != 1 or SAMPLERS[self.sampler].negative
+
+    @property
+    def model_rows(self) -> int:
+        """Rows that the model computes for it in all; NGMS, which depends on the model's noise
+        levels, makes them fewer."""
+        calls, guidance = timeline(self.sampler, self.steps).steps, self.guidance
+        guided = sum(guidance.guides(call, calls, inf) for call in range(calls))
+        return calls * len(self.parts) + guided * self.guided
 
     @property
     def sampling(self) -> SamplingOptions:

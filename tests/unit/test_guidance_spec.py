@@ -63,6 +63,23 @@ def test_whether_the_negative_prompt_has_an_effect(fields: dict[str, Any], guide
 
 
 @pytest.mark.parametrize(
+    ("fields", "rows"),
+    [
+        ({"steps": 10}, 20),
+        ({"steps": 10, "cfg_scale": 1}, 10),
+        ({"steps": 10, "sampler": "Heun"}, 40),
+        ({"steps": 10, "prompt": "a AND b AND c"}, 40),
+        ({"steps": 10, "guidance_end": 0.5}, 15),
+        ({"steps": 10, "skip_early_cond": 1}, 10),
+        ({"steps": 10, "s_min_uncond": 15}, 20),
+    ],
+    ids=str,
+)
+def test_how_many_rows_a_job_is_in_all(fields: dict[str, Any], rows: int) -> None:
+    assert JobSpec.model_validate({**VALUES, **fields}).model_rows == rows
+
+
+@pytest.mark.parametrize(
     ("fields", "field", "says"),
     [
         ({"clip_skip": 0}, "clip_skip", "Use 1 or more."),

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from farm.spec import networks
 from farm.spec.job import JobSpec
-from farm.spec.prompt.composition import parts
 from farm.worker.engine.batcher import Stage, Waiting
 from farm.worker.engine.guide import Guide
 from farm.worker.engine.requests import Decode, Denoise, EncodeText, Made, Request
@@ -37,6 +36,7 @@ class Job:
     Attributes:
         key: what its owner calls it.
         order: its age in the engine, the lower the older.
+        rank: the higher goes first, whatever its age.
         request: what the recipe waits for.
         lift: precisions above the checkpoint's own in which it must be denoised.
         slot: its place on the device, from the first step to the last.
@@ -46,19 +46,19 @@ class Job:
     request: Request
     _waiting: Waiting
 
-    def __init__(self, key: str, spec: JobSpec, order: int) -> None:
+    def __init__(self, key: str, spec: JobSpec, order: int, rank: int = 1) -> None:
         self.key = key
         self.spec = spec
         self.order = order
+        self.rank = rank
         self.future: Future[Rendered] = Future()
         self.future.set_running_or_notify_cancel()
         self.ledger = Ledger()
         self.lift = 0
         self.slot: Slot | None = None
         self.image: Tensor | None = None
-        asked = networks.parse(spec.prompt)
-        self._loras = asked.unet
-        self._rows = len(parts(asked.text)) + spec.guided
+        self._loras = networks.parse(spec.prompt).unet
+        self._rows = len(spec.parts) + spec.guided
         self._recipe = txt2img(spec)
         self._wait_for(next(self._recipe))
         self._denoise_began = 0.0
@@ -132,4 +132,5 @@ class Job:
             alone=blocks > max(NEAR_BLOCKS, *lengths),
             strict=self.spec.strict,
             lift=self.lift,
+            rank=self.rank,
         )

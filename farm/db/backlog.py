@@ -57,7 +57,8 @@ class Spent:
 _OPEN = """
 SELECT id, user_id, priority, cursor, total
 FROM (SELECT *, row_number() OVER (PARTITION BY user_id ORDER BY priority DESC, id) AS place
-      FROM batches WHERE ended_at IS NULL AND state = 'open' AND cursor < total) b
+      FROM batches
+      WHERE ended_at IS NULL AND state = 'open' AND cursor < total AND priority >= %(least)s) b
 WHERE place <= %(each)s
 ORDER BY place, priority DESC, id LIMIT %(limit)s
 """
@@ -79,18 +80,19 @@ FROM attempts WHERE ended_at > now() - make_interval(secs => %(seconds)s)
 _RETRIES = """
 SELECT r.batch_id, r.ord, b.user_id, b.priority, r.crashes, r.avoid
 FROM requeue r JOIN batches b ON b.id = r.batch_id
-WHERE r.not_before <= now() AND b.state = 'open'
+WHERE r.not_before <= now() AND b.state = 'open' AND b.priority >= %(least)s
 ORDER BY b.priority DESC, r.batch_id, r.ord LIMIT %(limit)s
 """
 
 
-def open_batches(db: Database, *, each: int, limit: int) -> list[OpenBatch]:
+def open_batches(db: Database, *, least: int, each: int, limit: int) -> list[OpenBatch]:
     """Open batches with unclaimed jobs: of each user the first, then the second, and so on.
 
     A user's batches come in the order in which they are to be served: highest priority first,
-    then oldest.
+    then oldest. Only those of priority ``least`` and up.
     """
-    return [OpenBatch(**row) for row in db.all(_OPEN, {"each": each, "limit": limit})]
+    values = {"least": least, "each": each, "limit": limit}
+    return [OpenBatch(**row) for row in db.all(_OPEN, values)]
 
 
 def entitled(db: Database, waiting: Collection[int]) -> list[Entitled]:
@@ -103,9 +105,9 @@ def spent(db: Database, *, seconds: float) -> list[Spent]:
     return [Spent(**row) for row in db.all(_SPENT, {"seconds": seconds})]
 
 
-def retries(db: Database, *, limit: int) -> list[Retry]:
-    """Jobs whose time to be retried has come."""
-    return [Retry(**row) for row in db.all(_RETRIES, {"limit": limit})]
+def retries(db: Database, *, least: int, limit: int) -> list[Retry]:
+    """Jobs of priority ``least`` and up whose time to be retried has come."""
+    return [Retry(**row) for row in db.all(_RETRIES, {"least": least, "limit": limit})]
 
 
 def suspects(db: Database, *, crashes: int) -> set[str]:

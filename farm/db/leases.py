@@ -41,6 +41,7 @@ class Started:
     cancel_requested: bool
     assigned_seconds: float
     queue_seconds: float
+    priority: int
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ WHERE leases.batch_id = %(batch_id)s AND leases.ord = %(ord)s AND leases.attempt
   AND (leases.started_at IS NULL OR %(again)s)
 RETURNING leases.failures, leases.crashes, leases.cancel_requested,
           extract(epoch FROM now() - leases.assigned_at)::float AS assigned_seconds,
-          extract(epoch FROM now() - b.created_at)::float AS queue_seconds
+          extract(epoch FROM now() - b.created_at)::float AS queue_seconds, b.priority
 """
 """START an attempt: no row means a stale or repeated message."""
 

@@ -17,6 +17,7 @@ from farm.dispatch.leadership import Leadership, leadership
 from farm.dispatch.needs import Needs
 from farm.dispatch.placement import Run, Seat, Snapshot, place
 from farm.errors import Unavailable
+from farm.spec.batch import INTERACTIVE_EXTRA, INTERACTIVE_FROM
 from farm.spec.moves import FATAL_CRASHES, runs_alone
 
 _log = logging.getLogger(__name__)
@@ -106,14 +107,16 @@ class Dispatcher:
             for session in live
             if session.state == "live" and session.id not in suspects
         ]
-        if not any(seat.held < seat.capacity for seat in seats):
+        free = max((seat.capacity - seat.held for seat in seats), default=-INTERACTIVE_EXTRA)
+        if free <= -INTERACTIVE_EXTRA:
             return Snapshot(seats, ())
-        runs = self._waiting(now)
+        runs = self._waiting(now, least=0 if free > 0 else INTERACTIVE_FROM)
         users = backlog.entitled(self._db, {run.user for run in runs})
         return Snapshot(seats, runs, self._accounts.claimants(users))
 
-    def _waiting(self, now: float) -> list[Run]:
-        """Retries and the heads of open batches, as each user wants them served."""
+    def _waiting(self, now: float, *, least: int) -> list[Run]:
+        """Retries and the heads of open batches of priority ``least`` and up, as each user wants
+        them served."""
         retries = [
             replace(
                 self._run(retry.batch_id, retry.ord, now),
@@ -123,7 +126,7 @@ class Dispatcher:
                 avoid=retry.avoid,
                 alone=runs_alone(retry.crashes),
             )
-            for retry in backlog.retries(self._db, limit=_MANY)
+            for retry in backlog.retries(self._db, least=least, limit=_MANY)
         ]
         heads = [
             replace(
@@ -132,7 +135,7 @@ class Dispatcher:
                 user=batch.user_id,
                 count=min(self._needs.of(batch.id, batch.cursor).until, batch.total) - batch.cursor,
             )
-            for batch in backlog.open_batches(self._db, each=_EACH, limit=_MANY)
+            for batch in backlog.open_batches(self._db, least=least, each=_EACH, limit=_MANY)
         ]
         return sorted(
             retries + heads, key=lambda run: (-run.priority, run.batch_id, run.ord is None)

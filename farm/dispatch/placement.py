@@ -24,9 +24,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from farm.db.leases import Claim
-from farm.spec.batch import INTERACTIVE_FROM, NORMAL_FROM
+from farm.spec.batch import INTERACTIVE_EXTRA, rank
 
-INTERACTIVE, NORMAL, BACKGROUND = 2, 1, 0
+INTERACTIVE, NORMAL = 2, 1
 
 LOOKAHEAD = 32
 """How many batches a free session looks through for one whose checkpoint it holds."""
@@ -110,30 +110,41 @@ class Snapshot:
 
 
 def place(snapshot: Snapshot) -> list[Claim]:
-    """Fill the free places of the least loaded sessions, one job at a time."""
+    """Fill the free places of the least loaded sessions, one job at a time.
+
+    Interactive jobs come first, and find a few places more than there are for others.
+    """
     places = [_Place(seat, seat.held, set(seat.warm)) for seat in snapshot.seats]
-    workers = {seat.worker for seat in snapshot.seats}
     queue = _Queue(snapshot)
+    taken = _fill(places, queue, lowest=INTERACTIVE, extra=INTERACTIVE_EXTRA)
+    return _claims(taken + _fill(places, queue, lowest=0, extra=0))
+
+
+def _fill(
+    places: Sequence[_Place], queue: _Queue, *, lowest: int, extra: int
+) -> list[tuple[Run, str]]:
+    """Give jobs of a class or above places, ``extra`` ones beyond capacity included."""
+    workers = {place.seat.worker for place in places}
     heap = [
         (place.load, number)
         for number, place in enumerate(places)
-        if place.held < place.seat.capacity
+        if place.held < place.seat.capacity + extra
     ]
     heapq.heapify(heap)
     taken: list[tuple[Run, str]] = []
-    while heap and queue:
+    while heap and queue.holds(lowest):
         _, number = heapq.heappop(heap)
         chosen = places[number]
-        run = _pick(queue, chosen, workers)
+        run = _pick(queue.classes(lowest), chosen, workers)
         if run is None:
             continue
         queue.take(run)
         taken.append((run, chosen.seat.session_id))
-        chosen.held = chosen.seat.capacity if run.alone else chosen.held + 1
+        chosen.held = chosen.seat.capacity + extra if run.alone else chosen.held + 1
         chosen.warm.add(run.checkpoint)
-        if chosen.held < chosen.seat.capacity:
+        if chosen.held < chosen.seat.capacity + extra:
             heapq.heappush(heap, (chosen.load, number))
-    return _claims(taken)
+    return taken
 
 
 @dataclass
@@ -165,17 +176,19 @@ class _Queue:
             self._runs.setdefault((_class(run.priority, ahead), run.user), []).append(run)
         # Of each class, its users by what they have had.
         self._order: dict[int, list[tuple[float, int]]] = {}
-        for rank, user in self._runs:
+        for level, user in self._runs:
             if self._rooms[user] != 0:
-                insort(self._order.setdefault(rank, []), (self.times[user], user))
+                insort(self._order.setdefault(level, []), (self.times[user], user))
 
-    def __bool__(self) -> bool:
-        return any(self._order.values())
+    def holds(self, lowest: int) -> bool:
+        """Whether anything is left of that class or a higher one."""
+        return any(order for level, order in self._order.items() if level >= lowest)
 
-    def classes(self) -> Iterator[list[tuple[float, list[Run]]]]:
+    def classes(self, lowest: int) -> Iterator[list[tuple[float, list[Run]]]]:
         """Class by class, the highest first: (time, runs) of its users, the fairest first."""
-        for rank in sorted(self._order, reverse=True):
-            yield [(time, self._runs[rank, user]) for time, user in self._order[rank]]
+        for level in sorted(self._order, reverse=True):
+            if level >= lowest:
+                yield [(time, self._runs[level, user]) for time, user in self._order[level]]
 
     def take(self, run: Run) -> None:
         """One job of the run has a place, and its user has had as much more."""
@@ -185,8 +198,8 @@ class _Queue:
         self._left[run] -= 1
         if (room := self._rooms[user]) is not None:
             self._rooms[user] = room - 1
-        for rank, order in self._order.items():
-            runs = self._runs.get((rank, user))
+        for level, order in self._order.items():
+            runs = self._runs.get((level, user))
             if runs is None or (before, user) not in order:
                 continue
             order.remove((before, user))
@@ -203,13 +216,13 @@ _ANYBODY = Claimant()
 
 
 def _class(priority: int, ahead: float) -> int:
-    if priority >= INTERACTIVE_FROM and ahead < BURST:
-        return INTERACTIVE
-    return NORMAL if priority >= NORMAL_FROM else BACKGROUND
+    return min(rank(priority), INTERACTIVE if ahead < BURST else NORMAL)
 
 
-def _pick(queue: _Queue, place: _Place, workers: set[str]) -> Run | None:
-    for users in queue.classes():
+def _pick(
+    classes: Iterator[list[tuple[float, list[Run]]]], place: _Place, workers: set[str]
+) -> Run | None:
+    for users in classes:
         if (run := _pick_in_class(users, place, workers)) is not None:
             return run
     return None

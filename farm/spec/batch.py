@@ -29,7 +29,15 @@ PLAIN = {"prompt": "", "negative_prompt": "", "strict": False}
 
 INTERACTIVE_FROM, NORMAL_FROM = 80, 30
 """Lowest priorities of the interactive and of the normal class; below is background."""
+INTERACTIVE_EXTRA = 4
+"""Interactive jobs that a worker takes beyond what it otherwise holds: they do not wait for a
+place."""
 PRIORITIES = {"interactive": 90, "normal": 50, "background": 10}
+
+
+def rank(priority: int) -> int:
+    """The class of a priority: 2 interactive, 1 normal, 0 background."""
+    return (priority >= INTERACTIVE_FROM) + (priority >= NORMAL_FROM)
 
 
 def _priority(value: Any) -> Any:

@@ -17,7 +17,7 @@ from farm.db.database import Database
 from farm.db.leases import Ending, Lease, Started
 from farm.errors import Cancelled, FarmError, InvalidInput, Unavailable
 from farm.spec import networks
-from farm.spec.batch import BatchSpec
+from farm.spec.batch import BatchSpec, rank
 from farm.spec.infotext import infotext
 from farm.spec.job import JobSpec
 from farm.spec.moves import Move, judge
@@ -146,7 +146,7 @@ class Attempts:
 
     def _succeed(self, job: JobKey, started: Started) -> Ending:
         spec = self._job(job)
-        rendered = self._engine.submit(name(job), spec).result()
+        rendered = self._engine.submit(name(job), spec, rank=rank(started.priority)).result()
         with self._lock:
             self._rendered.add(job)
         began = time.perf_counter()

@@ -24,6 +24,7 @@ from farm.db import sessions
 from farm.db.database import Database
 from farm.db.sessions import NewSession
 from farm.settings import Settings
+from farm.spec.batch import INTERACTIVE_EXTRA
 from farm.storage import ImageStore
 from farm.supervisor import watch_lifeline
 from farm.worker.attempt import Attempts
@@ -137,7 +138,7 @@ class _Worker:
             consume(
                 self._settings.required("broker_url"),
                 self._new.id,
-                concurrency=self._new.capacity,
+                concurrency=self._new.capacity + INTERACTIVE_EXTRA,
                 run=self._attempts.run,
                 drain=self._begin_drain,
             )

@@ -40,7 +40,12 @@ class Player:
 
 
 @st.composite
-def players(draw: st.DrawFn, checkpoints: str = "abc", widths: tuple[int, ...] = (64, 128, 256)):
+def players(
+    draw: st.DrawFn,
+    checkpoints: str = "abc",
+    widths: tuple[int, ...] = (64, 128, 256),
+    ranks: tuple[int, ...] = (1,),
+):
     rows = draw(st.sampled_from([1, 2, 2]))
     view = Waiting(
         order=-1,
@@ -53,6 +58,7 @@ def players(draw: st.DrawFn, checkpoints: str = "abc", widths: tuple[int, ...] =
         alone=draw(st.sampled_from([False] * 5 + [True])),
         strict=draw(st.sampled_from([False, False, True])),
         loras=draw(st.sampled_from(SETS)),
+        rank=draw(st.sampled_from(ranks)),
     )
     return Player(view, texts=rows, steps=draw(st.integers(1, 6)))
 
@@ -153,3 +159,21 @@ def test_an_endless_stream_of_younger_jobs_starves_nobody(
         if order not in card.players:
             return
     raise AssertionError("the oldest job is still waiting")
+
+
+@settings(deadline=None, max_examples=100)
+@given(players(ranks=(2,)), st.lists(players(ranks=(0, 1)), max_size=12), st.integers(1, 2))
+def test_an_urgent_job_waits_for_none_of_the_others(
+    urgent: Player, others: list[Player], capacity: int
+) -> None:
+    card = Card(capacity)
+    for player in others:
+        card.join(player)
+        card.play()
+    card.join(urgent)
+    order = urgent.view.order
+    # At most what is decoded already, a load, and the texts of riders come in between.
+    rides = len(card.players)
+    for _ in range(rides + 1 + 3 * rides + urgent.texts + urgent.steps + 1 + rides):
+        card.play()
+    assert order not in card.players

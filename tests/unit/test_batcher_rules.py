@@ -232,3 +232,31 @@ class TestTurnsOfSets:
         decision = self.batcher().decide([self.WORN, waiting], ["a"], 101.0)
         assert isinstance(decision, Forward)
         assert decision.orders == (1,)
+
+
+def test_a_higher_rank_goes_first_and_the_others_ride_along() -> None:
+    chosen = forward(job(0, rows=2), job(1, rows=2), job(2, rank=2), rows=4)
+    assert chosen.orders == (2, 0)
+
+
+def test_it_waits_for_no_turn_of_a_lower_rank() -> None:
+    batcher = Batcher(lambda *_: 8, BUCKETS, patience=100.0)
+    slow = [job(0), job(1)]
+    batcher.decide(slow, ("a",), 0.0)
+    urgent = job(2, checkpoint="b", rank=2)
+    assert batcher.decide([*slow, urgent], ("a",), 1.0) == Load("b")
+    decision = batcher.decide([*slow, urgent], ("a", "b"), 2.0)
+    assert isinstance(decision, Forward)
+    assert decision.orders == (2,)
+    # Gone, it leaves the turn to those who stood where they were.
+    back = batcher.decide(slow, ("a", "b"), 3.0)
+    assert isinstance(back, Forward)
+    assert back.orders == (0, 1)
+
+
+def test_a_lower_rank_does_not_end_the_turn_of_a_higher_one() -> None:
+    batcher = Batcher(lambda *_: 8, BUCKETS)
+    urgent, slow = job(5, rank=2), job(0, checkpoint="b", rank=0)
+    decision = batcher.decide([slow, urgent], ("a", "b"), 0.0)
+    assert isinstance(decision, Forward)
+    assert decision.orders == (5,)

@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 from farm import __version__, errors
 from farm.cli import main
 
-MAKE = ["demo", "submit", "ls", "show", "watch", "cancel", "download", "prompt"]
-FARM = ["up", "key", "workers", "model", "doctor", "worker", "api", "dispatcher", "migrate"]
+MAKE = ["demo", "submit", "ls", "show", "why", "watch", "cancel", "download", "prompt"]
+MAKE += ["pause", "resume", "prio"]
+FARM = ["up", "key", "share", "workers", "model", "doctor", "worker", "api", "dispatcher"]
+FARM += ["migrate"]
 COMMANDS = [*MAKE, *FARM]
 
 runner = CliRunner()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from farm.worker.engine.job import Job
 from tests.by_hand import by_hand
 from tests.engine_bench import Bench, alone
 from tests.fake_models import FakeCheckpoint, spec
@@ -142,3 +143,19 @@ def test_a_heartbeat_says_what_is_being_done() -> None:
     bench.render(spec(steps=1, cfg_scale=1.0))
     assert seen == ["encode", "denoise", "decode"]
     assert bench.core.pulse.heartbeat.doing == "idle"
+
+
+def test_an_urgent_job_goes_first_and_the_others_go_on_where_they_stood() -> None:
+    bench = Bench(rows=2)
+    slow = bench.add(spec("a cat", 1, steps=6), spec("a bus", 2, steps=6, sampler="Euler a"))
+    bench.run(turns=6)
+    assert not any(job.image is not None for job in slow)
+    urgent = Job("urgent", spec("a dog", 3, steps=4), 9, 2)
+    bench.core.jobs.add(urgent)
+    before = len(bench.checkpoint.forwards)
+    while urgent.image is None:
+        bench.core.turn()
+    assert len(bench.checkpoint.forwards) - before <= 4 + 1  # its own, and one under way
+    bench.run()
+    for job, given in zip(slow, (job.spec for job in slow), strict=True):
+        np.testing.assert_array_equal(job.future.result(0).image, alone(given, rows=2))

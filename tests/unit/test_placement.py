@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from farm.db.leases import Claim
 from farm.dispatch.placement import BURST, PATIENCE, SLACK, Claimant, Run, Seat, Snapshot, place
+from farm.spec.batch import INTERACTIVE_EXTRA, INTERACTIVE_FROM
 
 
 def seat(
@@ -119,7 +120,7 @@ def test_a_higher_class_goes_first_whoever_has_had_less(above: int, below: int) 
     runs = [run(1, user=1, priority=below, count=9), run(2, user=2, priority=above, count=9)]
     users = {2: Claimant(time=50.0)}
     claims = place(Snapshot([seat("s")], runs, users))
-    assert [(claim.batch_id, claim.count) for claim in claims] == [(2, 4)]
+    assert {claim.batch_id for claim in claims} == {2}
 
 
 def test_a_number_within_a_class_moves_only_ones_own_batches() -> None:
@@ -198,8 +199,29 @@ def test_no_session_is_overfilled_and_no_place_stays_empty(
     for claim in claims:
         given_to[claim.session_id] += claim.count
         taken[claim.batch_id] += claim.count
+    urgent = {run.batch_id for run in runs if run.priority >= INTERACTIVE_FROM}
     free = {s.session_id: max(0, s.capacity - s.held) for s in seats}
-    assert all(count <= free[session] for session, count in given_to.items())
+    most = {s.session_id: max(0, s.capacity + INTERACTIVE_EXTRA - s.held) for s in seats}
+    assert all(count <= most[session] for session, count in given_to.items())
     assert all(taken[run.batch_id] <= run.count for run in runs)
     waiting = sum(run.count for run in runs)
-    assert sum(given_to.values()) == min(waiting, sum(free.values()))
+    placed = sum(given_to.values())
+    assert placed >= min(waiting, sum(free.values()))
+    if placed > sum(free.values()):
+        assert all(claim.batch_id in urgent for claim in claims if not free[claim.session_id])
+
+
+@pytest.mark.parametrize(
+    ("held", "urgent", "expected"),
+    [
+        (4, 9, [(2, "s", INTERACTIVE_EXTRA)]),  # full: only the extra places
+        (4 + INTERACTIVE_EXTRA, 9, []),
+        (3, 1, [(2, "s", 1)]),  # they count: no place is left for others
+        (2, 1, [(1, "s", 1), (2, "s", 1)]),
+    ],
+)
+def test_interactive_jobs_find_places_that_others_do_not(
+    held: int, urgent: int, expected: list[tuple[int, str, int]]
+) -> None:
+    runs = [run(1, count=9, user=1), run(2, count=urgent, priority=90, user=2)]
+    assert placed([seat("s", held=held)], runs) == expected

@@ -44,8 +44,8 @@ NOTHING = Facts(
         (
             "pending",
             {"before_in_batch": 40, "before_of_user": 1, "others": 2},
-            "All places of gpu0, gpu1 are taken; 1 job of ann's other batches and 40 jobs of its own"
-            " batch go before it; 2 other users take turns with ann.",
+            "All places of gpu0, gpu1 are taken; 1 job of ann's other batches and 40 jobs of its "
+            "own batch go before it; 2 other users take turns with ann.",
         ),
         ("pending", {"higher": 5, "free": 1}, "5 jobs of a higher class go before it."),
         ("succeeded", {}, "It has ended: succeeded."),

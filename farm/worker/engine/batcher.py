@@ -19,7 +19,9 @@ The rules, in order:
    have no near common multiple runs alone, one row at a time, and repeats nothing.
 6. A forward is padded to the smallest bucket that holds it. A ``strict`` job pins the largest
    bucket and its own text length, which makes its image bit-equal under any load.
-7. A job that needs a higher precision than its checkpoint is held in runs alone, one row at a
+7. A job of a higher rank is older than all of a lower one. Those stand where they are, between two
+   steps, and go on when it is done; they ride along where there are rows left.
+8. A job that needs a higher precision than its checkpoint is held in runs alone, one row at a
    time, so that it takes no more memory than others do.
 """
 
@@ -53,6 +55,7 @@ class Waiting:
         alone: its texts cannot share a call of the model, not even with each other.
         strict: pins the shape of the forward.
         lift: precisions above the checkpoint's own in which it must be denoised.
+        rank: the higher goes first, whatever its age.
     """
 
     order: int
@@ -66,6 +69,7 @@ class Waiting:
     strict: bool = False
     loras: Loras = ()
     lift: int = 0
+    rank: int = 1
 
     @property
     def weights(self) -> Weights:
@@ -156,6 +160,7 @@ class Batcher:
         """
         if not jobs:
             return None
+        jobs = sorted(jobs, key=lambda job: -job.rank)
         for job in jobs:
             if job.stage == "decode":
                 return Decode(job.order)
@@ -174,7 +179,9 @@ class Batcher:
         if (wanted.checkpoint in resident and worn == wanted.loras) or self._turn is None:
             return wanted
         current, began = self._turn
-        goes_on = current.checkpoint in resident and any(job.weights == current for job in jobs)
+        goes_on = current.checkpoint in resident and any(
+            job.weights == current and job.rank == jobs[0].rank for job in jobs
+        )
         return current if goes_on and now - began < self._patience else wanted
 
     def _advance(self, jobs: Sequence[Waiting]) -> Encode | Forward:

@@ -91,8 +91,12 @@ class Engine:
         self._thread.join(timeout + STOP_GRACE_SECONDS)
         return not self._thread.is_alive()
 
-    def submit(self, key: str, spec: JobSpec) -> Future[Rendered]:
+    def submit(self, key: str, spec: JobSpec, *, rank: int = 1) -> Future[Rendered]:
         """Queue a job behind those that are here.
+
+        Args:
+            rank: a job of a higher rank goes before all lower ones, from the next step on; they
+                stand where they are until it is done.
 
         Returns:
             A future of its image. It raises :class:`farm.errors.CheckpointError`,
@@ -114,7 +118,7 @@ class Engine:
                     value=key,
                     remedy="Wait for it, or cancel it first.",
                 )
-            job = Job(key, spec, next(self._orders))
+            job = Job(key, spec, next(self._orders), rank)
             self._futures[key] = job.future
             self._inbox.put(partial(self._core.jobs.add, job))
         return job.future

@@ -64,7 +64,9 @@ def _span(saying: Saying) -> str:
 
 
 def _words(saying: Saying) -> str:
-    return " | BREAK | ".join(map(_section, saying.sections))
+    read = " + ".join(str(tokens) for tokens in saying.chunks)
+    unit = "token" if saying.chunks == (1,) else "tokens"
+    return f"{' | BREAK | '.join(map(_section, saying.sections))} ({read} {unit})"
 
 
 def _section(section: Section) -> str:

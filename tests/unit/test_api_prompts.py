@@ -26,7 +26,7 @@ def test_a_prompt_is_explained(api: TestClient) -> None:
 
     def said(first: int, last: int, text: str, weighed: str, weight: float) -> dict[str, Any]:
         segments = [[{"text": weighed, "weight": weight}]]
-        return {"first": first, "last": last, "text": text, "sections": segments}
+        return {"first": first, "last": last, "text": text, "sections": segments, "chunks": [1]}
 
     assert answer.json() == {
         "calls": 2,

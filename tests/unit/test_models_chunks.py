@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farm.worker.models.chunks import Token, divide, frame
+from farm.spec.prompt.chunks import Token, divide
+from farm.worker.models.chunks import frame
 from farm.worker.models.embeddings import Embedding
 
 COMMA = 0
@@ -21,9 +22,13 @@ def embedding(count: int) -> Embedding:
     return Embedding("ink", {8: torch.zeros(count, 8)})
 
 
+def token(part: int | Embedding, weight: float = 1.0) -> Token[Any]:
+    return Token(part, weight, 1 if isinstance(part, int) else len(part))
+
+
 def lengths(*sections: list[int | Embedding]) -> list[int]:
-    tokens = [[Token(part, 1.0) for part in section] for section in sections]
-    return [sum(token.length for token in chunk) for chunk in divide(tokens, COMMA)]
+    tokens = [[token(part) for part in section] for section in sections]
+    return [sum(one.length for one in chunk) for chunk in divide(tokens, COMMA)]
 
 
 def words(count: int) -> list[Any]:
@@ -71,15 +76,15 @@ def test_tokens_are_divided(sections: list[list[Any]], expected: list[int]) -> N
 
 @given(st.lists(st.lists(st.integers(0, 5) | st.integers(1, 75).map(embedding), max_size=120)))
 def test_nothing_is_lost_and_no_chunk_is_too_long(sections: list[list[Any]]) -> None:
-    tokens = [[Token(part, 1.0) for part in section] for section in sections]
+    tokens = [[token(part) for part in section] for section in sections]
     chunks = divide(tokens, COMMA)
-    assert [token for chunk in chunks for token in chunk] == [t for own in tokens for t in own]
-    assert all(sum(token.length for token in chunk) <= 75 for chunk in chunks)
+    assert [one for chunk in chunks for one in chunk] == [one for own in tokens for one in own]
+    assert all(sum(one.length for one in chunk) <= 75 for chunk in chunks)
 
 
 def test_a_frame_is_77_ids_with_their_weights() -> None:
     ink = embedding(2)
-    found = frame([Token(5, 1.2), Token(ink, 0.5), Token(6, 1.0)], TOKENIZER)
+    found = frame([token(5, 1.2), token(ink, 0.5), token(6)], TOKENIZER)
     assert found.ids == [100, 5, 0, 0, 6, 101, *[102] * 71]
     assert found.weights == [1.0, 1.2, 0.5, 0.5, *[1.0] * 73]
     assert found.embeddings == {2: ink}

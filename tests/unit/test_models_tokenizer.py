@@ -8,8 +8,9 @@ from typing import Any, Literal
 import pytest
 
 from farm.errors import CheckpointError
+from farm.spec.prompt.tokens import VOCABULARY
 from farm.worker.models.betas import alphas_cumprod
-from farm.worker.models.tokenizer import VOCABULARY, clip_tokenizer
+from farm.worker.models.tokenizer import clip_tokenizer
 
 START, END = 49406, 49407
 VOCABULARY_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"

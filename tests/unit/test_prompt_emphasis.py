@@ -215,16 +215,22 @@ def test_what_may_be_a_mistake_is_noted(prompt: str, note: str) -> None:
     assert note in found
 
 
+def test_tokens_are_counted_chunk_by_chunk() -> None:
+    found = explain("red " * 60 + ", " + "a cat " * 10 + "BREAK (masterpiece:1.2)")
+    assert found.parts[0].says[0].chunks == (61, 20, 1)
+    assert found.negative[0].chunks == (0,)
+
+
 def test_the_command_line_explains_without_a_farm() -> None:
     run = CliRunner().invoke
     shown = run(main.app, ["prompt", "explain", "a:b:3 [c|d] AND (e) :2", "--steps", "2"])
     assert shown.exit_code == 0, shown.output
     assert shown.output.splitlines() == [
         "part 1, weight 1",
-        "step 1: a:b:3 c",
-        "step 2: a:b:3 d",
+        "step 1: a:b:3 c (6 tokens)",
+        "step 2: a:b:3 d (6 tokens)",
         "part 2, weight 2",
-        "step 1-2: e×1.1",
+        "step 1-2: e×1.1 (1 token)",
     ]
     told = json.loads(
         run(main.app, ["prompt", "explain", "(e)", "--sampler", "heun", "--json"]).output

@@ -8,11 +8,13 @@ from itertools import pairwise
 
 from farm.spec import networks
 from farm.spec.networks import Loras
+from farm.spec.prompt.chunks import Token, divide
 from farm.spec.prompt.comments import without_comments
 from farm.spec.prompt.composition import parts
 from farm.spec.prompt.editing import Edit, Timeline, all_changes, is_plain, parse
 from farm.spec.prompt.emphasis import Section, sections
 from farm.spec.prompt.table import Schedule, compile_prompt, schedule, timeline
+from farm.spec.prompt.tokens import COMMA, tokens
 from farm.spec.samplers import sampler_name
 
 
@@ -24,12 +26,14 @@ class Saying:
         first, last: calls of the model, counted from 1, both included.
         text: with its emphasis as it was written.
         sections: the same as weighted segments, divided at each BREAK.
+        chunks: tokens in each chunk that text encoders read; an embedding's word counts as text.
     """
 
     first: int
     last: int
     text: str
     sections: tuple[Section, ...]
+    chunks: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +91,17 @@ def explain(
 def _says(entries: Schedule, line: Timeline) -> tuple[Saying, ...]:
     bounds = pairwise([*(entry.first for entry in entries), line.steps])
     return tuple(
-        Saying(first + 1, last, entry.text, sections(entry.text))
+        _saying(entry.text, first + 1, last)
         for entry, (first, last) in zip(entries, bounds, strict=True)
     )
+
+
+def _saying(text: str, first: int, last: int) -> Saying:
+    found = sections(text)
+    read = (
+        [Token(token) for segment in section for token in tokens(segment.text)] for section in found
+    )
+    return Saying(first, last, text, found, tuple(len(chunk) for chunk in divide(read, COMMA)))
 
 
 def _notes(texts: Sequence[str], line: Timeline) -> Iterator[str]:

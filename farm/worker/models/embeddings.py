@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from farm.errors import CheckpointError
+from farm.spec.prompt.chunks import CHUNK
 from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.header import read_header
 from farm.worker.models.kinds import EMBEDDING, SUFFIX
 from farm.worker.models.reader import read_tensors
-from farm.worker.models.tokenizer import CHUNK, clip_tokenizer
+from farm.worker.models.tokenizer import clip_tokenizer
 
 MAX_BYTES = 16 * 2**20
 MAX_WIDTH = 8192

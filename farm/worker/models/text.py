@@ -14,11 +14,13 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from farm.errors import InvalidInput
+from farm.spec.prompt.chunks import Token, divide
 from farm.spec.prompt.emphasis import Section, Segment, sections
+from farm.spec.prompt.tokens import COMMA
 from farm.spec.reading import ReadingOptions
-from farm.worker.models.chunks import Chunk, Frame, Token, divide, frame
-from farm.worker.models.embeddings import EmbeddingShelf
-from farm.worker.models.tokenizer import COMMA, LENGTH, clip_tokenizer
+from farm.worker.models.chunks import Chunk, Frame, frame
+from farm.worker.models.embeddings import Embedding, EmbeddingShelf
+from farm.worker.models.tokenizer import LENGTH, clip_tokenizer
 
 PLAINLY = ReadingOptions()
 AT_ONCE = 32
@@ -133,10 +135,10 @@ class TextEncoder:
         configs: list[Any] = [model.config for model in self._models]
         widths = [config.hidden_size for config in configs]
 
-        def tokens(segment: Segment) -> Iterator[Token]:
+        def tokens(segment: Segment) -> Iterator[Token[int | Embedding]]:
             ids = tokenizer(segment.text, add_special_tokens=False, verbose=False).input_ids
             for part in embeddings.spliced(ids, widths) if embeddings else ids:
-                yield Token(part, segment.weight)
+                yield Token(part, segment.weight, 1 if isinstance(part, int) else len(part))
 
         comma = tokenizer.convert_tokens_to_ids(COMMA)
         return divide((chain.from_iterable(map(tokens, section)) for section in found), comma=comma)

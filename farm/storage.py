@@ -37,6 +37,11 @@ def image_path(batch: int, ord: int, attempt: int, suffix: str = ".png") -> str:
     return f"batches/{batch:06d}/{ord:06d}-{attempt}{suffix}"
 
 
+def trace_path(id: str) -> str:
+    """Where a worker's timeline is kept."""
+    return f"traces/{id}.json"
+
+
 class ImageStore:
     """Whole files under relative paths such as those of :func:`image_path`.
 

@@ -214,6 +214,13 @@ class Worker(BaseModel):
         return cls(name=session.worker, session=session.id, **values)
 
 
+class Trace(BaseModel):
+    """Where a timeline will be."""
+
+    id: str
+    url: str
+
+
 class Workers(BaseModel):
     workers: list[Worker]
 

@@ -39,7 +39,9 @@ _COMMANDS = {
     "download": _Lazy("farm.cli.download:download", "Save a batch's images.", _MAKE),
     "prompt": _Lazy("farm.cli.prompt:prompt", "Explain what a prompt means.", _MAKE),
     "up": _Lazy("farm.cli.up:up", "Run a whole farm on this machine.", _FARM),
-    "workers": _Lazy("farm.cli.workers:workers", "List workers and their checkpoints.", _FARM),
+    "workers": _Lazy(
+        "farm.cli.workers:workers", "List workers; drain, resume or trace one.", _FARM
+    ),
     "model": _Lazy("farm.cli.model:model", "List, add, warm and evict model files.", _FARM),
     "doctor": _Lazy("farm.cli.doctor:doctor", "Check this machine, and say what to do.", _FARM),
     "worker": _Lazy("farm.cli.processes:worker", "Run workers on this host's GPUs.", _PROCESSES),

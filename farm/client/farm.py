@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ from uuid import uuid4
 
 from farm.client.batch import Batch, Job
 from farm.client.transport import Transport
+from farm.errors import NotFound
 from farm.settings import Settings
+
+_POLL = 0.25
 
 
 class Farm:
@@ -97,6 +101,30 @@ class Farm:
 
     def workers(self) -> list[dict[str, Any]]:
         return list(self._transport.get("/v1/workers")["workers"])
+
+    def drain(self, worker: str) -> None:
+        """Give a worker no more jobs; what it holds it finishes."""
+        self._transport.post(f"/v1/workers/{_segment(worker)}:drain")
+
+    def resume(self, worker: str) -> None:
+        """Give a drained worker jobs again."""
+        self._transport.post(f"/v1/workers/{_segment(worker)}:resume")
+
+    def trace(self, worker: str, *, patience: float = 30.0) -> dict[str, Any]:
+        """What a worker did when, in the Trace Event Format; waits until it has told.
+
+        Raises:
+            NotFound: there is no such worker, or it did not tell within ``patience`` seconds.
+        """
+        url = self._transport.post(f"/v1/workers/{_segment(worker)}:trace")["url"]
+        until = time.monotonic() + patience
+        while True:
+            try:
+                return dict(self._transport.get(url))
+            except NotFound:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(_POLL)
 
     def assets(self, kind: str | None = None) -> list[dict[str, Any]]:
         """The assets that workers have seen, or those of one kind such as ``checkpoint``."""

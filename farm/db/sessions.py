@@ -118,6 +118,19 @@ def drain(db: Database, id: str) -> None:
         )
 
 
+def set_draining(db: Database, worker: str, *, draining: bool) -> int:
+    """Give a worker no more jobs, or again some; the number of its sessions that changed."""
+    before, after = ("live", "draining") if draining else ("draining", "live")
+    with db.connection() as connection:
+        changed = connection.execute(
+            """UPDATE sessions SET state = %s
+               WHERE worker = %s AND ended_at IS NULL AND state IN (%s, %s)""",
+            (after, worker, before, after),
+        ).rowcount
+        connection.execute(queries.WAKE)
+    return changed
+
+
 def close(db: Database, id: str) -> None:
     """End the session in good order; what it still holds goes back to the queue."""
     with db.connection() as connection:

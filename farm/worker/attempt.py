@@ -149,12 +149,14 @@ class Attempts:
         rendered = self._engine.submit(name(job), spec, rank=rank(started.priority)).result()
         with self._lock:
             self._rendered.add(job)
-        began = time.perf_counter()
+        began = time.monotonic()
         text = infotext(spec, self._parameters(spec, rendered, job))
         row = picture.store(self._images, picture.encode(rendered.image, text), job)
+        ended = time.monotonic()
+        self._engine.timeline.add("store", "store", began, ended, job=name(job))
         stats = {
             "queue_seconds": started.queue_seconds,
-            "store_seconds": time.perf_counter() - began,
+            "store_seconds": ended - began,
             **_columns(rendered.stats),
         }
         return Ending(*job, Move.SUCCEED, image=row, stats=stats)

@@ -74,7 +74,6 @@ class _Worker:
         library = _library(settings.models)
         host_bytes = _host_bytes(settings.host_cache_gb, device)
         self._models = ModelCache(library, profile, device, host_bytes=host_bytes)
-        self._orders = Orders(self._models)
         self._librarian = Librarian(
             db,
             library,
@@ -97,6 +96,7 @@ class _Worker:
             on_progress=self._reporter,
             on_lost=self._watchdog.lost,
         )
+        images = ImageStore(settings.storage_url)
         self._new = NewSession(
             id=uuid.uuid4().hex,
             worker=_free_name(db, settings.worker_name),
@@ -108,13 +108,14 @@ class _Worker:
             # rows are taken by the next one between two steps, not after a round trip.
             capacity=profile.slots + profile.lookahead,
         )
+        self._orders = Orders(self._models, self._engine, images, worker=self._new.worker)
         self._writer = Writer(db, self._new.id, self._new.worker)
         self._attempts = Attempts(
             db,
             self._engine,
             session_id=self._new.id,
             profile=profile.name,
-            images=ImageStore(settings.storage_url),
+            images=images,
             writer=self._writer,
             progress=self._progress,
             hashes=self._librarian.sha256,

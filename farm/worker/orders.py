@@ -1,11 +1,15 @@
-"""Orders from people: load a checkpoint ahead of its jobs, or let go of one."""
+"""Orders from people: load a checkpoint ahead of its jobs, let go of one, tell what was done."""
 
 from __future__ import annotations
 
+import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
 from farm.errors import FarmError
+from farm.storage import ImageStore, trace_path
+from farm.worker.engine import Engine
+from farm.worker.engine.timeline import chrome_trace
 from farm.worker.models.cache import ModelCache
 
 _log = logging.getLogger(__name__)
@@ -14,35 +18,46 @@ _log = logging.getLogger(__name__)
 class Orders:
     """Carries orders out one after the other, beside the images under way.
 
+    Args:
+        worker: whose timeline a trace shows.
+        store: where traces go.
+
     Attributes:
-        refused: checkpoint to the reason why the last order about it was not carried out.
+        refused: subject to the reason why the last order about it was not carried out.
     """
 
-    def __init__(self, models: ModelCache) -> None:
+    def __init__(
+        self, models: ModelCache, engine: Engine, store: ImageStore, *, worker: str
+    ) -> None:
         self._models = models
+        self._engine = engine
+        self._store = store
+        self._worker = worker
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="orders")
         self.refused: dict[str, str] = {}
 
-    def obey(self, action: str, checkpoint: str) -> None:
-        """Do it soon. ``action`` is ``warm`` or ``evict``."""
-        self._pool.submit(self._carry_out, action, checkpoint)
+    def obey(self, action: str, subject: str) -> None:
+        """Do it soon, see :mod:`farm.db.orders`."""
+        self._pool.submit(self._carry_out, action, subject)
 
     def stop(self) -> None:
         """Forget what has not begun."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _carry_out(self, action: str, checkpoint: str) -> None:
+    def _carry_out(self, action: str, subject: str) -> None:
         try:
-            if action == "warm":
-                self._models.warm(checkpoint)
-            else:
-                self._models.evict(checkpoint)
+            {"warm": self._models.warm, "evict": self._models.evict, "trace": self._trace}[action](
+                subject
+            )
         except FarmError as error:
-            _log.warning("%s %s: %s", action, checkpoint, error)
-            self.refused = {**self.refused, checkpoint: str(error)}
+            _log.warning("%s %s: %s", action, subject, error)
+            self.refused = {**self.refused, subject: str(error)}
         except Exception as error:
-            _log.exception("%s %s", action, checkpoint)
-            self.refused = {**self.refused, checkpoint: f"{type(error).__name__}: {error}"}
+            _log.exception("%s %s", action, subject)
+            self.refused = {**self.refused, subject: f"{type(error).__name__}: {error}"}
         else:
-            left = {name: why for name, why in self.refused.items() if name != checkpoint}
-            self.refused = left
+            self.refused = {name: why for name, why in self.refused.items() if name != subject}
+
+    def _trace(self, id: str) -> None:
+        trace = chrome_trace(self._engine.timeline.spans(), process=self._worker)
+        self._store.put(trace_path(id), json.dumps(trace).encode())

@@ -95,9 +95,9 @@ def test_an_order_is_heard_once_and_the_last_one_counts(db: Database) -> None:
     for id, worker in (("s1", "gpu0"), ("s2", "gpu1"), ("s3", "gpu2")):
         sessions.open(db, NewSession(id, worker, "h", 1, {}, "cpu", 2), lease=60)
     sessions.close(db, "s3")
-    assert orders.give(db, "m", "warm", worker=None) == ["gpu0", "gpu1"]
-    assert orders.give(db, "m", "evict", worker="gpu0") == ["gpu0"]
-    assert orders.give(db, "m", "warm", worker="gpu2") == []
+    assert orders.give(db, "warm", "m", worker=None) == ["gpu0", "gpu1"]
+    assert orders.give(db, "evict", "m", worker="gpu0") == ["gpu0"]
+    assert orders.give(db, "warm", "m", worker="gpu2") == []
     assert orders.take(db, "s1") == [("evict", "m")]
     assert orders.take(db, "s1") == []
     assert orders.take(db, "s2") == [("warm", "m")]

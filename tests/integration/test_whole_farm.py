@@ -177,3 +177,10 @@ def test_a_model_that_is_added_is_found_used_warmed_and_let_go(farm: WholeFarm) 
 
     shutil.rmtree(farm.home / "models" / "Stable-diffusion")
     eventually(lambda: "sub/second" not in [each["name"] for each in farm.client.assets()])
+
+
+def test_a_worker_tells_what_it_did_when(farm: WholeFarm) -> None:
+    finished(farm.client.submit(prompt="a key", steps=2, count=2))
+    [worker] = farm.client.workers()
+    events = farm.client.trace(worker["name"])["traceEvents"]
+    assert {"encode", "denoise", "decode", "store"} <= {event["name"] for event in events}

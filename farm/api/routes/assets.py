@@ -73,7 +73,7 @@ def _tell(db: Database, name: str, action: Literal["warm", "evict"], order: Orde
     if asset.error and action == "warm":
         raise InvalidInput(f"{name} cannot be used: {asset.error}", field="checkpoint", value=name)
     worker = order.worker if order else None
-    told = orders.give(db, name, action, worker=worker)
+    told = orders.give(db, action, name, worker=worker)
     if not told:
         raise NotFound(
             f"There is no live worker {worker}." if worker else "No worker is alive.",

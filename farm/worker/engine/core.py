@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from time import monotonic, perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -114,7 +114,7 @@ class Core:
         """Load for all who wait for this checkpoint; if it fails, it fails for all of them."""
         jobs = [job for job in self.jobs if job.waiting.checkpoint == checkpoint]
         self._denoiser.book()
-        with self.pulse.doing("load"), self.jobs.blame(jobs):
+        with self.pulse.doing("load", checkpoint=checkpoint), self.jobs.blame(jobs):
             began = perf_counter()
             self._models.get(checkpoint)
             seconds = perf_counter() - began
@@ -130,7 +130,7 @@ class Core:
         jobs = [other for other in self.jobs if other.request == request]
         with self.jobs.blame(jobs), self._models.use(request.checkpoint) as checkpoint:
             self._wear(checkpoint, "text", request.loras, jobs)
-            with self.pulse.doing("encode"):
+            with self.pulse.doing("encode", jobs=[each.key for each in jobs]):
                 watch = Stopwatch(self._device)
                 text = self._relieved(
                     lambda: checkpoint.encode(
@@ -152,7 +152,7 @@ class Core:
     def _decode(self, job: Job) -> None:
         request = job.request
         assert isinstance(request, DecodeRequest)
-        with self.pulse.doing("decode"), self.jobs.blame([job]):
+        with self.pulse.doing("decode", job=job.key), self.jobs.blame([job]):
             began = perf_counter()
             with self._models.use(request.checkpoint) as checkpoint:
                 image = self._relieved(lambda: checkpoint.decode(request.latent.value))
@@ -177,7 +177,7 @@ class Core:
         jobs = self.jobs.present(forward.orders)
         with self.jobs.blame(jobs), self._models.use(forward.checkpoint) as checkpoint:
             self._wear(checkpoint, "unet", forward.loras, jobs)
-            with self.pulse.doing("denoise"):
+            with self.pulse.doing("denoise", **_detail(forward, jobs)):
                 self._denoiser.forward(forward, checkpoint)
 
     def _wear(self, checkpoint: Checkpoint, side: Side, loras: Loras, jobs: Sequence[Job]) -> None:
@@ -185,7 +185,7 @@ class Core:
         if checkpoint.worn(side) == loras:
             return
         self._denoiser.book()
-        with self.pulse.doing("load"):
+        with self.pulse.doing("load", loras=[lora.name for lora in loras]):
             began = perf_counter()
             spare = self._profile.weights_bytes - self._models.bytes
             checkpoint.wear(side, loras, self._loras.get, spare=spare)
@@ -194,3 +194,13 @@ class Core:
             for job in jobs:
                 job.ledger.load_seconds += seconds
                 job.ledger.gpu_seconds += seconds / len(jobs)
+
+
+def _detail(forward: Forward, jobs: Sequence[Job]) -> dict[str, Any]:
+    """What the timeline says of a forward."""
+    return {
+        "checkpoint": forward.checkpoint,
+        "size": f"{forward.width}x{forward.height}",
+        "bucket": forward.bucket,
+        "jobs": [job.key for job in jobs],
+    }

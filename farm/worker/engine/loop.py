@@ -24,6 +24,7 @@ from farm.worker.engine.failures import DeviceLost
 from farm.worker.engine.job import Job
 from farm.worker.engine.pulse import Activity, Counters, Heartbeat
 from farm.worker.engine.stats import Rendered
+from farm.worker.engine.timeline import Timeline
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.catalogue import AssetFile
@@ -130,6 +131,11 @@ class Engine:
     def heartbeat(self) -> Heartbeat:
         """What the engine is doing and since when, for a watchdog."""
         return self._core.pulse.heartbeat
+
+    @property
+    def timeline(self) -> Timeline:
+        """What was done when; others may add what they do beside it."""
+        return self._core.pulse.timeline
 
     @property
     def longest(self) -> Mapping[Activity, float]:

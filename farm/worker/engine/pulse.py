@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
+
+from farm.worker.engine.timeline import Timeline
 
 Activity: TypeAlias = Literal["idle", "load", "encode", "denoise", "decode"]
 
@@ -45,16 +47,18 @@ class Pulse:
 
     Attributes:
         longest: seconds that the longest of each activity took.
+        timeline: every activity of late.
     """
 
     def __init__(self) -> None:
         self.heartbeat = Heartbeat("idle", monotonic())
         self.counters = Counters()
         self.longest: Mapping[Activity, float] = {}
+        self.timeline = Timeline()
 
     @contextmanager
-    def doing(self, activity: Activity) -> Iterator[None]:
-        """Beat at both ends of the block."""
+    def doing(self, activity: Activity, **detail: Any) -> Iterator[None]:
+        """Beat at both ends of the block; ``detail`` goes into the timeline."""
         began = monotonic()
         self.heartbeat = Heartbeat(activity, began)
         try:
@@ -62,6 +66,7 @@ class Pulse:
         finally:
             now = monotonic()
             self.heartbeat = Heartbeat("idle", now)
+            self.timeline.add("engine", activity, began, now, **detail)
             if now - began > self.longest.get(activity, 0.0):
                 self.longest = {**self.longest, activity: now - began}
 

@@ -1,4 +1,4 @@
-"""Assets of every kind, as each host has them, and orders about what a worker holds."""
+"""Assets of every kind, as each host has them, and orders to workers."""
 
 from alembic import op
 
@@ -47,12 +47,13 @@ COMMENT ON VIEW assets IS 'One row a name: a usable file of it if any host has o
 
 CREATE TABLE orders (
     session_id text NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
-    checkpoint text NOT NULL,
-    action text NOT NULL CHECK (action IN ('warm', 'evict')),
+    subject text NOT NULL,
+    action text NOT NULL CHECK (action IN ('warm', 'evict', 'trace')),
     ordered_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (session_id, checkpoint)
+    PRIMARY KEY (session_id, subject)
 );
-COMMENT ON TABLE orders IS 'What a worker is to load or let go, until its next heartbeat.';
+COMMENT ON TABLE orders IS 'What a worker is to do, until it hears of it with its next heartbeat.';
+COMMENT ON COLUMN orders.subject IS 'A checkpoint to warm or evict, or the id of a trace.';
 """
 
 

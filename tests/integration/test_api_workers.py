@@ -1,0 +1,87 @@
+"""/v1/workers: draining, and timelines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+from typer.testing import CliRunner, Result
+
+from farm.api.deps import Services
+from farm.cli.main import app
+from farm.db import orders
+from farm.storage import trace_path
+from tests.standin import StandIn
+
+TRACE = {
+    "traceEvents": [
+        {"name": "process_name", "ph": "M", "pid": 1, "args": {"name": "cpu0"}},
+        {"name": "denoise", "ph": "X", "pid": 1, "tid": 1, "ts": 0.0, "dur": 1e6, "args": {}},
+        {"name": "decode", "ph": "X", "pid": 1, "tid": 1, "ts": 9e6, "dur": 1e6, "args": {}},
+    ]
+}
+
+
+def states(api: TestClient) -> list[str]:
+    return [worker["state"] for worker in api.get("/v1/workers").json()["workers"]]
+
+
+def test_a_worker_is_drained_and_resumed(api: TestClient, worker: StandIn) -> None:
+    for _ in range(2):
+        assert api.post("/v1/workers/cpu0:drain").status_code == 200
+        assert states(api) == ["draining"]
+    assert api.post("/v1/workers/cpu0:resume").json()["workers"][0]["state"] == "live"
+
+
+@pytest.mark.parametrize("what", ["drain", "resume", "trace"])
+def test_a_worker_that_is_not_there(api: TestClient, what: str) -> None:
+    answer = api.post(f"/v1/workers/gpu9:{what}")
+    assert (answer.status_code, answer.json()["field"]) == (404, "worker")
+
+
+@pytest.mark.parametrize("id", ["0" * 32, "..%2F..%2Fetc", "x"])
+def test_a_trace_that_is_not_there(api: TestClient, id: str) -> None:
+    assert api.get(f"/v1/traces/{id}").status_code == 404
+
+
+def test_a_timeline_is_asked_for_and_fetched(
+    api: TestClient, services: Services, worker: StandIn
+) -> None:
+    asked = api.post("/v1/workers/cpu0:trace").json()
+    assert api.get(asked["url"]).status_code == 404
+    assert orders.take(services.db, worker.session) == [("trace", asked["id"])]
+    services.images.put(trace_path(asked["id"]), json.dumps(TRACE).encode())
+    assert api.get(asked["url"]).json() == TRACE
+
+
+def farm(*words: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, ["workers", *words])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_the_command_line(
+    served: str,
+    services: Services,
+    worker: StandIn,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FARM_URL", served)
+    assert "cpu0 gets no more jobs" in farm("drain", "cpu0").stdout
+    assert "draining" in farm().stdout
+    assert "cpu0 takes jobs" in farm("resume", "cpu0").stdout
+    assert "no live worker gpu9" in farm("trace", "gpu9", code=3).output
+
+    monkeypatch.setattr("farm.api.routes.workers.uuid.uuid4", lambda: _Id)
+    services.images.put(trace_path(_Id.hex), json.dumps(TRACE).encode())
+    target = tmp_path / "trace.json"
+    farm("trace", "cpu0", "--seconds", "2", "-o", str(target))
+    names = [event["name"] for event in json.loads(target.read_text())["traceEvents"]]
+    assert names == ["process_name", "decode"]
+
+
+class _Id:
+    hex = "ab" * 16

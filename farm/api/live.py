@@ -69,7 +69,7 @@ async def _until_next_look(heard: asyncio.Queue[dict[str, Any]]) -> AsyncIterato
             return
         if "step" not in event:
             wait = OFTEN
-        yield _event("progress", event)
+        yield _event("preview" if "image" in event else "progress", event)
 
 
 async def _listen(progress: Progress, heard: asyncio.Queue[dict[str, Any]]) -> None:

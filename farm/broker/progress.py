@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 _log = logging.getLogger(__name__)
 
+_PREVIEWS = "farm:previews:"
 _RECONNECT = 1.0
 _TIMEOUTS = {"socket_timeout": 5, "socket_connect_timeout": 2}
 
@@ -32,6 +33,10 @@ def channel(batch_id: int) -> str:
     return f"farm:progress:{batch_id}"
 
 
+def previews(batch_id: int) -> str:
+    return f"{_PREVIEWS}{batch_id}"
+
+
 class Progress:
     """Tells whoever listens how jobs get on; never raises and never waits long."""
 
@@ -44,19 +49,42 @@ class Progress:
         except RedisError as error:
             _log.debug("progress of batch %s was not told: %s", batch_id, error)
 
+    def show(self, batch_id: int, event: dict[str, Any]) -> None:
+        """A preview, for those who asked for them."""
+        try:
+            self._client.publish(previews(batch_id), json.dumps(event))
+        except RedisError as error:
+            _log.debug("a preview of batch %s was not shown: %s", batch_id, error)
+
+    def watched(self) -> frozenset[int]:
+        """The batches whose previews somebody listens to."""
+        try:
+            found = self._client.pubsub_channels(f"{_PREVIEWS}*")
+        except RedisError:
+            return frozenset()
+        names = [name.decode() if isinstance(name, bytes) else name for name in found]
+        return frozenset(int(name.removeprefix(_PREVIEWS)) for name in names)
+
     def close(self) -> None:
         self._client.close()
 
 
-async def progress_events(broker_url: str, batch_id: int) -> AsyncIterator[dict[str, Any]]:
-    """What is told of a batch from now on; goes on for ever, and reconnects by itself."""
+async def progress_events(
+    broker_url: str, batch_id: int, *, pictures: bool = False
+) -> AsyncIterator[dict[str, Any]]:
+    """What is told of a batch from now on; goes on for ever, and reconnects by itself.
+
+    Args:
+        pictures: previews too. Workers make them only while somebody asks for them.
+    """
+    channels = [channel(batch_id), *([previews(batch_id)] if pictures else [])]
     while True:
         client = redis.asyncio.Redis.from_url(
             client_url(broker_url), socket_connect_timeout=2, retry=Retry(NoBackoff(), 0)
         )
         try:
             async with client, client.pubsub() as pubsub:
-                await pubsub.subscribe(channel(batch_id))
+                await pubsub.subscribe(*channels)
                 async for message in pubsub.listen():
                     if message["type"] == "message":
                         yield json.loads(message["data"])

@@ -157,15 +157,17 @@ class Batch:
         """Throughput, mean seconds of each stage, peak memory, images by worker."""
         return dict(self._transport.get(self._link("summary")))
 
-    def events(self) -> Iterator[Event]:
+    def events(self, *, previews: bool = False) -> Iterator[Event]:
         """Name and data of what happens, up to ``end``: ``batch`` on change, ``progress``.
 
+        With ``previews`` also ``preview``: a small picture of a job under way, as a data URL.
         Opens the stream again when it breaks; Unavailable after PATIENCE seconds in vain.
         """
         lost = None
+        address = self._link("events") + ("?previews=true" if previews else "")
         while True:
             try:
-                for name, data in self._transport.events(self._link("events")):
+                for name, data in self._transport.events(address):
                     lost = None
                     if name in ("batch", "end"):
                         self._take(data)

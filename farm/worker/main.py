@@ -94,6 +94,8 @@ class _Worker:
             device,
             assets=library,
             on_progress=self._reporter,
+            watched=self._reporter.watched,
+            on_preview=self._reporter.show,
             on_lost=self._watchdog.lost,
         )
         images = ImageStore(settings.storage_url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -184,3 +185,14 @@ def test_a_worker_tells_what_it_did_when(farm: WholeFarm) -> None:
     [worker] = farm.client.workers()
     events = farm.client.trace(worker["name"])["traceEvents"]
     assert {"encode", "denoise", "decode", "store"} <= {event["name"] for event in events}
+
+
+def test_who_asks_for_previews_sees_jobs_under_way(farm: WholeFarm) -> None:
+    batch = farm.client.submit(prompt="a red apple", steps=150, count=4)
+    shown = [data for name, data in batch.events(previews=True) if name == "preview"]
+    assert shown
+    assert {data["job"].partition("-")[0] for data in shown} == {batch.id}
+    kind, _, encoded = shown[-1]["image"].partition(",")
+    assert kind == "data:image/webp;base64"
+    assert Image.open(io.BytesIO(base64.b64decode(encoded))).size == (16, 16)
+    assert batch.refresh().counts["succeeded"] == 4

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from sse_starlette.sse import EventSourceResponse
 
 from farm.api.deps import Serving
@@ -23,9 +23,14 @@ router = APIRouter(prefix="/v1/batches", tags=["batches"])
     summary="Follow a batch (server-sent events)",
     response_class=EventSourceResponse,
 )
-async def events(batch: str, services: Serving) -> EventSourceResponse:
+async def events(
+    batch: str,
+    services: Serving,
+    previews: Annotated[bool, Query(description="Pictures of jobs under way, too.")] = False,
+) -> EventSourceResponse:
     """`batch` whenever it changed, `progress` while jobs run, `end` once nothing is left to do.
 
+    With `previews`, `preview` too: a small picture of a job under way, as a data URL.
     The first event comes at once, so a client that lost the stream just opens it again.
     """
 
@@ -35,6 +40,6 @@ async def events(batch: str, services: Serving) -> EventSourceResponse:
     found = await to_thread.run_sync(look)
 
     def progress() -> AsyncIterator[dict[str, Any]]:
-        return progress_events(services.broker_url, int(found.id))
+        return progress_events(services.broker_url, int(found.id), pictures=previews)
 
     return EventSourceResponse(follow(look, progress), ping=10)

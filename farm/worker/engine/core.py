@@ -14,7 +14,7 @@ import torch
 from farm.errors import FarmError
 from farm.spec.networks import Loras
 from farm.worker.engine.batcher import Batcher, Decode, Encode, Forward, Load
-from farm.worker.engine.denoiser import Denoiser, Progress
+from farm.worker.engine.denoiser import Denoiser, OnPreview, Preview, Progress
 from farm.worker.engine.job import Job
 from farm.worker.engine.jobs import Jobs
 from farm.worker.engine.limits import RowLimits
@@ -33,6 +33,7 @@ from farm.worker.models.embeddings import EmbeddingShelf
 from farm.worker.models.kinds import EMBEDDING, LORA
 from farm.worker.models.lora_shelf import LoraShelf
 from farm.worker.models.patches import SIDES, Side
+from farm.worker.models.preview import Previews
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Core:
 
     Args:
         on_progress: called with (key, steps done, steps), a few times a second for each job.
+        watched, on_preview: see :class:`farm.worker.engine.denoiser.Preview`.
         assets: LoRAs and embeddings that prompts may name.
         text_cache_bytes: device memory for encoded texts.
     """
@@ -55,6 +57,8 @@ class Core:
         device: torch.device,
         *,
         on_progress: Progress | None = None,
+        watched: Callable[[str], bool] = lambda _: False,
+        on_preview: OnPreview | None = None,
         assets: Iterable[AssetFile] = (),
         text_cache_bytes: int = 64 * 2**20,
     ) -> None:
@@ -71,7 +75,12 @@ class Core:
         limits = RowLimits(models, profile)
         self._batcher = Batcher(limits.allowed, profile.buckets)
         self._denoiser = Denoiser(
-            self.jobs, limits, self.pulse, device=device, on_progress=on_progress
+            self.jobs,
+            limits,
+            self.pulse,
+            device=device,
+            on_progress=on_progress,
+            preview=on_preview and Preview(Previews(assets, device), watched, on_preview),
         )
 
     def turn(self) -> None:

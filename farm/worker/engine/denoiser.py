@@ -6,10 +6,11 @@ import logging
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
 from farm.worker.engine.adaptive import AdaptiveSlot
 from farm.worker.engine.batcher import Forward
@@ -23,15 +24,31 @@ from farm.worker.engine.runner import Runner, Stepped
 from farm.worker.engine.slot import Slot
 from farm.worker.memory.exhaustion import out_of_memory
 from farm.worker.models.checkpoint import Checkpoint
+from farm.worker.models.preview import Previews
 from farm.worker.samplers import Program, compile_program
 
 log = logging.getLogger(__name__)
 
 Progress: TypeAlias = Callable[[str, int, int], None]
+OnPreview: TypeAlias = Callable[[str, int, int, Tensor], None]
 
 PROGRESS_SECONDS = 0.2
 RESCUES = 2
 """Images of a checkpoint that overflow before others begin in the precision that saved them."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """How jobs under way are looked at.
+
+    Attributes:
+        watched: whether anybody looks at the job of a key; asked a few times a second.
+        show: is given key, steps done, steps, and a picture, [h, w, 3] uint8 on the CPU.
+    """
+
+    previews: Previews
+    watched: Callable[[str], bool]
+    show: OnPreview
 
 
 class Denoiser:
@@ -51,8 +68,10 @@ class Denoiser:
         *,
         device: torch.device,
         on_progress: Progress | None,
+        preview: Preview | None,
     ) -> None:
         self._jobs = jobs
+        self._preview = preview
         self._limits = limits
         self._pulse = pulse
         self._device = device
@@ -96,8 +115,14 @@ class Denoiser:
                 seconds, forwards=rows.forwards, rows=rows.count, padded=rows.padding
             )
             slots = stepped.slots
-            for job, slot, taken, position, good in zip(
-                jobs, slots, rows.taken, stepped.positions, stepped.finite(), strict=True
+            for job, slot, taken, position, good, estimate in zip(
+                jobs,
+                slots,
+                rows.taken,
+                stepped.positions,
+                stepped.finite(),
+                stepped.estimates,
+                strict=True,
             ):
                 if job in self._jobs and job.slot is slot:
                     share = seconds * taken / rows.count
@@ -109,6 +134,7 @@ class Denoiser:
                         whole=slot.program.steps[position].whole,
                     )
                     if good:
+                        self._tell(job, slot.program.done[position], checkpoint, estimate)
                         self._send_on(job, slot.program, position)
                     else:
                         self._rescue(job, checkpoint, position)
@@ -164,13 +190,20 @@ class Denoiser:
         )
         return max(lifts, default=0)
 
+    def _tell(self, job: Job, done: int, checkpoint: Checkpoint, estimate: Tensor) -> None:
+        """Say how far a job is, and show what it is like to whoever watches. Never its undoing."""
+        if not job.due(PROGRESS_SECONDS):
+            return
+        try:
+            if self._on_progress:
+                self._on_progress(job.key, done, job.steps)
+            if self._preview and self._preview.watched(job.key):
+                picture = self._preview.previews.picture(checkpoint, estimate)
+                self._preview.show(job.key, done, job.steps, picture)
+        except Exception:
+            log.exception("telling the progress of %s failed", job.key)
+
     def _send_on(self, job: Job, program: Program, position: int) -> None:
-        done = program.done[position]
-        if self._on_progress and job.due(PROGRESS_SECONDS):
-            try:
-                self._on_progress(job.key, done, program.total)
-            except Exception:
-                log.exception("telling the progress of %s failed", job.key)
         if position + 1 == len(program.steps):
             if job.lift:
                 self._rescued[job.spec.checkpoint, job.lift] += 1

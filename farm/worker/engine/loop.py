@@ -19,7 +19,7 @@ import torch
 from farm.errors import Conflict, Unavailable
 from farm.spec.job import JobSpec
 from farm.worker.engine.core import Core
-from farm.worker.engine.denoiser import Progress
+from farm.worker.engine.denoiser import OnPreview, Progress
 from farm.worker.engine.failures import DeviceLost
 from farm.worker.engine.job import Job
 from farm.worker.engine.pulse import Activity, Counters, Heartbeat
@@ -47,6 +47,9 @@ class Engine:
         assets: LoRAs and embeddings that prompts may name.
         on_progress: called on the engine's thread with (key, steps done, steps) a few times a
             second for each job; it must be quick.
+        watched: whether anybody looks at the job of a key; asked on the engine's thread.
+        on_preview: then called with (key, steps done, steps, picture), the picture a small
+            [h, w, 3] uint8 tensor on the CPU; it must be quick.
         on_lost: called on the engine's thread when the device is of no more use to this process.
             Jobs get no answer before it returns; a worker ends its process instead.
     """
@@ -59,11 +62,21 @@ class Engine:
         *,
         assets: Iterable[AssetFile] = (),
         on_progress: Progress | None = None,
+        watched: Callable[[str], bool] = lambda _: False,
+        on_preview: OnPreview | None = None,
         on_lost: Callable[[BaseException], None] = lambda _: None,
     ) -> None:
         self._device = device
         self._on_lost = on_lost
-        self._core = Core(models, profile, device, assets=assets, on_progress=on_progress)
+        self._core = Core(
+            models,
+            profile,
+            device,
+            assets=assets,
+            on_progress=on_progress,
+            watched=watched,
+            on_preview=on_preview,
+        )
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._futures: WeakValueDictionary[str, Future[Rendered]] = WeakValueDictionary()
         self._orders = count()

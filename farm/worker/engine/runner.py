@@ -25,9 +25,11 @@ class Stepped:
         slots: that were taken further.
         positions: the call that each of them did, from 0.
         rows: the forward's rows.
+        estimates: [S, 4, h, w], of their clean latents.
     """
 
-    def __init__(self, rows: Rows, watch: Stopwatch, checksums: Tensor) -> None:
+    def __init__(self, rows: Rows, watch: Stopwatch, checksums: Tensor, estimates: Tensor) -> None:
+        self.estimates = estimates
         self.rows = rows
         self.slots = rows.slots
         self.positions = [slot.position - 1 for slot in rows.slots]
@@ -77,7 +79,7 @@ class Runner:
         for slot, made in zip(slots, following.unbind(), strict=True):
             slot.advance(made)
         watch.stop()
-        return Stepped(rows, watch, checksums)
+        return Stepped(rows, watch, checksums, held[REGISTERS])
 
     def forget(self) -> None:
         """Let go of everything kept for the next step."""

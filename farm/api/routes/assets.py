@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from farm.api.deps import Serving, administering
-from farm.api.schemas import Asset, Assets, Told, WholeAsset
+from farm.api.inventory import Asset, Assets, Told, WholeAsset
 from farm.db import assets, orders, sessions
 from farm.db.assets import CHECKPOINT, Known
 from farm.db.database import Database

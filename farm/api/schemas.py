@@ -103,6 +103,20 @@ class BatchPage(BaseModel):
     next_cursor: str | None
 
 
+class Quotation(BaseModel):
+    """What a batch would take; ``gpu_seconds`` do not count the loads."""
+
+    jobs: int
+    checkpoints: dict[str, int] = Field(description="jobs on each")
+    loads: int = Field(description="checkpoints that no worker holds yet")
+    gpu_seconds: float
+    measured: bool = Field(description="false: jobs of a checkpoint have never been timed")
+    workers: int = Field(description="live ones that can load all its checkpoints")
+    seconds: float | None = Field(description="until it has ended, at today's load")
+    seconds_alone: float | None = Field(description="the same with the farm to itself")
+    disk_bytes: int = Field(description="for its images, roughly")
+
+
 class StoredImage(BaseModel):
     url: str
     thumbnail: str

@@ -12,7 +12,8 @@ from farm.db.batches import Accepted, NewBatch
 from farm.db.database import Database
 from farm.db.users import User
 from farm.errors import InvalidInput
-from farm.spec.batch import BatchRequest, freeze, freeze_listed
+from farm.spec.batch import BatchRequest, BatchSpec, freeze, freeze_listed
+from farm.spec.job import JobSpec
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _MAX_DEPTH = 8
@@ -25,15 +26,13 @@ def submit(db: Database, user: User, request: BatchRequest, key: str | None) -> 
         InvalidInput: the request is wrong; names the field.
         Conflict: the key was used with another request.
     """
-    refuse_unstorable(dict(request))
-    known = assets.defaults(db)
-    listed = freeze_listed(request, known) if request.jobs is not None else None
+    frozen = checked(db, request)
     return batches.accept(
         db,
         NewBatch(
             user_id=user.id,
-            spec=freeze(request, known) if listed is None else None,
-            jobs=listed,
+            spec=frozen if isinstance(frozen, BatchSpec) else None,
+            jobs=None if isinstance(frozen, BatchSpec) else frozen,
             name=request.name,
             priority=request.priority,
             idempotency_key=key,
@@ -41,6 +40,13 @@ def submit(db: Database, user: User, request: BatchRequest, key: str | None) -> 
             request_hash=hashlib.sha256(request.model_dump_json().encode()).digest(),
         ),
     )
+
+
+def checked(db: Database, request: BatchRequest) -> BatchSpec | list[JobSpec]:
+    """The batch as it would run, or its listed jobs; InvalidInput names what is wrong."""
+    refuse_unstorable(dict(request))
+    known = assets.defaults(db)
+    return freeze(request, known) if request.jobs is None else freeze_listed(request, known)
 
 
 def refuse_unstorable(value: Any, field: str = "", depth: int = 0) -> None:

@@ -76,6 +76,10 @@ class Farm:
         answer = self._transport.post("/v1/batches", {**(request or {}), **fields}, key=key)
         return Batch(answer, self._transport)
 
+    def quote(self, request: Mapping[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+        """What a batch would take, given as for :meth:`submit`; nothing is submitted."""
+        return dict(self._transport.post("/v1/batches:quote", {**(request or {}), **fields}))
+
     def batch(self, id: str | int) -> Batch:
         """The batch of that id, or NotFound."""
         return Batch(self._transport.get(f"/v1/batches/{_segment(id)}"), self._transport)

@@ -15,6 +15,7 @@ from farm.broker.progress import Progress
 from farm.db import batches, jobs, leases
 from farm.db.database import Database
 from farm.db.leases import Ending, Lease, Started
+from farm.dispatch.cost import units
 from farm.errors import Cancelled, FarmError, InvalidInput, Unavailable
 from farm.spec import networks
 from farm.spec.batch import BatchSpec, rank
@@ -157,6 +158,8 @@ class Attempts:
         stats = {
             "queue_seconds": started.queue_seconds,
             "store_seconds": ended - began,
+            "checkpoint": spec.checkpoint,
+            "units": units(spec),
             **_columns(rendered.stats),
         }
         return Ending(*job, Move.SUCCEED, image=row, stats=stats)

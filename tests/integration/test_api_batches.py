@@ -10,7 +10,9 @@ from starlette.testclient import TestClient
 
 from farm.api.deps import Services
 from farm.db import leases, sessions
-from farm.db.leases import Claim
+from farm.db.leases import Claim, Ending, Lease
+from farm.spec.moves import Move
+from tests.records import IMAGE
 from tests.standin import ERROR, STATS, StandIn
 
 Json = dict[str, Any]
@@ -280,3 +282,29 @@ def test_why_a_job_is_where_it_is(api: TestClient, services: Services, worker: S
     assert why(f"{first}-8") == "No worker is alive."
     missing = api.get(f"/v1/jobs/{first}-9/why")
     assert (missing.status_code, missing.json()["field"]) == (404, "job")
+
+
+def test_a_quote_counts_and_stores_nothing(
+    api: TestClient, services: Services, worker: StandIn
+) -> None:
+    body = {"prompt": "a lion", "axes": {"steps": [10, 20]}, "count": 50}
+    first = api.post("/v1/batches:quote", json=body).json()
+    assert (first["jobs"], first["checkpoints"], first["loads"]) == (100, {"demo": 100}, 1)
+    assert (first["workers"], first["measured"]) == (1, False)
+    assert first["seconds"] == pytest.approx(first["gpu_seconds"])
+    assert api.get("/v1/batches").json()["batches"] == []
+
+    made = api.post("/v1/batches", json={"prompt": "a frog", "seed": 1}).json()["id"]
+    lease = Lease(int(made), 0, 1, worker.session)
+    leases.claim(services.db, [Claim(int(made), worker.session, count=1)])
+    leases.start(services.db, lease)
+    stats = {"checkpoint": "demo", "units": 2.0, "gpu_seconds": 6.0}
+    ending = Ending(int(made), 0, 1, Move.SUCCEED, image=IMAGE, stats=stats)
+    leases.end(services.db, worker.session, "cpu0", [ending])
+    second = api.post("/v1/batches:quote", json=body).json()
+    assert second["measured"]
+    # 3 GPU-seconds a unit; a job of n steps at 128x128 with guidance has n / 8 units.
+    assert second["gpu_seconds"] == pytest.approx(3 * 50 * (10 + 20) / 8, rel=0.05)
+
+    wrong = api.post("/v1/batches:quote", json={**body, "width": 100})
+    assert (wrong.status_code, wrong.json()["field"]) == (422, "width")

@@ -307,3 +307,11 @@ def test_batches_are_paused_resumed_and_moved() -> None:
     assert "priority 77" in farm("prio", batch, "77").stdout
     assert "priority" in farm("prio", batch, "soon", code=2).output
     assert "There is no batch 99" in farm("pause", "99", code=3).output
+
+
+def test_a_quote_says_what_it_would_take(worker: StandIn) -> None:
+    shown = farm("submit", "a lion", "-n", "3", "--quote").stdout
+    assert "3 jobs on demo (3); 1 to load" in shown
+    assert "on 1 workers at today's load" in shown
+    assert "No batch yet" in farm("ls").stdout
+    assert told("submit", "a lion", "-n", "3", "--quote")["jobs"] == 3

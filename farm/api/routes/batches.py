@@ -9,11 +9,12 @@ from pydantic import BaseModel, ConfigDict
 
 from farm.api import names
 from farm.api.deps import Caller, Serving
-from farm.api.schemas import Batch, BatchPage, Job, JobPage, WholeBatch
-from farm.api.submission import submit
+from farm.api.schemas import Batch, BatchPage, Job, JobPage, Quotation, WholeBatch
+from farm.api.submission import checked, submit
 from farm.db import batches, jobs
 from farm.db.database import Database
 from farm.db.users import User
+from farm.dispatch.quote import quote
 from farm.errors import Forbidden, InvalidInput
 from farm.spec.batch import BatchRequest, Priority
 
@@ -43,6 +44,13 @@ def create(
     response.status_code = 202 if accepted.created else 200
     response.headers["Location"] = f"/v1/batches/{accepted.id}"
     return WholeBatch.whole(existing(services.db, str(accepted.id)))
+
+
+@router.post(":quote", summary="What a batch would take")
+def ask(request: BatchRequest, services: Serving, caller: Caller) -> Quotation:
+    """Checks it as if it were submitted, and says what it would take; nothing is stored."""
+    found = quote(services.db, caller.id, checked(services.db, request))
+    return Quotation(**vars(found))
 
 
 @router.get("", summary="List batches, newest first")

@@ -30,6 +30,11 @@ class Accounts:
         self._costs = Costs()
         self._open: dict[tuple[int, int, int], _Charge] = {}
 
+    def know(self, rates: Mapping[str, float]) -> None:
+        """Begin with what jobs of each checkpoint took before, in GPU-seconds a unit."""
+        for checkpoint, rate in rates.items():
+            self._costs.learn(checkpoint, 1.0, rate)
+
     def estimate(self, checkpoint: str, size: float) -> float:
         """GPU-seconds that a job of so many units will take."""
         return self._costs.estimate(checkpoint, size)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from farm.broker.queue import Publisher
 from farm.db import assets, backlog, leases, sessions
 from farm.db.database import Database
+from farm.db.rates import rates
 from farm.dispatch.accounts import Accounts
 from farm.dispatch.leadership import Leadership, leadership
 from farm.dispatch.needs import Needs
@@ -63,6 +64,7 @@ class Dispatcher:
 
     def _lead(self, lead: Leadership, stop: threading.Event) -> None:
         self._db = lead.db
+        self._accounts.know(rates(self._db))
         while not stop.is_set():
             lead.beat()
             self.cycle()

@@ -1,0 +1,76 @@
+"""The leader's accounts: charged when placed, corrected when ended, learnt from."""
+
+from __future__ import annotations
+
+import pytest
+
+from farm.db.backlog import Entitled, Spent
+from farm.db.leases import Lease
+from farm.dispatch.accounts import Accounts
+from farm.dispatch.cost import FIRST_RATE
+from farm.dispatch.placement import Run, Seat, Snapshot
+
+USERS = [Entitled(1, 1.0, None, 0), Entitled(2, 2.0, 5, 3)]
+
+
+def placed(accounts: Accounts, user: int, *, cost: float = 10.0, ord: int = 0) -> None:
+    run = Run(user, "a", 50, 1, user=user, cost=cost, size=20.0)
+    users = accounts.claimants(USERS)
+    accounts.charge([Lease(user, ord, 1, "s")], Snapshot([Seat("s", "s", 1, 0)], [run], users))
+
+
+def ended(user: int, seconds: float | None, result: str = "succeeded", ord: int = 0) -> Spent:
+    return Spent(user, ord, 1, result, seconds)
+
+
+def times(accounts: Accounts) -> tuple[float, float]:
+    claimants = accounts.claimants(USERS)
+    return claimants[1].time, claimants[2].time
+
+
+def test_a_job_is_charged_by_weight_when_it_is_placed() -> None:
+    accounts = Accounts()
+    placed(accounts, 1)
+    placed(accounts, 2)
+    assert times(accounts) == (10.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("result", "seconds", "time"),
+    [
+        ("succeeded", 25.0, 25.0),
+        ("failed", 3.0, 3.0),
+        ("release", None, 0.0),  # it never ran
+        ("lost", None, 10.0),  # nobody knows what it took
+    ],
+)
+def test_when_it_has_ended_it_costs_what_it_took(
+    result: str, seconds: float | None, time: float
+) -> None:
+    accounts = Accounts()
+    placed(accounts, 1)
+    for _ in range(2):  # seen twice, it is settled once
+        accounts.settle([ended(1, seconds, result)])
+    assert times(accounts)[0] == time
+
+
+def test_only_what_succeeded_teaches_what_jobs_cost() -> None:
+    accounts = Accounts()
+    placed(accounts, 1)
+    accounts.settle([ended(1, 0.001, "failed")])
+    assert accounts.estimate("a", 20.0) == 20.0 * FIRST_RATE
+    placed(accounts, 1, ord=1)
+    accounts.settle([ended(1, 40.0, ord=1)])
+    assert accounts.estimate("a", 20.0) == pytest.approx(40.0)
+
+
+def test_a_new_leader_begins_with_what_is_known() -> None:
+    accounts = Accounts()
+    accounts.know({"a": 2.0, "b": 4.0})
+    assert accounts.estimate("a", 10.0) == 20.0
+    assert accounts.estimate("unheard of", 10.0) == 30.0
+
+
+def test_a_cap_leaves_room_for_what_is_not_in_flight() -> None:
+    claimants = Accounts().claimants(USERS)
+    assert (claimants[1].room, claimants[2].room) == (None, 2)

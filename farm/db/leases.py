@@ -61,13 +61,17 @@ class Ending:
 
 def claim(db: Database, claims: Iterable[Claim]) -> list[Lease]:
     """CLAIM: lease jobs to sessions, all in one transaction."""
-    leases: list[Lease] = []
     with db.connection() as connection:
-        for wanted in claims:
-            query = queries.RECLAIM if wanted.ords else queries.CLAIM
-            values = {**vars(wanted), "ords": list(wanted.ords)}
-            leases += [Lease(**row) for row in connection.execute(query, values)]
-    return leases
+        # Fair shares make many small claims, so they travel together.
+        with connection.pipeline():
+            answers = [
+                connection.execute(
+                    queries.RECLAIM if wanted.ords else queries.CLAIM,
+                    {**vars(wanted), "ords": list(wanted.ords)},
+                )
+                for wanted in claims
+            ]
+        return [Lease(**row) for answer in answers for row in answer]
 
 
 def start(db: Database, lease: Lease, *, again: bool = False) -> Started | None:

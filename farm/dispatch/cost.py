@@ -33,7 +33,8 @@ class Costs:
 
         Of a checkpoint that nothing is known about, as many as of the middle one that is known.
         """
-        return size * self._rates.get(checkpoint, self._usual())
+        rate = self._rates.get(checkpoint)
+        return size * (self._usual() if rate is None else rate)
 
     def learn(self, checkpoint: str, size: float, seconds: float) -> None:
         """A job of ``size`` units has taken so many GPU-seconds, loads included."""

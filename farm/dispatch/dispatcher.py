@@ -7,7 +7,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 
 from farm.broker.queue import Publisher
 from farm.db import assets, backlog, leases, sessions
@@ -120,22 +119,26 @@ class Dispatcher:
         """Retries and the heads of open batches of priority ``least`` and up, as each user wants
         them served."""
         retries = [
-            replace(
-                self._run(retry.batch_id, retry.ord, now),
+            self._run(
+                retry.batch_id,
+                retry.ord,
+                now,
                 priority=retry.priority,
                 user=retry.user_id,
-                ord=retry.ord,
+                retried=retry.ord,
                 avoid=retry.avoid,
                 alone=runs_alone(retry.crashes),
             )
             for retry in backlog.retries(self._db, least=least, limit=_MANY)
         ]
         heads = [
-            replace(
-                self._run(batch.id, batch.cursor, now),
+            self._run(
+                batch.id,
+                batch.cursor,
+                now,
                 priority=batch.priority,
                 user=batch.user_id,
-                count=min(self._needs.of(batch.id, batch.cursor).until, batch.total) - batch.cursor,
+                total=batch.total,
             )
             for batch in backlog.open_batches(self._db, least=least, each=_EACH, limit=_MANY)
         ]
@@ -143,15 +146,31 @@ class Dispatcher:
             retries + heads, key=lambda run: (-run.priority, run.batch_id, run.ord is None)
         )
 
-    def _run(self, batch_id: int, ord: int, now: float) -> Run:
-        """One job of a batch, and what it needs."""
+    def _run(
+        self,
+        batch_id: int,
+        ord: int,
+        now: float,
+        *,
+        priority: int,
+        user: int,
+        total: int = 0,
+        retried: int | None = None,
+        avoid: str | None = None,
+        alone: bool = False,
+    ) -> Run:
+        """One job to retry, or those of a batch of ``total`` from ``ord`` on that are alike."""
         need = self._needs.of(batch_id, ord)
         return Run(
             batch_id=batch_id,
             checkpoint=need.checkpoint,
-            priority=0,
-            count=1,
+            priority=priority,
+            count=1 if retried is not None else min(need.until, total) - ord,
             waited=now - self._served.setdefault(batch_id, now),
+            ord=retried,
+            avoid=avoid,
+            alone=alone,
+            user=user,
             cost=self._accounts.estimate(need.checkpoint, need.size),
             size=need.size,
         )

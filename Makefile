@@ -29,8 +29,9 @@ demo-model: $(INSTALLED) ## train the demo checkpoint from nothing into build/de
 up: $(INSTALLED) ## start a farm and stay with it
 	$(BIN)/farm up
 
+# Two at a time: most tests wait for servers, and each process has servers of its own.
 test: $(INSTALLED) ## run the whole suite on real servers
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(INSTALLED) ## style, types and layers
 	$(BIN)/ruff format --check .

@@ -181,6 +181,17 @@ def defaults(db: Database) -> dict[str, dict[str, Any]]:
     return {row["name"]: row["defaults"] for row in rows}
 
 
+def forget_hosts(db: Database, *, days: float) -> int:
+    """Forget the files of hosts that have had no worker for so long; how many."""
+    with db.connection() as connection:
+        return connection.execute(
+            """DELETE FROM asset_files
+               WHERE seen_at < now() - make_interval(secs => %s * 86400)
+                 AND host NOT IN (SELECT host FROM sessions WHERE ended_at IS NULL)""",
+            (days,),
+        ).rowcount
+
+
 def loadable(db: Database) -> dict[str, frozenset[str]]:
     """The usable checkpoints of each host that has registered any file."""
     rows = db.all(

@@ -29,6 +29,9 @@ _PAUSE = 0.02
 _RETRY = 0.5
 _REPUBLISH = 5.0
 _TIDY = 1.0
+_CLEAN = 3600.0
+_FORGOTTEN_DAYS = 7.0
+"""Days without a worker after which the files of a host are forgotten."""
 _MANY = 2000
 _EACH = 64
 """Batches of one user that are looked at."""
@@ -49,6 +52,7 @@ class Dispatcher:
         self._served: dict[int, float] = {}
         self._sent: dict[str, str] = {}
         self._tidied = 0.0
+        self._cleaned = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Lead whenever nobody else does, until ``stop`` is set."""
@@ -179,6 +183,9 @@ class Dispatcher:
         self._reap()
         self._republish()
         self._loadable = assets.loadable(self._db)
+        if time.monotonic() - self._cleaned > _CLEAN:
+            self._cleaned = time.monotonic()
+            assets.forget_hosts(self._db, days=_FORGOTTEN_DAYS)
         self._accounts.settle(backlog.spent(self._db, seconds=_LOOK_BACK))
         for batch_id in backlog.finish(self._db):
             self._needs.forget(batch_id)

@@ -101,3 +101,15 @@ def test_an_order_is_heard_once_and_the_last_one_counts(db: Database) -> None:
     assert orders.take(db, "s1") == [("evict", "m")]
     assert orders.take(db, "s1") == []
     assert orders.take(db, "s2") == [("warm", "m")]
+
+
+def test_hosts_that_are_gone_for_long_are_forgotten(db: Database) -> None:
+    for host in ("gone", "new", "alive"):
+        assets.register(db, host, [named(host)])
+    sessions.open(db, NewSession("s", "gpu0", "alive", 1, {}, "cpu", 2), lease=60)
+    db.one(
+        """UPDATE asset_files SET seen_at = now() - interval '8 days'
+           WHERE host <> 'new' RETURNING host"""
+    )
+    assert assets.forget_hosts(db, days=7) == 1
+    assert names(db) == ["alive", "new"]

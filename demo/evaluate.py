@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from demo import prompts
-from demo.concepts import CONCEPTS, FIRST, STYLES
+from demo.concepts import CONCEPTS, FIRST
 from demo.judges import (
     Album,
     background,
@@ -30,6 +30,7 @@ from demo.sheets import sheet
 from tests.checkpoints import diffusers_pipeline
 
 BATCH = 16
+COLUMNS = 21
 
 
 class Renderer:
@@ -65,25 +66,27 @@ class Renderer:
 
 
 def concepts(render: Renderer, painter: Painter, known: int) -> dict[str, Any]:
-    """Rank of the asked concept among the ``known``, by two eyes, for each style."""
+    """Rank of the asked concept among all that are ``known``, by two eyes."""
     asked = prompts.every_concept(known)
-    made = render([a.prompt for a in asked], "concepts", seed=1000, columns=known // 7)
-    wanted = [a.concepts[0] for a in asked]
+    texts = [a.prompt for a in asked]
+    made = render(texts, "concepts", seed=1000, columns=COLUMNS)
     found: dict[str, Any] = {}
     for name, see in (("nearest picture", small), ("MobileNetV2", mobilenet())):
-        ranks = concepts_album(painter, see, known).ranks(made, wanted)
-        scores = {"top1": (ranks < 1).float(), "top5": (ranks < 5).float()}
-        for score, hits in scores.items():
-            by_style = hits.view(len(STYLES), known).mean(1)
-            found[f"{name} {score}"] = [
-                round(x, 3) for x in [hits.mean().item(), *by_style.tolist()]
-            ]
-        if known > len(FIRST):
-            added = [place for place, concept in enumerate(wanted) if concept >= len(FIRST)]
-            found[f"{name} top1, added concepts"] = _share(ranks[added] < 1)
-        wrong = [asked[place].prompt for place in torch.nonzero(ranks)[:, 0].tolist()]
-        found[f"{name} wrong"] = wrong[:40]
+        for among in sorted({known, len(FIRST)}):
+            places = [place for place, a in enumerate(asked) if a.concepts[0] < among]
+            wanted = [asked[place].concepts[0] for place in places]
+            ranks = concepts_album(painter, see, among).ranks(made[places], wanted)
+            what = f"{name}, of {among}"
+            found |= _scores(what, ranks)
+            if among > len(FIRST):
+                added = torch.tensor(wanted) >= len(FIRST)
+                found |= _scores(f"{what}, the added ones", ranks[added])
+            found[f"{what}: wrong"] = [texts[places[n]] for n in torch.nonzero(ranks)[:, 0]][:60]
     return found
+
+
+def _scores(what: str, ranks: Tensor) -> dict[str, float]:
+    return {f"{what}: top 1": _share(ranks < 1), f"{what}: top 5": _share(ranks < 5)}
 
 
 def backgrounds(render: Renderer) -> dict[str, Any]:

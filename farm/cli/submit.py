@@ -175,7 +175,7 @@ def _dry_run(request: dict[str, Any], as_json: bool) -> None:
         return
     sizes = [f"{values} {field}" for field, values in axes.items()]
     product = f" = {' x '.join(sizes)} x {request.get('count', 1)} each" if sizes else ""
-    output.console().print(f"{total} jobs{product}. Nothing was submitted.", markup=False)
+    output.console().print(f"{_jobs(total)}{product}. Nothing was submitted.", markup=False)
 
 
 def _quote(request: dict[str, Any], as_json: bool) -> None:
@@ -187,13 +187,14 @@ def _quote(request: dict[str, Any], as_json: bool) -> None:
     screen = output.console()
     names = ", ".join(f"{name} ({jobs})" for name, jobs in told["checkpoints"].items())
     how = "as measured" if told["measured"] else "a guess: no such job has been timed yet"
-    screen.print(f"{told['jobs']} jobs on {names}; {told['loads']} to load", markup=False)
+    screen.print(f"{_jobs(told['jobs'])} on {names}; {told['loads']} to load", markup=False)
     screen.print(f"GPU time   {output.duration(told['gpu_seconds'])}, {how}")
     screen.print(f"disk       {output.size(told['disk_bytes'])}, roughly")
     if told["seconds"] is None:
         screen.print("No live worker has all of its checkpoints; `farm model ls` shows them.")
         return
-    load = f"on {told['workers']} workers at today's load"
+    workers = "1 worker" if told["workers"] == 1 else f"{told['workers']} workers"
+    load = f"on {workers} at today's load"
     screen.print(f"done in    {output.duration(told['seconds'])} {load}")
     screen.print(f"           {output.duration(told['seconds_alone'])} with the farm to itself")
     screen.print("Nothing was submitted.")
@@ -216,7 +217,10 @@ def _accepted(data: dict[str, Any], as_json: bool) -> None:
     if as_json:
         output.print_json(data)
         return
-    jobs = "1 job" if data["total"] == 1 else f"{data['total']} jobs"
     output.console().print(
-        f"batch {data['id']}: {jobs} accepted. Follow it: farm watch {data['id']}"
+        f"batch {data['id']}: {_jobs(data['total'])} accepted. Follow it: farm watch {data['id']}"
     )
+
+
+def _jobs(count: int) -> str:
+    return "1 job" if count == 1 else f"{count} jobs"

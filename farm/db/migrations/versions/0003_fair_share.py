@@ -39,4 +39,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    raise NotImplementedError("Farm's schema only moves forward; restore a backup instead.")
+    raise RuntimeError("Farm's schema only moves forward; restore a backup instead.")

@@ -8,7 +8,64 @@ branch_labels = None
 depends_on = None
 
 SCHEMA = """
-SELECT 1;
+ALTER TABLE sessions
+    DROP CONSTRAINT sessions_state_check,
+    ADD CONSTRAINT sessions_state_check
+        CHECK (state IN ('live', 'draining', 'quarantined', 'closed', 'dead'));
+CREATE INDEX sessions_ended ON sessions (ended_at) WHERE ended_at IS NOT NULL;
+
+CREATE TABLE quarantines (
+    host text NOT NULL,
+    worker text NOT NULL,
+    reason text NOT NULL,
+    since timestamptz NOT NULL DEFAULT now(),
+    ended_at timestamptz,
+    by_hand boolean NOT NULL,
+    times integer NOT NULL DEFAULT 1,
+    tests integer NOT NULL DEFAULT 0,
+    test_at timestamptz,
+    answers jsonb,
+    PRIMARY KEY (host, worker)
+);
+COMMENT ON TABLE quarantines IS 'The last quarantine of each worker that had one; it outlives its sessions.';
+COMMENT ON COLUMN quarantines.times IS 'Quarantines in a row, less than a day apart.';
+COMMENT ON COLUMN quarantines.test_at IS 'When it gets its next canaries; null while it makes them, or for ever.';
+COMMENT ON COLUMN quarantines.answers IS 'What its last canaries came out as, until they are judged.';
+
+-- Only failures are in it, so that it costs succeeding jobs nothing.
+CREATE INDEX attempts_failed ON attempts (worker, ended_at)
+    WHERE result IN ('retry', 'failed', 'lost');
+CREATE INDEX outcomes_failed ON outcomes (batch_id, ord) WHERE state = 'failed';
+
+ALTER TABLE orders
+    DROP CONSTRAINT orders_action_check,
+    ADD CONSTRAINT orders_action_check CHECK (action IN ('warm', 'evict', 'trace', 'canary'));
+
+ALTER TABLE batches
+    DROP CONSTRAINT batches_state_check,
+    ADD CONSTRAINT batches_state_check
+        CHECK (state IN ('loading', 'open', 'paused', 'cancelled', 'done', 'pruned')),
+    ADD COLUMN keep boolean NOT NULL DEFAULT false,
+    ADD COLUMN loading_until timestamptz,
+    ADD COLUMN swept_at timestamptz,
+    ADD COLUMN trimmed_at timestamptz,
+    SET (autovacuum_vacuum_scale_factor = 0.05);
+COMMENT ON COLUMN batches.keep IS 'Never pruned, however old.';
+COMMENT ON COLUMN batches.loading_until IS 'Its upload has died if nothing more came by then.';
+COMMENT ON COLUMN batches.swept_at IS 'When files that no image names were removed, once, after its end.';
+COMMENT ON COLUMN batches.trimmed_at IS 'When its attempts were forgotten.';
+CREATE INDEX batches_hidden ON batches (id) WHERE state IN ('loading', 'pruned');
+CREATE INDEX batches_unswept ON batches (ended_at) WHERE ended_at IS NOT NULL AND swept_at IS NULL;
+CREATE INDEX batches_untrimmed ON batches (ended_at)
+    WHERE ended_at IS NOT NULL AND trimmed_at IS NULL;
+CREATE INDEX batches_ended ON batches (ended_at) WHERE ended_at IS NOT NULL;
+
+-- What is only inserted into is vacuumed by inserts: at tens of millions of rows, a fifth more
+-- would be a long wait for the map that lets index scans skip the table.
+ALTER TABLE outcomes SET (autovacuum_vacuum_insert_scale_factor = 0.05);
+ALTER TABLE images SET (autovacuum_vacuum_insert_scale_factor = 0.05);
+ALTER TABLE attempts SET (autovacuum_vacuum_insert_scale_factor = 0.05);
+ALTER TABLE inputs SET (autovacuum_vacuum_insert_scale_factor = 0.05);
 """
 
 

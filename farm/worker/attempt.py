@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from farm import __version__
 from farm.broker.progress import Progress
@@ -24,11 +24,13 @@ from farm.spec.job import JobSpec
 from farm.spec.moves import Move, judge
 from farm.storage import ImageStore
 from farm.worker import picture
-from farm.worker.engine import Engine
 from farm.worker.engine.stats import EngineStats, Rendered
 from farm.worker.models.hashes import SHORT, SHORT_WEIGHTS
 from farm.worker.models.kinds import CHECKPOINT, LORA
 from farm.worker.writer import Writer
+
+if TYPE_CHECKING:
+    from farm.worker.engine import Engine
 
 _log = logging.getLogger(__name__)
 

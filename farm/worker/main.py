@@ -7,9 +7,8 @@ import os
 import signal
 import socket
 import sys
-import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import chain, count
 from pathlib import Path
@@ -24,10 +23,8 @@ from farm.db import sessions
 from farm.db.database import Database
 from farm.db.sessions import NewSession
 from farm.settings import Settings
-from farm.spec.batch import INTERACTIVE_EXTRA
 from farm.storage import ImageStore
 from farm.supervisor import watch_lifeline
-from farm.worker.attempt import Attempts
 from farm.worker.engine import Engine
 from farm.worker.launcher import gpus
 from farm.worker.librarian import Librarian
@@ -40,10 +37,8 @@ from farm.worker.models.catalogue import builtin_folder
 from farm.worker.models.library import Library
 from farm.worker.orders import Orders
 from farm.worker.reporter import Reporter
-from farm.worker.session import Session
-from farm.worker.tasks import consume
+from farm.worker.service import Service
 from farm.worker.watchdog import Watchdog
-from farm.worker.writer import Writer
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +94,7 @@ class _Worker:
             on_lost=self._watchdog.lost,
         )
         images = ImageStore(settings.storage_url)
-        self._new = NewSession(
+        new = NewSession(
             id=uuid.uuid4().hex,
             worker=_free_name(db, settings.worker_name),
             host=socket.gethostname(),
@@ -110,70 +105,40 @@ class _Worker:
             # rows are taken by the next one between two steps, not after a round trip.
             capacity=profile.slots + profile.lookahead,
         )
-        self._orders = Orders(self._models, self._engine, images, worker=self._new.worker)
-        self._writer = Writer(db, self._new.id, self._new.worker)
-        self._attempts = Attempts(
+        self._orders = Orders(self._models, self._engine, images, worker=new.worker)
+        self._service = Service(
+            settings,
             db,
             self._engine,
-            session_id=self._new.id,
-            profile=profile.name,
+            new,
             images=images,
-            writer=self._writer,
             progress=self._progress,
             hashes=self._librarian.sha256,
+            report=self._report,
+            obey=self._orders.obey,
         )
 
     def work(self) -> None:
         """Consume until told to stop, then leave nothing behind."""
         self._engine.start()
         self._watchdog.watch(self._engine)
-        self._session = Session(
-            self._db,
-            self._new,
-            lease=self._settings.lease_seconds,
-            report=self._report,
-            cancel=self._attempts.cancel,
-            obey=self._orders.obey,
-        )
         self._librarian.start()
-        _log.info("%s is live, profile %s", self._new.worker, self._new.profile)
         try:
-            consume(
-                self._settings.required("broker_url"),
-                self._new.id,
-                concurrency=self._new.capacity + INTERACTIVE_EXTRA,
-                run=self._attempts.run,
-                drain=self._begin_drain,
-            )
+            self._service.work()
         finally:
-            self._session.close()
             self._librarian.stop()
             self._orders.stop()
-            self._writer.stop()
             self._reporter.stop()
             self._watchdog.stop()
             self._engine.stop()
             self._progress.close()
 
     def _settle(self, seconds: float) -> None:
-        self._attempts.settle(seconds)
-
-    def _begin_drain(self) -> None:
-        """Called in a signal handler, so all it does is start a thread."""
-        threading.Thread(target=self._drain, name="drain", daemon=True).start()
-
-    def _drain(self) -> None:
-        grace = self._settings.drain_seconds
-        _log.info("draining: %.0f s for what runs", grace)
-        self._attempts.drain()
-        self._session.drain()
-        _in(grace, self._attempts.release)
-        _in(grace + 10, lambda: os._exit(1))
+        self._service.settle(seconds)
 
     def _report(self) -> tuple[Sequence[str], dict[str, Any]]:
         counters, reading = self._engine.counters, self._meter.sample()
         stats = {
-            "images": self._attempts.succeeded,
             "busy_seconds": counters.busy_seconds,
             "forwards": counters.forwards,
             "rows": counters.rows,
@@ -216,12 +181,6 @@ def _free_name(db: Database, wanted: str) -> str:
     }
     names = chain([wanted], (f"{wanted}-{number}" for number in count(2)))
     return next(name for name in names if name not in taken)
-
-
-def _in(seconds: float, act: Callable[[], object]) -> None:
-    timer = threading.Timer(seconds, act)
-    timer.daemon = True  # a worker that has nothing left to do ends at once
-    timer.start()
 
 
 def _describe(device: torch.device, meter: Meter) -> dict[str, Any]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from farm.errors import FarmError
 from farm.storage import ImageStore, trace_path
-from farm.worker.engine import Engine
 from farm.worker.engine.timeline import chrome_trace
-from farm.worker.models.cache import ModelCache
+
+if TYPE_CHECKING:
+    from farm.worker.engine import Engine
+    from farm.worker.models.cache import ModelCache
 
 _log = logging.getLogger(__name__)
 

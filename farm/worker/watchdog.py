@@ -13,10 +13,13 @@ import sys
 import threading
 from collections.abc import Callable
 from time import monotonic
+from typing import TYPE_CHECKING
 
-from farm.worker.engine import Engine
 from farm.worker.engine.pulse import Activity
 from farm.worker.session import LOST
+
+if TYPE_CHECKING:
+    from farm.worker.engine import Engine
 
 _log = logging.getLogger(__name__)
 

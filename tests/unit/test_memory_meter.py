@@ -6,7 +6,8 @@ import psutil
 import pytest
 import torch
 
-from farm.worker.memory.meter import MemoryReading, Meter
+from farm.worker.memory.meter import Meter
+from farm.worker.memory.reading import MemoryReading
 
 MIB, GIB = 2**20, 2**30
 
@@ -37,8 +38,8 @@ def test_the_line(reading: MemoryReading, line: str) -> None:
 def test_a_cpu_reads_the_process_and_the_machine() -> None:
     meter = Meter(torch.device("cpu"))
     meter.reset()
-    reading = meter.sample()
     resident = psutil.Process().memory_info().rss
+    reading = meter.sample()
     assert resident <= reading.active < psutil.virtual_memory().total
     assert reading.active == reading.reserved
     assert 0 < reading.system_used <= reading.system_total == psutil.virtual_memory().total

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from farm.worker.memory.meter import MemoryReading
+from farm.worker.memory.reading import MemoryReading
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,14 @@ class Ledger:
         self._forwards += forwards
         self._rows += rows
         self._buckets.add(bucket)
+
+    def charge(self, work: Literal["load", "decode"], seconds: float, *, share: float) -> None:
+        """Book a load or a decode: what it took, and the job's share of the device in it."""
+        if work == "load":
+            self.load_seconds += seconds
+        else:
+            self.decode_seconds += seconds
+        self.gpu_seconds += share
 
     def saw(self, reading: MemoryReading) -> None:
         """Book a reading of the device taken while the job was there."""

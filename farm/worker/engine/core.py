@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from time import monotonic, perf_counter
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from farm.errors import FarmError
 from farm.spec.networks import Loras
+from farm.worker.engine.accountant import Accountant
 from farm.worker.engine.batcher import Batcher, Decode, Encode, Forward, Load
 from farm.worker.engine.denoiser import Denoiser, OnPreview, Preview, Progress
 from farm.worker.engine.job import Job
@@ -48,6 +49,7 @@ class Core:
         watched, on_preview: see :class:`farm.worker.engine.denoiser.Preview`.
         assets: LoRAs and embeddings that prompts may name.
         text_cache_bytes: device memory for encoded texts.
+        accountant: told where the device's time goes.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Core:
         on_preview: OnPreview | None = None,
         assets: Iterable[AssetFile] = (),
         text_cache_bytes: int = 64 * 2**20,
+        accountant: Accountant | None = None,
     ) -> None:
         self._models = models
         self._profile = profile
@@ -71,7 +74,7 @@ class Core:
         self._known = self._networks()
         self._texts = TextCache(text_cache_bytes, self._networks)
         self.jobs = Jobs(self._texts, Meter(device))
-        self.pulse = Pulse()
+        self.pulse = Pulse(accountant)
         limits = RowLimits(models, profile)
         self._batcher = Batcher(limits.allowed, profile.buckets)
         self._denoiser = Denoiser(
@@ -102,6 +105,7 @@ class Core:
     def rest(self) -> None:
         """Let go of what is kept between steps, as there is nothing to do."""
         self._denoiser.rest()
+        self.pulse.accountant.rest()
 
     def _refresh(self) -> None:
         """Take LoRAs off that may no longer be what they were."""
@@ -123,14 +127,8 @@ class Core:
         """Load for all who wait for this checkpoint; if it fails, it fails for all of them."""
         jobs = [job for job in self.jobs if job.waiting.checkpoint == checkpoint]
         self._denoiser.book()
-        with self.pulse.doing("load", checkpoint=checkpoint), self.jobs.blame(jobs):
-            began = perf_counter()
+        with self.jobs.blame(jobs), self._charged("load", jobs, checkpoint=checkpoint):
             self._models.get(checkpoint)
-            seconds = perf_counter() - began
-            self.pulse.worked(seconds)
-            for job in jobs:
-                job.ledger.load_seconds += seconds
-                job.ledger.gpu_seconds += seconds / len(jobs)
 
     def _encode(self, job: Job) -> None:
         """Encode a text once for all who wait for it."""
@@ -152,7 +150,7 @@ class Core:
                 watch.stop()
                 seconds = watch.seconds()
             self._texts.put(request, text)
-            self.pulse.worked(seconds)
+            self.pulse.worked("encode", {each.key: seconds / len(jobs) for each in jobs})
             for each in jobs:
                 each.ledger.encode_seconds += seconds
                 each.ledger.gpu_seconds += seconds / len(jobs)
@@ -161,14 +159,12 @@ class Core:
     def _decode(self, job: Job) -> None:
         request = job.request
         assert isinstance(request, DecodeRequest)
-        with self.pulse.doing("decode", job=job.key), self.jobs.blame([job]):
-            began = perf_counter()
-            with self._models.use(request.checkpoint) as checkpoint:
+        with self.jobs.blame([job]):
+            with (
+                self._charged("decode", [job], job=job.key),
+                self._models.use(request.checkpoint) as checkpoint,
+            ):
                 image = self._relieved(lambda: checkpoint.decode(request.latent.value))
-            seconds = perf_counter() - began
-            self.pulse.worked(seconds)
-            job.ledger.decode_seconds += seconds
-            job.ledger.gpu_seconds += seconds
             self.jobs.send(job, image)
 
     def _relieved(self, work: Callable[[], T]) -> T:
@@ -194,15 +190,25 @@ class Core:
         if checkpoint.worn(side) == loras:
             return
         self._denoiser.book()
-        with self.pulse.doing("load", loras=[lora.name for lora in loras]):
-            began = perf_counter()
+        with self._charged("load", jobs, loras=[lora.name for lora in loras]):
             spare = self._profile.weights_bytes - self._models.bytes
             checkpoint.wear(side, loras, self._loras.get, spare=spare)
-            seconds = perf_counter() - began
-            self.pulse.worked(seconds)
-            for job in jobs:
-                job.ledger.load_seconds += seconds
-                job.ledger.gpu_seconds += seconds / len(jobs)
+
+    @contextmanager
+    def _charged(
+        self, work: Literal["load", "decode"], jobs: Sequence[Job], **detail: Any
+    ) -> Iterator[None]:
+        """Charge jobs with what the block takes, each the same, even if it fails."""
+        with self.pulse.doing(work, **detail):
+            began = perf_counter()
+            try:
+                yield
+            finally:
+                seconds = perf_counter() - began
+                share = seconds / len(jobs)
+                self.pulse.worked(work, {job.key: share for job in jobs})
+                for job in jobs:
+                    job.ledger.charge(work, seconds, share=share)
 
 
 def _detail(forward: Forward, jobs: Sequence[Job]) -> dict[str, Any]:

@@ -111,21 +111,25 @@ class Denoiser:
         (stepped, jobs, checkpoint), self._running = self._running, None
         with self._jobs.blame(jobs):
             rows, seconds = stepped.rows, stepped.seconds()
+            shares = [seconds * taken / rows.count for taken in rows.taken]
             self._pulse.worked(
-                seconds, forwards=rows.forwards, rows=rows.count, padded=rows.padding
+                "denoise",
+                {job.key: share for job, share in zip(jobs, shares, strict=True)},
+                forwards=rows.forwards,
+                rows=rows.count,
+                padded=rows.padding,
             )
             slots = stepped.slots
-            for job, slot, taken, position, good, estimate in zip(
+            for job, slot, share, position, good, estimate in zip(
                 jobs,
                 slots,
-                rows.taken,
+                shares,
                 stepped.positions,
                 stepped.finite(),
                 stepped.estimates,
                 strict=True,
             ):
                 if job in self._jobs and job.slot is slot:
-                    share = seconds * taken / rows.count
                     job.ledger.call(
                         share,
                         rows=rows.count,

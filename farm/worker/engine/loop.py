@@ -18,6 +18,7 @@ import torch
 
 from farm.errors import Conflict, Unavailable
 from farm.spec.job import JobSpec
+from farm.worker.engine.accountant import Accountant
 from farm.worker.engine.core import Core
 from farm.worker.engine.denoiser import OnPreview, Progress
 from farm.worker.engine.failures import DeviceLost
@@ -52,6 +53,7 @@ class Engine:
             [h, w, 3] uint8 tensor on the CPU; it must be quick.
         on_lost: called on the engine's thread when the device is of no more use to this process.
             Jobs get no answer before it returns; a worker ends its process instead.
+        accountant: told where the device's time goes.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Engine:
         watched: Callable[[str], bool] = lambda _: False,
         on_preview: OnPreview | None = None,
         on_lost: Callable[[BaseException], None] = lambda _: None,
+        accountant: Accountant | None = None,
     ) -> None:
         self._device = device
         self._on_lost = on_lost
@@ -76,6 +79,7 @@ class Engine:
             on_progress=on_progress,
             watched=watched,
             on_preview=on_preview,
+            accountant=accountant,
         )
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._futures: WeakValueDictionary[str, Future[Rendered]] = WeakValueDictionary()
@@ -203,9 +207,11 @@ class Engine:
             if idle:
                 self._core.rest()
             try:
-                self._inbox.get(block=idle)()
+                heard = self._inbox.get(block=idle)
             except Empty:
                 break
+            self._core.pulse.accountant.wake()
+            heard()
         return self._deadline is None or (bool(self._core.jobs) and monotonic() < self._deadline)
 
     def _close(self, deadline: float) -> None:

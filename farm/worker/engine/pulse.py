@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any, Literal, TypeAlias
 
+from farm.worker.engine.accountant import Accountant, Work
 from farm.worker.engine.timeline import Timeline
 
-Activity: TypeAlias = Literal["idle", "load", "encode", "denoise", "decode"]
+Activity: TypeAlias = Literal["idle"] | Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +49,11 @@ class Pulse:
     Attributes:
         longest: seconds that the longest of each activity took.
         timeline: every activity of late.
+        accountant: told what the device does, and for whom.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, accountant: Accountant | None = None) -> None:
+        self.accountant = accountant or Accountant()
         self.heartbeat = Heartbeat("idle", monotonic())
         self.counters = Counters()
         self.longest: Mapping[Activity, float] = {}
@@ -70,13 +73,22 @@ class Pulse:
             if now - began > self.longest.get(activity, 0.0):
                 self.longest = {**self.longest, activity: now - began}
 
-    def worked(self, seconds: float, *, forwards: int = 0, rows: int = 0, padded: int = 0) -> None:
-        """Count work done on the device."""
+    def worked(
+        self,
+        work: Work,
+        shares: Mapping[str, float],
+        *,
+        forwards: int = 0,
+        rows: int = 0,
+        padded: int = 0,
+    ) -> None:
+        """Count work done on the device: its seconds, by the key of the job they were for."""
+        self.accountant.work(work, shares)
         done = self.counters
         self.counters = replace(
             done,
             forwards=done.forwards + forwards,
             rows=done.rows + rows,
             padded_rows=done.padded_rows + padded,
-            busy_seconds=done.busy_seconds + seconds,
+            busy_seconds=done.busy_seconds + sum(shares.values()),
         )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from farm.spec.networks import Loras
 from farm.spec.reading import ReadingOptions
 from farm.worker.memory.profiles import MemoryProfile
-from farm.worker.models.decoder import Decoder
+from farm.worker.models.decoder import Decoder, Draft
 from farm.worker.models.embeddings import EmbeddingShelf
 from farm.worker.models.lora import LoraFile
 from farm.worker.models.patches import Patches, Side, patch_of
@@ -179,10 +179,17 @@ class Checkpoint:
         )[0]
         return output.float()
 
-    def decode(self, latent: Tensor) -> Tensor:
+    def draft(self, latent: Tensor) -> Draft:
+        """Queue the decoding of a latent [4, h, w] float32; see :meth:`Decoder.draft`."""
+        return self._decoder.draft(latent)
+
+    def decode(self, latent: Tensor, *, after: Draft | None = None) -> Tensor:
         """A latent [4, h, w] float32 to pixels [8h, 8w, 3] uint8 on the CPU.
+
+        Args:
+            after: a draft of it that was not finite.
 
         Raises:
             NumericFailure: the latent, or the image even in float32, is not finite.
         """
-        return self._decoder.decode(latent)
+        return self._decoder.decode(latent, after=after)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,24 @@ from farm.worker.models.precision import LADDER
 
 FACTOR = 8
 TILE = 512
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A decoded picture that is on the device, which may still be at work on it.
+
+    Attributes:
+        pixels: [H, W, 3] uint8.
+        finite: one bool: whether the picture was. It travels with the pixels: no pass of its own
+            over the picture, and no earlier wait for the device.
+        vae: what makes it. Kept until it has, lest its memory goes to others before.
+    """
+
+    pixels: Tensor
+    finite: Tensor
+    vae: Any
 
 
 class Decoder:
@@ -50,22 +69,42 @@ class Decoder:
         self._vae = self._loaded
         self._unpainted = None
 
-    def decode(self, latent: Tensor) -> Tensor:
-        """[4, h, w] float32 to [8h, 8w, 3] uint8 on the CPU; raises :class:`NumericFailure`.
+    def draft(self, latent: Tensor) -> Draft:
+        """Queue the decoding of [4, h, w] float32 in the precision that worked last.
 
-        Where memory runs out it is decoded in tiles, as are all of its size and above from then on.
+        Waits for nothing. Where memory runs out it is decoded in tiles, as are all of its size
+        and above from then on.
+        """
+        return self._in_tiles_if_need_be(latent, lambda: self._drafted(self._vae, latent))
+
+    def decode(self, latent: Tensor, *, after: Draft | None = None) -> Tensor:
+        """[4, h, w] float32 to [8h, 8w, 3] uint8 on the CPU, in tiles as :meth:`draft`.
+
+        Args:
+            after: a draft that was not finite; precisions up to its own are not tried again.
+
+        Raises:
+            NumericFailure: the latent, or the image even in float32, is not finite.
         """
         if not bool(torch.isfinite(latent).all()):
             raise NumericFailure("The latent holds NaN or infinity before it is decoded.")
+        return self._in_tiles_if_need_be(
+            latent,
+            lambda: self._climb(
+                lambda vae: self._pixels(vae, latent), after=after and after.vae.dtype
+            ),
+        )
+
+    def _in_tiles_if_need_be(self, latent: Tensor, work: Callable[[], T]) -> T:
         pixels = latent[0].numel() * FACTOR**2
         try:
-            return self._climb(lambda vae: self._pixels(vae, latent))
+            return work()
         except Exception as error:
             if not out_of_memory(error) or pixels > self._tile_over or pixels <= TILE**2:
                 raise
             traceback.clear_frames(error.__traceback__)
         self._tile_over = pixels - 1
-        return self._climb(lambda vae: self._pixels(vae, latent))
+        return work()
 
     def unpainted(self, height: int, width: int) -> Tensor:
         """What an inpainting model sees where nothing is given, as in webui's txt2img.
@@ -93,9 +132,13 @@ class Decoder:
         """
         return self._climb(lambda vae: self._latent(vae, picture))
 
-    def _climb(self, attempt: Callable[[Any], Tensor | None]) -> Tensor:
-        """What the lowest precision makes in which ``attempt`` does not give None."""
-        for dtype in LADDER[LADDER.index(self.dtype) :]:
+    def _climb(
+        self, attempt: Callable[[Any], Tensor | None], *, after: torch.dtype | None = None
+    ) -> Tensor:
+        """What the lowest precision makes, above ``after``, in which ``attempt`` does not give
+        None."""
+        first = LADDER.index(self.dtype) if after is None else LADDER.index(after) + 1
+        for dtype in LADDER[first:]:
             vae = self._vae if dtype == self.dtype else self._cast(dtype)
             made = attempt(vae)
             if made is not None:
@@ -111,18 +154,18 @@ class Decoder:
         return nn.Module.to(deepcopy(self._loaded), dtype)
 
     def _pixels(self, vae: Any, latent: Tensor) -> Tensor | None:
-        """The picture, or None where it is not finite.
+        """The picture, or None where it is not finite."""
+        draft = self._drafted(vae, latent)
+        pixels = draft.pixels.cpu()
+        return pixels if bool(draft.finite) else None
 
-        The cast truncates, as webui's does. The flag travels with the pixels: no pass of its
-        own over the picture, and no earlier wait for the device.
-        """
+    def _drafted(self, vae: Any, latent: Tensor) -> Draft:
+        """The cast truncates, as webui's does."""
         vae.use_tiling = latent[0].numel() * FACTOR**2 > self._tile_over
         scaled = latent[None].to(vae.device) / vae.config.scaling_factor
         image = vae.decode(scaled.to(vae.dtype), return_dict=False)[0][0].float()
         shown = ((image + 1) / 2).clamp(0, 1).mul(255).to(torch.uint8)
-        finite = torch.isfinite(image).all()
-        pixels: Tensor = shown.permute(1, 2, 0).contiguous().cpu()
-        return pixels if bool(finite) else None
+        return Draft(shown.permute(1, 2, 0).contiguous(), torch.isfinite(image).all(), vae)
 
     def _latent(self, vae: Any, picture: Tensor) -> Tensor | None:
         vae.use_tiling = picture[0].numel() > self._tile_over

@@ -143,3 +143,14 @@ def test_a_profile_holds_its_rows_beside_all_the_weights_it_allows(
     profile = by_name(name)
     rows = rows_allowed(profile, family, side, side, weights_bytes=profile.weights_bytes)
     assert rows == rows_allowed(profile, family, side, side, weights_bytes=0) >= 4
+
+
+def test_decoding_beside_a_forward_takes_both_their_memories() -> None:
+    def peak(beside: int) -> int:
+        return peak_bytes(FP16, "sdxl", 1024**2, 16, beside=beside)
+
+    alone, small, large = peak(0), peak(512**2), peak(1024**2)
+    assert alone < small < large
+    assert peak_bytes(FP16, "sdxl", 1024**2, 1, beside=1024**2) > peak_bytes(
+        FP16, "sdxl", 1024**2, 1
+    )

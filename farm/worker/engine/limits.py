@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from farm.worker.engine.requests import Denoise
-from farm.worker.memory.planner import check_fits, rows_allowed
+from farm.worker.memory.planner import check_fits, peak_bytes, rows_allowed
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.checkpoint import Checkpoint
@@ -44,6 +44,19 @@ class RowLimits:
             )
             self._rows[shape] = max(1, rows)
         return self._rows[shape]
+
+    def beside(self, pixels: int, name: str, width: int, height: int) -> bool:
+        """Whether a picture of so many pixels can be decoded while as many rows of this
+        checkpoint and size as are allowed are denoised; ``name`` must be resident."""
+        peak = peak_bytes(
+            self._profile,
+            self._models.get(name).family,
+            width * height,
+            self.allowed(name, width, height),
+            weights_bytes=self._profile.weights_bytes,
+            beside=pixels,
+        )
+        return peak <= self._profile.memory_bytes
 
     def shed(self) -> bool:
         """Have checkpoints that are not in use leave; False if there are none."""

@@ -1,15 +1,23 @@
-"""How many UNet rows fit on a card, predicted before anything runs.
+"""How many UNet rows fit on a card: predicted before anything runs, corrected by what ran.
 
 The peak is ``weights + max(UNet, VAE) + workspaces``; activations of the UNet grow with rows and
 pixels, those of the VAE with pixels. The constants were computed by tracking live storages on
 ``meta`` and agree within 1.5 % with four published and measured peaks of float16 and float32
-runs on CUDA; they are not measured on this card.
+runs on CUDA. What a card took in fact goes before them: a call that was measured is predicted as
+it was; others by the formula times the ratio that like ones have shown, and never lower than a
+smaller call took.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from statistics import median_high
+
 from farm.errors import DoesNotFit
-from farm.worker.memory.profiles import GIB, PIXELS_1024, MemoryProfile
+from farm.spec.measurement import Call
+from farm.worker.memory.experience import Experience
+from farm.worker.memory.profiles import GIB, PIXELS_512, PIXELS_1024, MemoryProfile
 
 MIB = 2**20
 UNET_ROW = {
@@ -23,7 +31,9 @@ UNET_ROW = {
 VAE_IMAGE = 1536 * MIB
 """Activations of decoding one 1024x1024 image in float16, not tiled."""
 VAE_TILE, VAE_TILED_IMAGE = 378 * MIB, 11 * MIB
-"""Decoding in tiles of 512: one tile, and the picture put together, per 1024x1024."""
+"""Decoding in tiles: one of 512x512, and the picture put together, per 1024x1024."""
+TAESD_IMAGE = 384 * MIB
+"""Decoding one 1024x1024 image by TAESD."""
 PARAMETERS = {
     "sd15": 1_066_200_000,
     "sd2": 1_290_000_000,
@@ -38,12 +48,29 @@ TEXT_PARAMETERS = {
     "sdxl-refiner": 694_700_000,
     "ssd1b": 817_700_000,
 }
+VAE_PARAMETERS = 83_700_000
+STREAM_WINDOW = 2 * 128 * MIB
+"""Device memory for weights on their way, of a UNet that is streamed: two units, see
+:mod:`farm.worker.models.offload`."""
 
 WORKSPACE, WORKSPACE_SHARE = 0.15 * GIB, 0.22
 RESERVE_SHARE, RESERVE = 1.09, 0.1 * GIB
 CONTEXT = 0.5 * GIB
 GUIDED_ROWS = 2
 SIDE_STEP, MIN_SIDE = 8, 64
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What was measured of one checkpoint's calls.
+
+    Attributes:
+        unet, vae: how its calls go by; pixels and rows are those asked about.
+    """
+
+    unet: Call
+    vae: Call
+    experience: Experience = field(default_factory=Experience)
 
 
 def rows_allowed(
@@ -53,6 +80,7 @@ def rows_allowed(
     height: int,
     *,
     weights_bytes: int | None = None,
+    learnt: Learnt | None = None,
 ) -> int:
     """Most UNet rows of one forward at ``width`` x ``height`` pixels: a bucket, or 0.
 
@@ -61,11 +89,14 @@ def rows_allowed(
         weights_bytes: bytes of all resident weights where known; else those of one checkpoint
             of the family.
     """
-    worth = profile.rows_at_1024 * PIXELS_1024 // (width * height)
+    pixels = width * height
+    worth = profile.rows_at_1024 * PIXELS_1024 // pixels
     limit = max(GUIDED_ROWS, worth)
     for rows in reversed(profile.buckets):
         if rows <= limit:
-            peak = peak_bytes(profile, family, width * height, rows, weights_bytes=weights_bytes)
+            peak = peak_bytes(
+                profile, family, pixels, rows, weights_bytes=weights_bytes, learnt=learnt
+            )
             if peak <= profile.memory_bytes:
                 return rows
     return 0
@@ -78,25 +109,88 @@ def peak_bytes(
     rows: int,
     *,
     weights_bytes: int | None = None,
+    learnt: Learnt | None = None,
 ) -> int:
     """Predicted peak that the process takes from the device, context included."""
-    width = 4 if profile.dtype == "float32" else 2
     weights = family_weights(profile, family) if weights_bytes is None else weights_bytes
+
+    def unet(pixels: int, rows: int) -> float:
+        return _worked(profile, UNET_ROW[family] * pixels / PIXELS_1024 * rows)
+
+    def vae(pixels: int, _: int) -> float:
+        return _worked(profile, _vae_bytes(profile, pixels))
+
+    context = CONTEXT
+    if learnt is None:
+        activations = max(unet(pixels, rows), vae(pixels, 1))
+    else:
+        forward = replace(learnt.unet, pixels=pixels, rows=rows)
+        decode = replace(learnt.vae, mode=vae_mode(profile, pixels), pixels=pixels, rows=1)
+        activations = max(
+            _corrected(learnt.experience, forward, unet),
+            _corrected(learnt.experience, decode, vae),
+        )
+        context = learnt.experience.outside or CONTEXT
+    return int((weights + WORKSPACE + activations) * RESERVE_SHARE + RESERVE + context)
+
+
+def vae_mode(profile: MemoryProfile, pixels: int) -> str:
+    """How a picture of this size is decoded: ``whole``, ``tiles`` or ``taesd``."""
+    if profile.vae == "taesd":
+        return "taesd"
+    return "tiles" if pixels > profile.vae_tile_over else "whole"
+
+
+def _vae_bytes(profile: MemoryProfile, pixels: int) -> float:
+    """Activations of decoding one picture in float16."""
     images = pixels / PIXELS_1024
-    unet = UNET_ROW[family] * images * rows
     tiled = pixels > profile.vae_tile_over
-    vae = VAE_TILE + VAE_TILED_IMAGE * images if tiled else VAE_IMAGE * images
-    activations = max(unet, vae) * width / 2
-    allocated = weights + activations + WORKSPACE + WORKSPACE_SHARE * activations
-    return int(allocated * RESERVE_SHARE + RESERVE + CONTEXT)
+    return VAE_TILE + VAE_TILED_IMAGE * images if tiled else VAE_IMAGE * images
 
 
 def family_weights(profile: MemoryProfile, family: str) -> int:
     """Resident bytes of a full-size checkpoint of ``family``."""
-    parameters = PARAMETERS[family]
-    if profile.offload == "model":
-        parameters -= TEXT_PARAMETERS[family]
-    return parameters * (4 if profile.dtype == "float32" else 2)
+    width = 4 if profile.dtype == "float32" else 2
+    whole = PARAMETERS[family] * width
+    if profile.offload == "none":
+        return whole
+    unet_and_vae = whole - TEXT_PARAMETERS[family] * width
+    if profile.offload == "streamed" and unet_and_vae > profile.weights_bytes:
+        return VAE_PARAMETERS * width + STREAM_WINDOW
+    return unet_and_vae
+
+
+def _vae_bytes(profile: MemoryProfile, pixels: int) -> float:
+    images = pixels / PIXELS_1024
+    match vae_mode(profile, pixels):
+        case "taesd":
+            return TAESD_IMAGE * images
+        case "tiles":
+            return VAE_TILE * profile.vae_tile**2 / PIXELS_512 + VAE_TILED_IMAGE * images
+        case _:
+            return VAE_IMAGE * images
+
+
+def _worked(profile: MemoryProfile, half: float) -> float:
+    """Bytes that work takes whose activations take ``half`` in float16."""
+    return half * (4 if profile.dtype == "float32" else 2) / 2 * (1 + WORKSPACE_SHARE)
+
+
+def _corrected(
+    experience: Experience, call: Call, predicted: Callable[[int, int], float]
+) -> float:
+    """What a call takes, by what it and like ones took."""
+    own = experience.of(call).bytes
+    if own is not None:
+        return own
+    known = [(one.call, one.bytes) for one in experience.like(call) if one.bytes is not None]
+    if not known:
+        return predicted(call.pixels, call.rows)
+    ratio = median_high(bytes / predicted(one.pixels, one.rows) for one, bytes in known)
+    smaller = (
+        bytes for one, bytes in known if one.pixels <= call.pixels and one.rows <= call.rows
+    )
+    return max(ratio * predicted(call.pixels, call.rows), *smaller, 0)
 
 
 def check_fits(
@@ -106,12 +200,15 @@ def check_fits(
     height: int,
     *,
     weights_bytes: int | None = None,
+    learnt: Learnt | None = None,
 ) -> None:
     """Raise :class:`DoesNotFit` unless an image with guidance fits; names the nearest size."""
 
     def fits(width: int, height: int) -> bool:
-        rows = rows_allowed(profile, family, width, height, weights_bytes=weights_bytes)
-        return rows >= GUIDED_ROWS
+        rows = rows_allowed(
+            profile, family, width, height, weights_bytes=weights_bytes, learnt=learnt
+        )
+        return rows >= GUIDED_ROWS and not _failed(learnt, width * height)
 
     if fits(width, height):
         return
@@ -129,6 +226,13 @@ def check_fits(
         value=width,
         remedy=remedy,
     )
+
+
+def _failed(learnt: Learnt | None, pixels: int) -> bool:
+    """Whether memory ran out at this size with nothing left to give up."""
+    if learnt is None:
+        return False
+    return learnt.experience.too_much(replace(learnt.unet, pixels=pixels, rows=1))
 
 
 def _stepped(side: float) -> int:

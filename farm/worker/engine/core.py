@@ -13,7 +13,7 @@ import torch
 
 from farm.errors import FarmError
 from farm.spec.networks import Loras
-from farm.worker.engine.accountant import Accountant
+from farm.worker.accountant import Accountant
 from farm.worker.engine.batcher import Batcher, Decode, Encode, Forward, Load
 from farm.worker.engine.denoiser import Denoiser, OnPreview, Preview, Progress
 from farm.worker.engine.job import Job

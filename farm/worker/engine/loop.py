@@ -18,7 +18,7 @@ import torch
 
 from farm.errors import Conflict, Unavailable
 from farm.spec.job import JobSpec
-from farm.worker.engine.accountant import Accountant
+from farm.worker.accountant import Accountant
 from farm.worker.engine.core import Core
 from farm.worker.engine.denoiser import OnPreview, Progress
 from farm.worker.engine.failures import DeviceLost

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any, Literal, TypeAlias
 
-from farm.worker.engine.accountant import Accountant, Work
+from farm.worker.accountant import Accountant, Work
 from farm.worker.engine.timeline import Timeline
 
 Activity: TypeAlias = Literal["idle"] | Work

@@ -77,7 +77,7 @@ class Accountant:
         """An attempt begins; work for keys that did not enter is nobody's."""
         with self._lock:
             self._owners[key] = owner
-            self._open[key] = defaultdict(float)
+            self._open.setdefault(key, defaultdict(float))
 
     def leave(self, key: str, use: Use | None) -> None:
         """An attempt has ended: its seconds count as what they were, or all of them as ``use``."""
@@ -159,7 +159,8 @@ class Accountant:
     def _idle(self, now: float) -> None:
         owner = self._aside[-1] if self._aside else NOBODY
         use: Use = "load" if self._aside else "policy" if self._by_policy else "waiting"
-        self._books[Entry(self._period, owner, use)] += now - self._since
+        if now > self._since:
+            self._books[Entry(self._period, owner, use)] += now - self._since
         self._since = self._mark = now
 
     def _divide(self, until: float) -> None:

@@ -9,7 +9,7 @@ from farm.db.backlog import Entitled, Spent
 from farm.db.leases import Lease
 from farm.dispatch.cost import Costs
 from farm.dispatch.fairness import Shares
-from farm.dispatch.placement import Claimant, Run, Snapshot
+from farm.dispatch.snapshot import Claimant, Run, Snapshot
 
 _MANY = 200_000
 

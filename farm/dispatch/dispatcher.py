@@ -15,7 +15,8 @@ from farm.db.rates import rates
 from farm.dispatch.accounts import Accounts
 from farm.dispatch.leadership import Leadership, leadership
 from farm.dispatch.needs import Needs
-from farm.dispatch.placement import Run, Seat, Snapshot, place
+from farm.dispatch.placement import place
+from farm.dispatch.snapshot import Run, Seat, Snapshot
 from farm.errors import Unavailable
 from farm.spec.batch import INTERACTIVE_EXTRA, INTERACTIVE_FROM
 from farm.spec.moves import FATAL_CRASHES, runs_alone
@@ -49,7 +50,7 @@ class Dispatcher:
         self._needs = Needs(db)
         self._accounts = Accounts()
         self._loadable: Mapping[str, frozenset[str]] = {}
-        self._served: dict[int, float] = {}
+        self._passed: dict[int, float] = {}
         self._sent: dict[str, str] = {}
         self._tidied = 0.0
         self._cleaned = 0.0
@@ -84,11 +85,13 @@ class Dispatcher:
         snapshot = self._snapshot(now)
         if not snapshot.runs or not snapshot.seats:
             return 0
-        claims = place(snapshot)
-        placed = leases.claim(self._db, claims)
+        found = place(snapshot)
+        placed = leases.claim(self._db, found.claims)
         self._accounts.charge(placed, snapshot)
-        for claim in claims:
-            self._served[claim.batch_id] = now
+        for batch_id in found.passed:
+            self._passed.setdefault(batch_id, now)
+        for claim in found.claims:
+            self._passed.pop(claim.batch_id, None)
         checkpoints = {run.batch_id: run.checkpoint for run in snapshot.runs}
         for lease in placed:
             self._sent[lease.session_id] = checkpoints[lease.batch_id]
@@ -170,7 +173,7 @@ class Dispatcher:
             checkpoint=need.checkpoint,
             priority=priority,
             count=1 if retried is not None else min(need.until, total) - ord,
-            waited=now - self._served.setdefault(batch_id, now),
+            passed=now - self._passed.get(batch_id, now),
             ord=retried,
             avoid=avoid,
             alone=alone,
@@ -189,7 +192,7 @@ class Dispatcher:
         self._accounts.settle(backlog.spent(self._db, seconds=_LOOK_BACK))
         for batch_id in backlog.finish(self._db):
             self._needs.forget(batch_id)
-            self._served.pop(batch_id, None)
+            self._passed.pop(batch_id, None)
             _log.info("batch %s has ended", batch_id)
 
     def _reap(self) -> None:

@@ -1,14 +1,18 @@
 """Which job goes to which session: a pure function of a snapshot.
 
-A free place goes to a job
+A free place goes to a job that its card can make,
 
 1. of the highest class that has one: interactive, normal, background;
 2. of the user who has had least in GPU-seconds (see :mod:`farm.dispatch.fairness`);
 3. of that user's most important batch, then the oldest.
 
-One exception saves loads: among users who are within ``SLACK`` of the fairest, and among the next
-few batches, a job whose checkpoint the session holds goes first, unless the one that would have
-been served has been passed over for too long. So a warm checkpoint costs others a bounded share
+Two exceptions save loads. A session goes on with what it holds (the same checkpoint, LoRAs and size
+first, then the same checkpoint and LoRAs, then the same checkpoint) while the user of that is
+within ``slack`` of the fairest. And a checkpoint that others hold is loaded once more only if the
+work that waits for it, shared among its holders and this one, is worth ``WORTH`` loads, and if they
+are fewer than its users' share of the cards; or if the card had nothing else to do, and the load
+is over before the others are through. Both end when the job whose turn it is has been passed over
+for ``patience`` seconds: it gets the next place. So a warm checkpoint costs others a bounded share
 and a bounded time.
 
 The interactive class is a privilege of people, not of scripts: who is ``BURST`` ahead of others is
@@ -18,249 +22,213 @@ served in the normal class until they are level.
 from __future__ import annotations
 
 import heapq
-from bisect import insort
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import NamedTuple
 
 from farm.db.leases import Claim
-from farm.spec.batch import INTERACTIVE_EXTRA, rank
-
-INTERACTIVE, NORMAL = 2, 1
-
-LOOKAHEAD = 32
-"""How many batches a free session looks through for one whose checkpoint it holds."""
+from farm.dispatch.snapshot import Kind, Run, Seat, Snapshot
+from farm.dispatch.waiting import INTERACTIVE, Open, Waiting, keys
+from farm.spec.batch import INTERACTIVE_EXTRA
 
 PATIENCE = 30.0
-"""Seconds that a batch may be passed over for warmer ones."""
+"""Seconds that a job may be passed over for warmer ones, for each checkpoint that waits a card."""
 
 SLACK = 60.0
-"""GPU-seconds by which a user may be ahead of the fairest for the sake of a warm checkpoint."""
+"""GPU-seconds by which a user may be ahead of the fairest for the sake of a warm checkpoint, or
+what they are entitled to in ``SLACK_TIME`` if that is more."""
+SLACK_TIME = 30.0
 
-BURST = 600.0
-"""GPU-seconds ahead of the fairest at which a user's interactive jobs count as normal ones."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """Jobs of one batch that need the same checkpoint: the next ``count``, or one retry.
-
-    Attributes:
-        waited: seconds since a job of the batch was last placed.
-        ord: the job to retry; None for jobs at the batch's cursor.
-        avoid: the worker that failed it last.
-        alone: it is suspected of killing workers, and gets a session to itself.
-        user: whose it is.
-        cost: GPU-seconds that one of its jobs is expected to take.
-        size: its units of work, see :func:`farm.dispatch.cost.units`.
-    """
-
-    batch_id: int
-    checkpoint: str
-    priority: int
-    count: int
-    waited: float = 0.0
-    ord: int | None = None
-    avoid: str | None = None
-    alone: bool = False
-    user: int = 0
-    cost: float = 1.0
-    size: float = 1.0
+WORTH = 4.0
+"""Loads that the work waiting for a checkpoint must be worth before another card loads it."""
 
 
 @dataclass(frozen=True)
-class Seat:
-    """A live session: how many jobs it may hold, how many it holds, which checkpoints.
+class Placed:
+    """What to lease, and the batches that were passed over for warmer ones."""
 
-    Attributes:
-        warm: checkpoints in its memory, or on their way there.
-        can_load: those that its host has; None if that is not known.
-    """
-
-    session_id: str
-    worker: str
-    capacity: int
-    held: int
-    warm: frozenset[str] = frozenset()
-    can_load: frozenset[str] | None = None
+    claims: list[Claim]
+    passed: frozenset[int]
 
 
-@dataclass(frozen=True)
-class Claimant:
-    """What a user is entitled to.
-
-    Attributes:
-        time: what they have had, in GPU-seconds over their weight.
-        weight: their part of the farm, relative to others.
-        room: how many more jobs of theirs may be in flight; None for any number.
-    """
-
-    time: float = 0.0
-    weight: float = 1.0
-    room: int | None = None
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """``runs`` in the order that each user wants them served; users unknown are all level."""
-
-    seats: Sequence[Seat]
-    runs: Sequence[Run]
-    users: Mapping[int, Claimant] = field(default_factory=dict)
-
-
-def place(snapshot: Snapshot) -> list[Claim]:
+def place(snapshot: Snapshot) -> Placed:
     """Fill the free places of the least loaded sessions, one job at a time.
 
     Interactive jobs come first, and find a few places more than there are for others.
     """
-    places = [_Place(seat, seat.held, set(seat.warm)) for seat in snapshot.seats]
-    queue = _Queue(snapshot)
-    taken = _fill(places, queue, lowest=INTERACTIVE, extra=INTERACTIVE_EXTRA)
-    return _claims(taken + _fill(places, queue, lowest=0, extra=0))
+    farm = _Farm(snapshot)
+    farm.fill(lowest=INTERACTIVE, extra=INTERACTIVE_EXTRA)
+    farm.fill(lowest=0, extra=0)
+    return Placed(_claims(farm.taken), frozenset(farm.passed))
 
 
-def _fill(
-    places: Sequence[_Place], queue: _Queue, *, lowest: int, extra: int
-) -> list[tuple[Run, str]]:
-    """Give jobs of a class or above places, ``extra`` ones beyond capacity included."""
-    workers = {place.seat.worker for place in places}
-    heap = [
-        (place.load, number)
-        for number, place in enumerate(places)
-        if place.held < place.seat.capacity + extra
-    ]
-    heapq.heapify(heap)
-    taken: list[tuple[Run, str]] = []
-    while heap and queue.holds(lowest):
-        _, number = heapq.heappop(heap)
-        chosen = places[number]
-        run = _pick(queue.classes(lowest), chosen, workers)
-        if run is None:
-            continue
-        queue.take(run)
-        taken.append((run, chosen.seat.session_id))
-        chosen.held = chosen.seat.capacity + extra if run.alone else chosen.held + 1
-        chosen.warm.add(run.checkpoint)
-        if chosen.held < chosen.seat.capacity + extra:
-            heapq.heappush(heap, (chosen.load, number))
-    return taken
+class _Found(NamedTuple):
+    """A job that a place could take, and what its user has had."""
+
+    time: float
+    open_run: Open
 
 
-@dataclass
 class _Place:
     """A seat while it is being filled."""
 
-    seat: Seat
-    held: int
-    warm: set[str]
+    __slots__ = ("held", "last", "seat", "warm")
+
+    def __init__(self, seat: Seat) -> None:
+        self.seat = seat
+        self.held = seat.held
+        self.warm = set(seat.warm)
+        self.last = seat.last
 
     @property
     def load(self) -> float:
         return self.held / self.seat.capacity
 
+    def take(self, run: Run, most: int) -> None:
+        self.held = most if run.alone else self.held + 1
+        self.warm.add(run.checkpoint)
+        self.last = run.kind
 
-class _Queue:
-    """The runs by class and user, and what is left of each."""
+
+class _Farm:
+    """The places, and what waits for them."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self._users = snapshot.users
-        self.times = {run.user: self._claimant(run.user).time for run in snapshot.runs}
-        self._rooms = {user: self._claimant(user).room for user in self.times}
-        fairest = min(self.times.values(), default=0.0)
-        self._left: Counter[Run] = Counter()
-        self._runs: dict[tuple[int, int], list[Run]] = {}
-        for run in snapshot.runs:
-            self._left[run] = run.count
-            ahead = self.times[run.user] - fairest
-            self._runs.setdefault((_class(run.priority, ahead), run.user), []).append(run)
-        # Of each class, its users by what they have had.
-        self._order: dict[int, list[tuple[float, int]]] = {}
-        for level, user in self._runs:
-            if self._rooms[user] != 0:
-                insort(self._order.setdefault(level, []), (self.times[user], user))
+        self.taken: list[tuple[Run, str]] = []
+        self.passed: set[int] = set()
+        self._places = [_Place(seat) for seat in snapshot.seats]
+        self._workers = {seat.worker for seat in snapshot.seats}
+        self._waiting = Waiting(snapshot)
+        self._holders = Counter(name for seat in snapshot.seats for name in seat.warm)
+        crowd = len(self._waiting.backlog) / max(1, len(self._places))
+        self._patience = PATIENCE * max(1.0, crowd)
 
-    def holds(self, lowest: int) -> bool:
-        """Whether anything is left of that class or a higher one."""
-        return any(order for level, order in self._order.items() if level >= lowest)
+    def fill(self, *, lowest: int, extra: int) -> None:
+        """Give jobs of a class or above places, ``extra`` ones beyond capacity included."""
+        heap = [
+            (place.load, number)
+            for number, place in enumerate(self._places)
+            if place.held < place.seat.capacity + extra
+        ]
+        heapq.heapify(heap)
+        while heap and self._waiting.holds(lowest):
+            _, number = heapq.heappop(heap)
+            place = self._places[number]
+            most = place.seat.capacity + extra
+            found = self._pick(place, lowest)
+            if found is not None:
+                self._take(place, found, most)
+                if place.held < most:
+                    heapq.heappush(heap, (place.load, number))
 
-    def classes(self, lowest: int) -> Iterator[list[tuple[float, list[Run]]]]:
-        """Class by class, the highest first: (time, runs) of its users, the fairest first."""
-        for level in sorted(self._order, reverse=True):
-            if level >= lowest:
-                yield [(time, self._runs[level, user]) for time, user in self._order[level]]
+    def _take(self, place: _Place, found: Open, most: int) -> None:
+        run = found.run
+        if run.checkpoint not in place.warm:
+            self._holders[run.checkpoint] += 1
+        self._waiting.take(found, run.cost / place.seat.speed)
+        self.taken.append((run, place.seat.session_id))
+        place.take(run, most)
 
-    def take(self, run: Run) -> None:
-        """One job of the run has a place, and its user has had as much more."""
-        user = run.user
-        before = self.times[user]
-        self.times[user] += run.cost / self._claimant(user).weight
-        self._left[run] -= 1
-        if (room := self._rooms[user]) is not None:
-            self._rooms[user] = room - 1
-        for level, order in self._order.items():
-            runs = self._runs.get((level, user))
-            if runs is None or (before, user) not in order:
+    def _pick(self, place: _Place, lowest: int) -> Open | None:
+        levels = [level for level in self._waiting.levels if level >= lowest]
+        for level in levels:
+            if (found := self._pick_of(level, place)) is not None:
+                return found
+        if lowest:
+            return None
+        for level in levels:
+            if (found := self._spare(level, place)) is not None:
+                return found
+        return None
+
+    def _pick_of(self, level: int, place: _Place) -> Open | None:
+        """The job of a class that a place gets; None if it had better take none of them."""
+        turn = self._first(level, place)
+        if turn is None or turn.open_run.run.passed > self._patience:
+            return turn and turn.open_run
+        slack = max(SLACK, SLACK_TIME * self._waiting.pace[level])
+        warm = self._warm(level, place, turn.time + slack)
+        if warm is None or warm.time > turn.time + slack:
+            bound = inf if warm is None else warm.time
+            warm = self._cold(level, place, bound) or warm
+        if warm is not None and warm.open_run is not turn.open_run and warm.time >= turn.time:
+            self.passed.add(turn.open_run.run.batch_id)
+        return warm and warm.open_run
+
+    def _first(self, level: int, place: _Place) -> _Found | None:
+        """Whose turn it is."""
+        for time, runs in self._waiting.users(level):
+            if (found := self._own(place, runs)) is not None:
+                return _Found(time, found)
+        return None
+
+    def _own(self, place: _Place, runs: Sequence[Open]) -> Open | None:
+        """The first of a user's runs that a place may take."""
+        return next((run for run in runs if run.left and self._may_take(run.run, place)), None)
+
+    def _warm(self, level: int, place: _Place, limit: float) -> _Found | None:
+        """The fairest job of a checkpoint that a place holds; what is more like the last one goes
+        before what is less, up to a limit of its user's time."""
+        if place.last is not None and place.last.checkpoint in place.warm:
+            for key in reversed(keys(place.last)[2:]):
+                if (found := self._alike(level, place, key)) and found.time <= limit:
+                    return found
+        found = [self._alike(level, place, (name,)) for name in place.warm]
+        return min(filter(None, found), key=lambda one: one.time, default=None)
+
+    def _alike(self, level: int, place: _Place, key: Sequence[object]) -> _Found | None:
+        """The fairest job of a kind whose user does not want another one first."""
+        for time, runs in self._waiting.users(level, key):
+            found = self._own(place, runs)
+            if found is not None and self._welcome(level, place, found.run):
+                return _Found(time, found)
+        return None
+
+    def _welcome(self, level: int, place: _Place, run: Run) -> bool:
+        """Whether none of its user's more important batches could have the place."""
+        own = self._own(place, self._waiting.of(level, run.user))
+        return own is not None and own.run.priority == run.priority and (
+            own.run is run or own.run.passed <= self._patience
+        )
+
+    def _cold(self, level: int, place: _Place, bound: float) -> _Found | None:
+        """The fairest job whose checkpoint is worth loading here, of a user below a bound."""
+        for time, runs in self._waiting.users(level):
+            if time >= bound:
+                return None
+            found = self._own(place, runs)
+            if found is not None and self._worth(level, found.run):
+                return _Found(time, found)
+        return None
+
+    def _worth(self, level: int, run: Run) -> bool:
+        holders = self._holders[run.checkpoint]
+        if not holders or not run.load:
+            return True
+        each = self._waiting.backlog[run.checkpoint] / (holders + 1)
+        wanted = self._waiting.wanted(level, run.checkpoint)
+        return holders < wanted and each >= WORTH * run.load
+
+    def _spare(self, level: int, place: _Place) -> Open | None:
+        """A job for a card that has nothing else to do, if the load is over in time."""
+        for _, runs in self._waiting.users(level):
+            found = self._own(place, runs)
+            if found is None:
                 continue
-            order.remove((before, user))
-            if not self._left[run] and run in runs:
-                runs.remove(run)
-            if runs and self._rooms[user] != 0:
-                insort(order, (self.times[user], user))
+            name = found.run.checkpoint
+            if self._waiting.backlog[name] > found.run.load * self._holders[name]:
+                return found
+        return None
 
-    def _claimant(self, user: int) -> Claimant:
-        return self._users.get(user, _ANYBODY)
-
-
-_ANYBODY = Claimant()
-
-
-def _class(priority: int, ahead: float) -> int:
-    return min(rank(priority), INTERACTIVE if ahead < BURST else NORMAL)
-
-
-def _pick(
-    classes: Iterator[list[tuple[float, list[Run]]]], place: _Place, workers: set[str]
-) -> Run | None:
-    for users in classes:
-        if (run := _pick_in_class(users, place, workers)) is not None:
-            return run
-    return None
-
-
-def _pick_in_class(
-    users: Sequence[tuple[float, Sequence[Run]]], place: _Place, workers: set[str]
-) -> Run | None:
-    """The warm job among the next few, or else the one whose turn it is."""
-    turn: Run | None = None
-    fairest, looked = 0.0, 0
-    for time, runs in users:
-        if turn and (time - fairest > SLACK or looked >= LOOKAHEAD or turn.waited > PATIENCE):
-            break
-        own: Run | None = None
-        for run in runs:
-            if looked >= LOOKAHEAD and turn:
-                break
-            if own and (run.priority < own.priority or (turn is own and own.waited > PATIENCE)):
-                break
-            if not _may_take(run, place, workers):
-                continue
-            looked += 1
-            if run.checkpoint in place.warm:
-                return run
-            own = own or run
-            if turn is None:
-                turn, fairest = run, time
-    return turn
-
-
-def _may_take(run: Run, place: _Place, workers: set[str]) -> bool:
-    if run.alone and place.held:
-        return False
-    if place.seat.can_load is not None and run.checkpoint not in place.seat.can_load:
-        return False
-    # Another worker gets a failed job, as long as there is another.
-    return run.avoid != place.seat.worker or workers == {run.avoid}
+    def _may_take(self, run: Run, place: _Place) -> bool:
+        if run.alone and place.held:
+            return False
+        if not place.seat.suits(run):
+            return False
+        # Another worker gets a failed job, as long as there is another.
+        return run.avoid != place.seat.worker or self._workers == {run.avoid}
 
 
 def _claims(taken: Sequence[tuple[Run, str]]) -> list[Claim]:

@@ -8,7 +8,7 @@ from farm.db.backlog import Entitled, Spent
 from farm.db.leases import Lease
 from farm.dispatch.accounts import Accounts
 from farm.dispatch.cost import FIRST_RATE
-from farm.dispatch.placement import Run, Seat, Snapshot
+from farm.dispatch.snapshot import Run, Seat, Snapshot
 
 USERS = [Entitled(1, 1.0, None, 0), Entitled(2, 2.0, 5, 3)]
 

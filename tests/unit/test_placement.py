@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.db.leases import Claim
-from farm.dispatch.placement import BURST, PATIENCE, SLACK, Claimant, Run, Seat, Snapshot, place
+from farm.dispatch.placement import PATIENCE, SLACK, place
+from farm.dispatch.snapshot import Claimant, Run, Seat, Snapshot
+from farm.dispatch.waiting import BURST
 from farm.spec.batch import INTERACTIVE_EXTRA, INTERACTIVE_FROM
 
 
@@ -25,7 +27,7 @@ def run(batch: int, checkpoint: str = "a", *, count: int = 1, **fields: object) 
 
 
 def placed(seats: list[Seat], runs: list[Run]) -> list[tuple[int, str, int]]:
-    claims = place(Snapshot(seats, runs))
+    claims = place(Snapshot(seats, runs)).claims
     return sorted((c.batch_id, c.session_id, c.count or len(c.ords)) for c in claims)
 
 
@@ -48,7 +50,7 @@ def placed(seats: list[Seat], runs: list[Run]) -> list[tuple[int, str, int]]:
         ([seat("s", capacity=1, warm="b")], [run(1, priority=60), run(2, "b")], [(1, "s", 1)]),
         (
             [seat("s", capacity=1, warm="b")],
-            [run(1, waited=PATIENCE + 1), run(2, "b")],
+            [run(1, passed=2 * PATIENCE + 1), run(2, "b")],
             [(1, "s", 1)],
         ),
         # A failed job goes elsewhere while there is another worker.
@@ -69,7 +71,7 @@ def test_places(seats: list[Seat], runs: list[Run], expected: list[tuple[int, st
 
 
 def test_retries_are_claimed_by_number() -> None:
-    assert place(Snapshot([seat("s")], [run(7, ord=3), run(7, ord=5)])) == [
+    assert place(Snapshot([seat("s")], [run(7, ord=3), run(7, ord=5)])).claims == [
         Claim(7, "s", ords=(3, 5))
     ]
 
@@ -77,7 +79,7 @@ def test_retries_are_claimed_by_number() -> None:
 def shared_out(users: dict[int, Claimant], *, places: int, **fields: object) -> Counter[int]:
     """Jobs by user when each user has plenty and so many places are free."""
     runs = [run(user, count=100, user=user, **fields) for user in users]
-    claims = place(Snapshot([seat("s", capacity=places)], runs, users))
+    claims = place(Snapshot([seat("s", capacity=places)], runs, users)).claims
     return Counter({claim.batch_id: claim.count for claim in claims})
 
 
@@ -95,7 +97,7 @@ def test_who_has_had_more_waits_until_the_others_are_level() -> None:
 
 def test_costly_jobs_count_for_more() -> None:
     runs = [run(1, count=100, user=1, cost=3.0), run(2, count=100, user=2, cost=1.0)]
-    claims = place(Snapshot([seat("s", capacity=8)], runs))
+    claims = place(Snapshot([seat("s", capacity=8)], runs)).claims
     assert {claim.batch_id: claim.count for claim in claims} == {1: 2, 2: 6}
 
 
@@ -106,7 +108,7 @@ def test_a_cap_leaves_the_rest_to_others() -> None:
 
 def test_one_users_many_batches_are_no_larger_share() -> None:
     runs = [*(run(batch, user=1, count=10) for batch in range(1, 9)), run(9, user=2, count=10)]
-    claims = place(Snapshot([seat("s", capacity=8)], runs))
+    claims = place(Snapshot([seat("s", capacity=8)], runs)).claims
     assert sum(claim.count for claim in claims if claim.batch_id == 9) == 4
 
 
@@ -119,27 +121,27 @@ def test_within_a_user_the_more_important_batch_goes_first() -> None:
 def test_a_higher_class_goes_first_whoever_has_had_less(above: int, below: int) -> None:
     runs = [run(1, user=1, priority=below, count=9), run(2, user=2, priority=above, count=9)]
     users = {2: Claimant(time=50.0)}
-    claims = place(Snapshot([seat("s")], runs, users))
+    claims = place(Snapshot([seat("s")], runs, users)).claims
     assert {claim.batch_id for claim in claims} == {2}
 
 
 def test_a_number_within_a_class_moves_only_ones_own_batches() -> None:
     runs = [run(1, user=1, priority=79, count=9), run(2, user=2, priority=31, count=9)]
-    claims = place(Snapshot([seat("s")], runs))
+    claims = place(Snapshot([seat("s")], runs)).claims
     assert {claim.batch_id: claim.count for claim in claims} == {1: 2, 2: 2}
 
 
 def test_interactive_is_no_way_to_get_ahead_of_others_for_long() -> None:
     runs = [run(1, user=1, priority=90, count=9), run(2, user=2, count=9)]
     users = {1: Claimant(time=BURST)}
-    claims = place(Snapshot([seat("s")], runs, users))
+    claims = place(Snapshot([seat("s")], runs, users)).claims
     assert [(claim.batch_id, claim.count) for claim in claims] == [(2, 4)]
 
 
 @pytest.mark.parametrize(("ahead", "expected"), [(SLACK - 1, 2), (SLACK + 1, 1)])
 def test_a_warm_checkpoint_buys_a_bounded_share(ahead: float, expected: int) -> None:
     runs = [run(1, "a", user=1), run(2, "b", user=2)]
-    claims = place(Snapshot([seat("s", capacity=1, warm="b")], runs, {2: Claimant(time=ahead)}))
+    claims = place(Snapshot([seat("s", capacity=1, warm="b")], runs, {2: Claimant(time=ahead)})).claims
     assert [claim.batch_id for claim in claims] == [expected]
 
 
@@ -150,7 +152,7 @@ def test_backlogged_users_get_equal_gpu_seconds_whatever_their_jobs_cost() -> No
     for _ in range(600):
         runs = [run(user, str(user), user=user, count=9, cost=cost) for user, cost in costs.items()]
         users = {user: Claimant(time) for user, time in times.items()}
-        (claim,) = place(Snapshot([seat("s", capacity=1, warm=warm)], runs, users))
+        (claim,) = place(Snapshot([seat("s", capacity=1, warm=warm)], runs, users)).claims
         times[claim.batch_id] += costs[claim.batch_id]
         warm = str(claim.batch_id)
     jain = sum(times.values()) ** 2 / (len(times) * sum(time**2 for time in times.values()))
@@ -164,7 +166,7 @@ runs_of_any_kind = st.lists(
         checkpoint=st.sampled_from("abc"),
         priority=st.sampled_from([10, 50, 60, 90]),
         count=st.integers(1, 6),
-        waited=st.floats(0, 100),
+        passed=st.floats(0, 100),
         user=st.integers(1, 3),
         cost=st.floats(0, 50),
     ),
@@ -193,7 +195,7 @@ some_users = st.dictionaries(
 def test_no_session_is_overfilled_and_no_place_stays_empty(
     seats: list[Seat], runs: list[Run], users: dict[int, Claimant]
 ) -> None:
-    claims = place(Snapshot(seats, runs, users))
+    claims = place(Snapshot(seats, runs, users)).claims
     given_to = Counter[str]()
     taken = Counter[int]()
     for claim in claims:

@@ -1,0 +1,119 @@
+"""What placement decides on: the waiting runs, the sessions, what users are entitled to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Kind(NamedTuple):
+    """What jobs have in common that run well together: in one forward, if all is the same.
+
+    Attributes:
+        loras: names and strengths on the UNet; another set is put on before others run.
+        shape: width and height in pixels.
+    """
+
+    checkpoint: str
+    loras: tuple[tuple[str, float], ...] = ()
+    shape: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Jobs of one batch that need the same checkpoint: the next ``count``, or one retry.
+
+    Attributes:
+        passed: seconds since it was first passed over for a warmer one; 0 if it was not since a
+            job of the batch was last placed.
+        ord: the job to retry; None for jobs at the batch's cursor.
+        avoid: the worker that failed it last.
+        alone: it is suspected of killing workers, and gets a session to itself.
+        user: whose it is.
+        cost: seconds that one of its jobs is expected to take on a card of speed 1.
+        size: its units of work, see :func:`farm.dispatch.cost.units`.
+        load: seconds that its checkpoint takes to load.
+        loras, shape: see :class:`Kind`.
+        tags: that a worker must have.
+    """
+
+    batch_id: int
+    checkpoint: str
+    priority: int
+    count: int
+    passed: float = 0.0
+    ord: int | None = None
+    avoid: str | None = None
+    alone: bool = False
+    user: int = 0
+    cost: float = 1.0
+    size: float = 1.0
+    load: float = 0.0
+    loras: tuple[tuple[str, float], ...] = ()
+    shape: tuple[int, int] = (0, 0)
+    tags: frozenset[str] = frozenset()
+
+    @property
+    def kind(self) -> Kind:
+        return Kind(self.checkpoint, self.loras, self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A live session: how many jobs it may hold, how many it holds, which checkpoints.
+
+    Attributes:
+        warm: checkpoints in its memory, or on their way there.
+        can_load: those that its host has; None if that is not known.
+        last: what was sent to it last.
+        card: what its speed is known by.
+        speed: of its card, relative to others.
+        tags: that batches may ask for.
+        fits: most pixels of an image by checkpoint, where that is known.
+    """
+
+    session_id: str
+    worker: str
+    capacity: int
+    held: int
+    warm: frozenset[str] = frozenset()
+    can_load: frozenset[str] | None = None
+    last: Kind | None = None
+    card: str = ""
+    speed: float = 1.0
+    tags: frozenset[str] = frozenset()
+    fits: Mapping[str, int] = field(default_factory=dict)
+
+    def suits(self, run: Run) -> bool:
+        """Whether this card can ever make the jobs of a run."""
+        if self.can_load is not None and run.checkpoint not in self.can_load:
+            return False
+        most = self.fits.get(run.checkpoint)
+        if most is not None and run.shape[0] * run.shape[1] > most:
+            return False
+        return run.tags <= self.tags
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """What a user is entitled to.
+
+    Attributes:
+        time: what they have had, in GPU-seconds over their weight.
+        weight: their part of the farm, relative to others.
+        room: how many more jobs of theirs may be in flight; None for any number.
+    """
+
+    time: float = 0.0
+    weight: float = 1.0
+    room: int | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """``runs`` in the order that each user wants them served; users unknown are all level."""
+
+    seats: Sequence[Seat]
+    runs: Sequence[Run]
+    users: Mapping[int, Claimant] = field(default_factory=dict)

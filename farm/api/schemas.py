@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, Field
 
-from farm.db import batches, jobs, sessions
+from farm.db import batches, failures, jobs, sessions
 from farm.db.images import Image
 from farm.spec.job import JobSpec
 
@@ -62,9 +62,16 @@ class Batch(BaseModel):
                 "cancel": f"{here}:cancel",
                 "pause": f"{here}:pause",
                 "resume": f"{here}:resume",
+                "retry": f"{here}:retry",
             },
             **more,
         )
+
+
+class Retried(Batch):
+    """A batch of which failed jobs are tried again."""
+
+    retried: int = Field(description="jobs that had failed and now wait")
 
 
 class Axis(BaseModel):
@@ -194,6 +201,43 @@ class Reason(BaseModel):
     state: str
     reason: str
     remedy: str | None
+
+
+class Cause(BaseModel):
+    """Why jobs of a batch failed."""
+
+    failure_class: str
+    detail: str
+    remedy: str | None
+    jobs: int
+    first: str = Field(description="one of them", examples=["12-0"])
+    workers: list[str] = Field(description="on which their last attempts failed")
+
+
+class Failed(BaseModel):
+    """A batch with failed jobs; of very many, only the first are told apart in `causes`."""
+
+    batch: str
+    name: str
+    user: str
+    state: str
+    failed: int
+    causes: list[Cause]
+
+    @classmethod
+    def of(cls, found: failures.Failed) -> Self:
+        told = [
+            Cause(**{**vars(cause), "first": f"{found.batch_id}-{cause.first}"})
+            for cause in found.causes
+        ]
+        return cls(**{**vars(found), "causes": told}, batch=str(found.batch_id))
+
+
+class FailedPage(BaseModel):
+    """Batches with failed jobs, newest first."""
+
+    batches: list[Failed]
+    next_cursor: str | None
 
 
 class JobPage(BaseModel):

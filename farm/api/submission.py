@@ -11,7 +11,7 @@ from farm.db import assets, batches
 from farm.db.batches import Accepted, NewBatch
 from farm.db.database import Database
 from farm.db.users import User
-from farm.errors import InvalidInput
+from farm.errors import Forbidden, InvalidInput
 from farm.spec.batch import BatchRequest, BatchSpec, freeze, freeze_listed
 from farm.spec.job import JobSpec
 
@@ -23,9 +23,11 @@ def submit(db: Database, user: User, request: BatchRequest, key: str | None) -> 
     """Accept a batch once for each idempotency ``key``.
 
     Raises:
+        Forbidden: the user may have no job in flight.
         InvalidInput: the request is wrong; names the field.
         Conflict: the key was used with another request.
     """
+    refuse_without_quota(user)
     frozen = checked(db, request)
     return batches.accept(
         db,
@@ -47,6 +49,17 @@ def checked(db: Database, request: BatchRequest) -> BatchSpec | list[JobSpec]:
     refuse_unstorable(dict(request))
     known = assets.defaults(db)
     return freeze(request, known) if request.jobs is None else freeze_listed(request, known)
+
+
+def refuse_without_quota(user: User) -> None:
+    """Raise Forbidden for whom nothing would ever run."""
+    if user.max_in_flight == 0:
+        raise Forbidden(
+            f"{user.name} may have no job in flight: nothing of this batch would ever run.",
+            field="user",
+            value=user.name,
+            remedy=f"An administrator may change that: farm share {user.name} --cap N",
+        )
 
 
 def refuse_unstorable(value: Any, field: str = "", depth: int = 0) -> None:

@@ -184,7 +184,7 @@ def show_failures(batch: Batch) -> None:
         return
     screen = output.console()
     for job in islice(batch.jobs("failed"), _FAILURES_SHOWN):
-        screen.print(f"  {job.id} failed: {_reason(job.data['error'])}", markup=False)
+        screen.print(f"  {job.id} failed: {reason(job.data['error'])}", markup=False)
     hidden = batch.counts["failed"] - _FAILURES_SHOWN
     if hidden > 0:
         screen.print(f"  and {hidden} more")
@@ -233,7 +233,7 @@ def _show_job(job: Job) -> None:
         what = f"{stored['width']}x{stored['height']}, {output.size(stored['bytes'])}"
         screen.print(f"image: {what}, sha256 {stored['sha256'][:12]}", markup=False)
     if data["error"]:
-        screen.print(f"failed: {_reason(data['error'])}", markup=False)
+        screen.print(f"failed: {reason(data['error'])}", markup=False)
     stats = data["stats"] or {}
     if stats:
         screen.print(output.stage_table(stats))
@@ -241,10 +241,11 @@ def _show_job(job: Job) -> None:
             screen.print(line)
     for attempt in data["attempts"]:
         line = f"attempt {attempt['attempt']} on {attempt['worker']}: {attempt['result']}"
-        reason = f": {_reason(attempt['error'])}" if attempt["error"] else ""
-        screen.print(line + reason, markup=False)
+        cause = f": {reason(attempt['error'])}" if attempt["error"] else ""
+        screen.print(line + cause, markup=False)
 
 
-def _reason(error: dict[str, Any] | None) -> str:
+def reason(error: dict[str, Any] | None) -> str:
+    """Why a job failed, and what to do."""
     told = error or {}
     return " ".join(told[part] for part in ("detail", "remedy") if told.get(part)) or "no reason"

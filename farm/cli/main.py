@@ -36,6 +36,8 @@ _COMMANDS = {
     "pause": _Lazy("farm.cli.batches:pause", "Begin no more jobs of batches.", _MAKE),
     "resume": _Lazy("farm.cli.batches:resume", "Go on with paused batches.", _MAKE),
     "prio": _Lazy("farm.cli.batches:prio", "Change a batch's priority.", _MAKE),
+    "failed": _Lazy("farm.cli.failures:failed", "List jobs that have failed, and why.", _MAKE),
+    "retry": _Lazy("farm.cli.failures:retry", "Try failed jobs again.", _MAKE),
     "download": _Lazy("farm.cli.download:download", "Save a batch's images.", _MAKE),
     "prompt": _Lazy("farm.cli.prompt:prompt", "Explain what a prompt means.", _MAKE),
     "up": _Lazy("farm.cli.up:up", "Run a whole farm on this machine.", _FARM),

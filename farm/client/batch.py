@@ -148,6 +148,12 @@ class Batch:
         self._take(self._transport.post(self._link("resume")))
         return self
 
+    def retry(self) -> int:
+        """Try its failed jobs again, with a new budget each; how many."""
+        answer = self._transport.post(self._link("retry"))
+        self._take({name: part for name, part in answer.items() if name != "retried"})
+        return int(answer["retried"])
+
     def set_priority(self, priority: int | str) -> Batch:
         """0 to 100, or interactive, normal or background."""
         self._take(self._transport.patch(self._link("self"), {"priority": priority}))

@@ -103,6 +103,20 @@ class Farm:
         """Why the job of that id is where it is: ``reason``, and a ``remedy`` or None."""
         return dict(self._transport.get(f"/v1/jobs/{_segment(id)}/why"))
 
+    def retry(self, id: str) -> Job:
+        """Try the failed job of that id again; Conflict if it has not failed."""
+        return Job(self._transport.post(f"/v1/jobs/{_segment(id)}:retry"), self._transport)
+
+    def failures(self) -> Iterator[dict[str, Any]]:
+        """Batches with failed jobs and why those failed, the newest first."""
+        cursor = None
+        while True:
+            page = self._transport.get("/v1/failures", cursor=cursor)
+            yield from page["batches"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
     def workers(self) -> list[dict[str, Any]]:
         return list(self._transport.get("/v1/workers")["workers"])
 

@@ -123,4 +123,6 @@ def finish(db: Database) -> list[int]:
     """Close the batches that have nothing left to do; their ids."""
     with db.connection() as connection:
         connection.execute(queries.STOP_WAITING)
-        return [row["id"] for row in connection.execute(queries.FINISH)]
+        # Judged anew once they are locked: a job may have been repeated in between.
+        ids = [row["id"] for row in connection.execute(queries.FINISHABLE)]
+        return [row["id"] for row in connection.execute(queries.FINISH, {"ids": ids})]

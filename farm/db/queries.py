@@ -176,13 +176,47 @@ ON CONFLICT (batch_id, session_id) DO UPDATE SET cancelled = p.cancelled + exclu
 """
 """CANCEL the jobs of cancelled batches that wait to be retried."""
 
-FINISH = """
-UPDATE batches b SET state = CASE WHEN b.state = 'cancelled' THEN b.state ELSE 'done' END,
-                     ended_at = now()
+FINISHABLE = """
+SELECT id FROM batches b
 WHERE b.ended_at IS NULL
   AND (b.state = 'cancelled' OR (b.state IN ('open', 'paused') AND b.cursor = b.total))
   AND NOT EXISTS (SELECT FROM leases l WHERE l.batch_id = b.id)
   AND NOT EXISTS (SELECT FROM requeue r WHERE r.batch_id = b.id)
+FOR UPDATE
+"""
+"""Lock the batches of which nothing seems to be left, so that nobody repeats a job meanwhile."""
+
+FINISH = """
+UPDATE batches b SET state = CASE WHEN b.state = 'cancelled' THEN b.state ELSE 'done' END,
+                     ended_at = now()
+WHERE b.id = ANY(%(ids)s)
+  AND NOT EXISTS (SELECT FROM leases l WHERE l.batch_id = b.id)
+  AND NOT EXISTS (SELECT FROM requeue r WHERE r.batch_id = b.id)
 RETURNING b.id
 """
-"""Close the batches of which nothing is pending, in flight or waiting."""
+"""Close those of the locked batches of which nothing is pending, in flight or waiting."""
+
+REPEAT = """
+WITH batch AS MATERIALIZED (
+    SELECT id FROM batches
+    WHERE id = %(batch_id)s AND state IN ('open', 'paused', 'done') FOR UPDATE
+), gone AS (
+    DELETE FROM outcomes o USING batch
+    WHERE o.batch_id = batch.id AND o.state = 'failed'
+      AND (%(ord)s::bigint IS NULL OR o.ord = %(ord)s)
+    RETURNING o.batch_id, o.ord, o.attempt
+), waiting AS (
+    INSERT INTO requeue (batch_id, ord, attempt, failures, crashes, not_before, reason)
+    SELECT batch_id, ord, attempt, 0, 0, now(), 'its owner wants it tried again' FROM gone
+), counted AS (
+    INSERT INTO batch_progress AS p (batch_id, session_id, failed)
+    SELECT batch_id, 'repeat', -count(*) FROM gone GROUP BY batch_id
+    ON CONFLICT (batch_id, session_id) DO UPDATE SET failed = p.failed + excluded.failed
+), reopened AS (
+    UPDATE batches SET state = CASE WHEN state = 'done' THEN 'open' ELSE state END,
+                       ended_at = NULL, swept_at = NULL, trimmed_at = NULL
+    WHERE id IN (SELECT batch_id FROM gone)
+)
+SELECT count(*) AS repeated FROM gone
+"""
+"""REPEAT the failed jobs of a batch, or one of them, with new budgets; the batch is open again."""

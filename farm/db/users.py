@@ -15,11 +15,13 @@ from farm.errors import InvalidInput, NotFound
 class User:
     """Attributes:
     admin: may change what is not theirs: batches of others, shares, what workers hold.
+    max_in_flight: most jobs in flight at once; None for any number, 0 for none.
     """
 
     id: int
     name: str
     admin: bool = False
+    max_in_flight: int | None = None
 
 
 LOCAL = "local"
@@ -27,7 +29,7 @@ LOCAL = "local"
 # The update of nothing makes the conflicting row come back, whichever process was first.
 _ENSURE = """
 INSERT INTO users (name) VALUES (%(name)s)
-ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id, name, admin
+ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id, name, admin, max_in_flight
 """
 
 _SHARE = """
@@ -71,7 +73,8 @@ def create_key(db: Database, name: str, *, admin: bool = False) -> str:
 def for_key(db: Database, key: str) -> User | None:
     """The user who holds ``key``; None when nobody does."""
     row = db.one(
-        """SELECT u.id, u.name, u.admin FROM api_keys k JOIN users u ON u.id = k.user_id
+        """SELECT u.id, u.name, u.admin, u.max_in_flight
+           FROM api_keys k JOIN users u ON u.id = k.user_id
            WHERE k.sha256 = %(digest)s""",
         {"digest": _digest(key)},
     )

@@ -32,6 +32,7 @@ class Move(StrEnum):
     BURY = "bury"  # dispatcher: a job that killed its workers -> outcome with its history
     CANCEL = "cancel"  # owner: at once when not in flight
     STOP = "stop"  # worker: lease -> cancelled outcome, on the owner's wish
+    REPEAT = "repeat"  # owner: a failed outcome -> requeue, with a new budget
 
 
 TABLE: dict[Move, dict[State, State]] = {
@@ -45,6 +46,7 @@ TABLE: dict[Move, dict[State, State]] = {
     Move.BURY: {State.RUNNING: State.FAILED},
     Move.CANCEL: {State.PENDING: State.CANCELLED, State.WAITING: State.CANCELLED},
     Move.STOP: {State.ASSIGNED: State.CANCELLED, State.RUNNING: State.CANCELLED},
+    Move.REPEAT: {State.FAILED: State.WAITING},
 }
 
 ENDED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
@@ -61,6 +63,12 @@ SOFT_FAILURES = 3
 
 FATAL_CRASHES = 3
 """A job during which this many workers died has failed; before the last try it runs alone."""
+
+BLAMED = ("worker", "numeric")
+"""Classes of failures that may be the worker's own fault: bad memory makes wrong numbers, too."""
+
+BAD_RUN = 3
+"""A worker that failed jobs of so many batches, and made no image in between, is quarantined."""
 
 _HOPELESS = frozenset({"input", "missing asset", "does not fit", "numeric"})
 

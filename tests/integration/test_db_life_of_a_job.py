@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from farm.db import backlog, batches, leases, migrate, sessions, users
+from farm.db import backlog, batches, failures, leases, migrate, sessions, users
 from farm.db.batches import NewBatch
 from farm.db.database import Database
 from farm.db.leases import Claim, Ending, Lease
@@ -42,6 +42,7 @@ class LifeOfAJob(RuleBasedStateMachine):
         self.crashes = dict.fromkeys(range(self.total), 0)
         self.cancelled = False
         self.stale: list[Lease] = []
+        self.repeated: set[int] = set()
         self.live = [self._session(), self._session()]
 
     def _session(self) -> str:
@@ -106,7 +107,8 @@ class LifeOfAJob(RuleBasedStateMachine):
         for lease in self.stale + gone:
             ending = Ending(self.batch, lease.ord, lease.attempt, Move.SUCCEED, image=IMAGE)
             answer = leases.end(self.db, lease.session_id, "w", [ending]).get(tuple(lease[:3]))
-            assert answer in (None, "waiting", self.state[lease.ord])
+            before = {"failed"} if lease.ord in self.repeated else set()
+            assert answer in {None, "waiting", self.state[lease.ord], *before}
             assert leases.start(self.db, lease) is None
 
     @rule(which=st.integers(0, 1), crashed=st.booleans())
@@ -127,6 +129,20 @@ class LifeOfAJob(RuleBasedStateMachine):
                 fatal = self.crashes[ord] >= FATAL_CRASHES and not self.cancelled
                 self.move(ord, Move.BURY if fatal else Move.REAP)
         self.live[which] = self._session()
+
+    @rule(ord=st.none() | st.integers(0, 5))
+    def failed_jobs_are_repeated(self, ord: int | None) -> None:
+        wanted = [
+            number
+            for number, state in self.state.items()
+            if state is State.FAILED and ord in (None, number) and not self.cancelled
+        ]
+        assert failures.repeat(self.db, self.batch, ord) == len(wanted)
+        assert failures.repeat(self.db, self.batch, ord) == 0, "twice is as good as once"
+        for number in wanted:
+            self.move(number, Move.REPEAT)
+            self.repeated.add(number)
+            self.crashes[number] = 0
 
     @rule()
     def cancel(self) -> None:
@@ -186,9 +202,12 @@ def test_the_same_on_an_older_server(older_postgres_url: str) -> None:
 
 
 @pytest.mark.parametrize("state", list(State))
-def test_ended_jobs_never_move(state: State) -> None:
+def test_ended_jobs_move_only_when_their_owner_repeats_a_failed_one(state: State) -> None:
     moves = [move for move in Move if after(state, move)]
-    assert bool(moves) == (state not in ENDED)
+    if state in ENDED:
+        assert moves == ([Move.REPEAT] if state is State.FAILED else [])
+    else:
+        assert moves
 
 
 @pytest.mark.parametrize("same_session", [True, False])

@@ -31,7 +31,11 @@ def test_only_what_is_in_flight_can_end_with_an_image() -> None:
 
 def test_every_state_but_the_last_ones_can_be_left() -> None:
     left = {state for moves in TABLE.values() for state in moves}
-    assert left == set(State) - ENDED
+    assert left == set(State) - ENDED | {State.FAILED}
+
+
+def test_only_what_failed_can_be_tried_again() -> None:
+    assert TABLE[Move.REPEAT] == {State.FAILED: State.WAITING}
 
 
 def test_every_state_can_be_reached() -> None:

@@ -9,13 +9,13 @@ from pydantic import BaseModel, ConfigDict
 
 from farm.api import names
 from farm.api.deps import Caller, Serving
-from farm.api.schemas import Batch, BatchPage, Job, JobPage, Quotation, WholeBatch
+from farm.api.schemas import Batch, BatchPage, Job, JobPage, Quotation, Retried, WholeBatch
 from farm.api.submission import checked, submit
-from farm.db import batches, jobs
+from farm.db import batches, failures, jobs
 from farm.db.database import Database
 from farm.db.users import User
 from farm.dispatch.quote import quote
-from farm.errors import Forbidden, InvalidInput
+from farm.errors import Conflict, Forbidden, InvalidInput
 from farm.spec.batch import BatchRequest, Priority
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
@@ -115,28 +115,49 @@ class Change(BaseModel):
 @router.post("/{batch}:cancel", summary="Cancel what has not ended")
 def cancel(batch: str, services: Serving, caller: Caller) -> Batch:
     """Running jobs stop at their next step; what is made stays. Doing it twice is fine."""
-    return _changed(batches.cancel(services.db, _own(services.db, batch, caller)), batch)
+    return _changed(batches.cancel(services.db, own(services.db, batch, caller)), batch)
 
 
 @router.post("/{batch}:pause", summary="Begin no more of its jobs")
 def pause(batch: str, services: Serving, caller: Caller) -> Batch:
     """Jobs in flight go on to their end. Doing it twice, or to a batch that ended, is fine."""
-    return _changed(batches.pause(services.db, _own(services.db, batch, caller)), batch)
+    return _changed(batches.pause(services.db, own(services.db, batch, caller)), batch)
 
 
 @router.post("/{batch}:resume", summary="Go on with a paused batch")
 def resume(batch: str, services: Serving, caller: Caller) -> Batch:
-    return _changed(batches.resume(services.db, _own(services.db, batch, caller)), batch)
+    return _changed(batches.resume(services.db, own(services.db, batch, caller)), batch)
 
 
 @router.patch("/{batch}", summary="Change a batch's priority")
 def change(batch: str, change: Change, services: Serving, caller: Caller) -> Batch:
     """It counts for the jobs that no worker holds yet."""
-    number = _own(services.db, batch, caller)
+    number = own(services.db, batch, caller)
     return _changed(batches.set_priority(services.db, number, change.priority), batch)
 
 
-def _own(db: Database, name: str, caller: User) -> int:
+@router.post("/{batch}:retry", summary="Try its failed jobs again")
+def retry(batch: str, services: Serving, caller: Caller) -> Retried:
+    """With a new budget of tries each. Doing it twice is fine; a cancelled batch stays as it is."""
+    number = own(services.db, batch, caller)
+    retried = failures.repeat(services.db, number)
+    found = existing(services.db, batch)
+    if found.state == "cancelled":
+        raise cancelled(batch)
+    return Retried.of(found, retried=retried)
+
+
+def cancelled(batch: str) -> Conflict:
+    """Jobs of a cancelled batch are not tried again."""
+    return Conflict(
+        f"Batch {batch} was cancelled; its jobs are not tried again.",
+        field="batch",
+        value=batch,
+        remedy="Submit what you want again as a new batch.",
+    )
+
+
+def own(db: Database, name: str, caller: User) -> int:
     """The number of a batch that the caller may change; Forbidden where it is another's."""
     found = existing(db, name)
     if found.user != caller.name and not caller.admin:

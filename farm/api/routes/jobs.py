@@ -8,12 +8,14 @@ from fastapi import APIRouter, Header, Query
 from starlette.responses import Response
 
 from farm.api import names, thumbnails
-from farm.api.deps import Serving
-from farm.api.schemas import JobWithAttempts, Reason
-from farm.db import images, jobs, reasons
+from farm.api.deps import Caller, Serving
+from farm.api.routes.batches import Cursor, Limit, cancelled, own
+from farm.api.schemas import Failed, FailedPage, JobWithAttempts, Reason
+from farm.db import failures, images, jobs, reasons
 from farm.db.images import Image
 from farm.dispatch.why import explain
-from farm.errors import NotFound
+from farm.errors import Conflict, NotFound
+from farm.spec.moves import ENDED
 from farm.spec.sampling import MAX_SIDE
 from farm.storage import ImageStore
 
@@ -27,6 +29,45 @@ def show(job: str, services: Serving) -> JobWithAttempts:
     if found is None:
         raise names.no_job(job)
     return JobWithAttempts.of(found.job, attempts=found.attempts)
+
+
+@router.post("/jobs/{job}:retry", tags=["jobs"], summary="Try a failed job again")
+def retry(job: str, services: Serving, caller: Caller) -> JobWithAttempts:
+    """With a new budget of tries. Doing it twice is fine; one that has not failed is refused."""
+    batch, ord = names.job_number(job)
+    found = jobs.fetch(services.db, batch, ord)
+    if found is None:
+        raise names.no_job(job)
+    own(services.db, str(batch), caller)
+    if not failures.repeat(services.db, batch, ord):
+        _refuse(job, found.job.state)
+    return show(job, services)
+
+
+def _refuse(job: str, state: str) -> None:
+    """Raise Conflict unless the job waits or runs already: then there is nothing to do."""
+    if state == "succeeded":
+        raise Conflict(
+            f"Job {job} succeeded; only failed jobs are tried again.",
+            field="job",
+            value=job,
+            remedy=f"Its image is at /v1/images/{job}; for another, submit it with another seed.",
+        )
+    if state in ENDED:
+        raise cancelled(job.partition("-")[0])
+
+
+@router.get("/failures", tags=["jobs"], summary="Jobs that have failed, by batch and cause")
+def list_failures(services: Serving, limit: Limit = 20, cursor: Cursor = None) -> FailedPage:
+    """The newest batch first. `POST /v1/batches/{id}:retry` tries them again."""
+    before = names.position(cursor, "failures") if cursor is not None else None
+    found = failures.page(services.db, limit=limit + 1, before=before)
+    shown = found[:limit]
+    more = len(found) > limit
+    return FailedPage(
+        batches=[Failed.of(batch) for batch in shown],
+        next_cursor=names.cursor("failures", shown[-1].batch_id) if more else None,
+    )
 
 
 @router.get("/jobs/{job}/why", tags=["jobs"], summary="Why a job is where it is")

@@ -27,10 +27,13 @@ CREATE TABLE quarantines (
     answers jsonb,
     PRIMARY KEY (host, worker)
 );
-COMMENT ON TABLE quarantines IS 'The last quarantine of each worker that had one; it outlives its sessions.';
+COMMENT ON TABLE quarantines IS
+    'The last quarantine of each worker that had one; it outlives its sessions.';
 COMMENT ON COLUMN quarantines.times IS 'Quarantines in a row, less than a day apart.';
-COMMENT ON COLUMN quarantines.test_at IS 'When it gets its next canaries; null while it makes them, or for ever.';
-COMMENT ON COLUMN quarantines.answers IS 'What its last canaries came out as, until they are judged.';
+COMMENT ON COLUMN quarantines.test_at IS
+    'When it gets its next canaries; null while it makes them, or for ever.';
+COMMENT ON COLUMN quarantines.answers IS
+    'What its last canaries came out as, until they are judged.';
 
 -- Only failures are in it, so that it costs succeeding jobs nothing.
 CREATE INDEX attempts_failed ON attempts (worker, ended_at)
@@ -52,7 +55,8 @@ ALTER TABLE batches
     SET (autovacuum_vacuum_scale_factor = 0.05);
 COMMENT ON COLUMN batches.keep IS 'Never pruned, however old.';
 COMMENT ON COLUMN batches.loading_until IS 'Its upload has died if nothing more came by then.';
-COMMENT ON COLUMN batches.swept_at IS 'When files that no image names were removed, once, after its end.';
+COMMENT ON COLUMN batches.swept_at IS
+    'When files that no image names were removed, once, after its end.';
 COMMENT ON COLUMN batches.trimmed_at IS 'When its attempts were forgotten.';
 CREATE INDEX batches_hidden ON batches (id) WHERE state IN ('loading', 'pruned');
 CREATE INDEX batches_unswept ON batches (ended_at) WHERE ended_at IS NOT NULL AND swept_at IS NULL;

@@ -44,13 +44,15 @@ class Entitled:
 
 @dataclass(frozen=True)
 class Spent:
-    """An attempt that ended: the GPU-seconds it took, None where nobody knows."""
+    """An attempt that ended: the GPU-seconds it took, None where nobody knows, and the seconds
+    for which it waited for its checkpoint to be loaded."""
 
     batch_id: int
     ord: int
     attempt: int
     result: str
     gpu_seconds: float | None
+    load_seconds: float = 0.0
 
 
 # Of each user only the first few: others, too, must be seen, however many batches one has.
@@ -73,7 +75,8 @@ WHERE f.in_flight > 0 OR u.id = ANY (%(waiting)s)
 """
 
 _SPENT = """
-SELECT batch_id, ord, attempt, result, (stats ->> 'gpu_seconds')::float AS gpu_seconds
+SELECT batch_id, ord, attempt, result, (stats ->> 'gpu_seconds')::float AS gpu_seconds,
+       coalesce((stats ->> 'load_seconds')::float, 0) AS load_seconds
 FROM attempts WHERE ended_at > now() - make_interval(secs => %(seconds)s)
 """
 

@@ -9,7 +9,7 @@ from farm.db.backlog import Entitled, Spent
 from farm.db.leases import Lease
 from farm.dispatch.cost import Costs
 from farm.dispatch.fairness import Shares
-from farm.dispatch.snapshot import Claimant, Run, Snapshot
+from farm.dispatch.snapshot import Claimant, Run, Seat, Snapshot
 
 _MANY = 200_000
 
@@ -20,6 +20,11 @@ class _Charge:
 
     weight: float
     run: Run
+    seat: Seat
+
+    @property
+    def seconds(self) -> float:
+        return self.run.cost / self.seat.speed
 
 
 class Accounts:
@@ -35,9 +40,10 @@ class Accounts:
         for checkpoint, rate in rates.items():
             self._costs.learn(checkpoint, 1.0, rate)
 
-    def estimate(self, checkpoint: str, size: float) -> float:
-        """GPU-seconds that a job of so many units will take."""
-        return self._costs.estimate(checkpoint, size)
+    @property
+    def costs(self) -> Costs:
+        """What jobs and loads are thought to take."""
+        return self._costs
 
     def claimants(self, users: Sequence[Entitled]) -> Mapping[int, Claimant]:
         """What each user with work is entitled to now."""
@@ -49,11 +55,12 @@ class Accounts:
     def charge(self, placed: Sequence[Lease], snapshot: Snapshot) -> None:
         """Charge leases by the runs of the snapshot that they came from."""
         by_batch = {run.batch_id: run for run in snapshot.runs}
+        seats = {seat.session_id: seat for seat in snapshot.seats}
         for lease in placed:
             run = by_batch[lease.batch_id]
-            weight = snapshot.users[run.user].weight
-            self._shares.charge(run.user, run.cost, weight)
-            self._open[lease.batch_id, lease.ord, lease.attempt] = _Charge(weight, run)
+            charge = _Charge(snapshot.users[run.user].weight, run, seats[lease.session_id])
+            self._shares.charge(run.user, charge.seconds, charge.weight)
+            self._open[lease.batch_id, lease.ord, lease.attempt] = charge
         while len(self._open) > _MANY:  # of attempts whose end was never heard of
             del self._open[next(iter(self._open))]
 
@@ -64,9 +71,11 @@ class Accounts:
             if charge is None or attempt.result == "lost":
                 continue  # nobody knows what a lost one took: the estimate stands
             run, seconds = charge.run, attempt.gpu_seconds or 0.0
-            self._shares.charge(run.user, seconds - run.cost, charge.weight)
-            if attempt.result == "succeeded" and seconds:
-                self._costs.learn(run.checkpoint, run.size, seconds)
+            self._shares.charge(run.user, seconds - charge.seconds, charge.weight)
+            if attempt.load_seconds:
+                self._costs.learn_load(run.checkpoint, attempt.load_seconds)
+            elif attempt.result == "succeeded" and seconds:
+                self._costs.learn(run.checkpoint, run.size, seconds, charge.seat.card)
 
 
 def _room(user: Entitled) -> int | None:

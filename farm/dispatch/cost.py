@@ -9,8 +9,12 @@ from farm.spec.job import JobSpec
 PIXELS = 512 * 512
 FIRST_RATE = 0.05
 """GPU-seconds a unit before anything is known: SD1.5 on a card of the middle class."""
+FIRST_LOAD = 10.0
+"""Seconds to load a checkpoint before one was."""
 WEIGHT = 0.1
 """How much one job that ended changes what its checkpoint's next ones are thought to cost."""
+SPEED_WEIGHT = 0.02
+"""The same of its card, which makes jobs of every checkpoint."""
 
 
 def units(spec: JobSpec) -> float:
@@ -23,24 +27,50 @@ def units(spec: JobSpec) -> float:
 
 
 class Costs:
-    """GPU-seconds a unit, by checkpoint."""
+    """What a job takes: its units x the rate of its checkpoint / the speed of its card.
+
+    The first card heard of has speed 1.
+    """
 
     def __init__(self) -> None:
         self._rates: dict[str, float] = {}
+        self._loads: dict[str, float] = {}
+        self._speeds: dict[str, float] = {}
 
     def estimate(self, checkpoint: str, size: float) -> float:
-        """GPU-seconds that a job of ``size`` units will take.
+        """Seconds that a job of ``size`` units will take on a card of speed 1.
 
         Of a checkpoint that nothing is known about, as many as of the middle one that is known.
         """
-        rate = self._rates.get(checkpoint)
-        return size * (self._usual() if rate is None else rate)
+        return size * _known(self._rates, checkpoint, FIRST_RATE)
 
-    def learn(self, checkpoint: str, size: float, seconds: float) -> None:
-        """A job of ``size`` units has taken so many GPU-seconds, loads included."""
-        rate = seconds / size
-        before = self._rates.get(checkpoint, rate)
-        self._rates[checkpoint] = before + WEIGHT * (rate - before)
+    def load(self, checkpoint: str) -> float:
+        """Seconds that loading a checkpoint will take."""
+        return _known(self._loads, checkpoint, FIRST_LOAD)
 
-    def _usual(self) -> float:
-        return median(self._rates.values()) if self._rates else FIRST_RATE
+    def speed(self, card: str) -> float:
+        """How fast a card is, relative to the first one; 1 before anything is known."""
+        return self._speeds.get(card, 1.0)
+
+    def learn(self, checkpoint: str, size: float, seconds: float, card: str = "") -> None:
+        """A job of ``size`` units has taken so many seconds of a card, loads not counted."""
+        if not self._speeds:
+            self._speeds[card] = 1.0
+        speed = self.speed(card)
+        rate = seconds / size * speed
+        before = self._rates.get(checkpoint)
+        self._rates[checkpoint] = rate if before is None else before + WEIGHT * (rate - before)
+        if before and rate and card != next(iter(self._speeds)):
+            self._speeds[card] = speed * (before / rate) ** SPEED_WEIGHT
+
+    def learn_load(self, checkpoint: str, seconds: float) -> None:
+        """Loading a checkpoint has taken so long."""
+        before = self._loads.get(checkpoint, seconds)
+        self._loads[checkpoint] = before + WEIGHT * (seconds - before)
+
+
+def _known(found: dict[str, float], name: str, first: float) -> float:
+    value = found.get(name)
+    if value is None:
+        return median(found.values()) if found else first
+    return value

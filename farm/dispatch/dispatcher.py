@@ -178,8 +178,9 @@ class Dispatcher:
             avoid=avoid,
             alone=alone,
             user=user,
-            cost=self._accounts.estimate(need.checkpoint, need.size),
+            cost=self._accounts.costs.estimate(need.checkpoint, need.size),
             size=need.size,
+            load=self._accounts.costs.load(need.checkpoint),
         )
 
     def _tidy(self) -> None:

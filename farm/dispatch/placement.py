@@ -29,7 +29,7 @@ from math import inf
 from typing import NamedTuple
 
 from farm.db.leases import Claim
-from farm.dispatch.snapshot import Kind, Run, Seat, Snapshot
+from farm.dispatch.snapshot import Run, Seat, Snapshot
 from farm.dispatch.waiting import INTERACTIVE, Open, Waiting, keys
 from farm.spec.batch import INTERACTIVE_EXTRA
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from farm.dispatch.snapshot import Claimant, Kind, Run, Snapshot
 from farm.spec.batch import rank
@@ -128,7 +128,8 @@ class Waiting:
             weights = {user: self._claimant(user).weight for user in line.runs}
             each = self.pace[level] = cards / sum(weights.values())
             for user, runs in line.runs.items():
-                names = {one.run.checkpoint for one in runs if one.run.priority == runs[0].run.priority}
+                first = runs[0].run.priority
+                names = {one.run.checkpoint for one in runs if one.run.priority == first}
                 for name in names:
                     before = self._wanted.get((level, name), 0.0)
                     self._wanted[level, name] = before + weights[user] * each / len(names)

@@ -58,17 +58,17 @@ def test_only_what_succeeded_teaches_what_jobs_cost() -> None:
     accounts = Accounts()
     placed(accounts, 1)
     accounts.settle([ended(1, 0.001, "failed")])
-    assert accounts.estimate("a", 20.0) == 20.0 * FIRST_RATE
+    assert accounts.costs.estimate("a", 20.0) == 20.0 * FIRST_RATE
     placed(accounts, 1, ord=1)
     accounts.settle([ended(1, 40.0, ord=1)])
-    assert accounts.estimate("a", 20.0) == pytest.approx(40.0)
+    assert accounts.costs.estimate("a", 20.0) == pytest.approx(40.0)
 
 
 def test_a_new_leader_begins_with_what_is_known() -> None:
     accounts = Accounts()
     accounts.know({"a": 2.0, "b": 4.0})
-    assert accounts.estimate("a", 10.0) == 20.0
-    assert accounts.estimate("unheard of", 10.0) == 30.0
+    assert accounts.costs.estimate("a", 10.0) == 20.0
+    assert accounts.costs.estimate("unheard of", 10.0) == 30.0
 
 
 def test_a_cap_leaves_room_for_what_is_not_in_flight() -> None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from farm.db import queries
+from farm.db import queries, usage
 from farm.db.database import Database
+from farm.db.usage import Spent
 
 _OPEN = """
 INSERT INTO sessions (id, worker, host, pid, device, profile, capacity, lease_until)
 VALUES (%(id)s, %(worker)s, %(host)s, %(pid)s, %(device)s, %(profile)s, %(capacity)s,
         now() + make_interval(secs => %(lease)s))
+RETURNING date_trunc('hour', now(), 'UTC')::text AS hour
 """
 
 _SUCCEED = """
@@ -26,15 +28,18 @@ WHERE worker = %(worker)s AND host = %(host)s AND id <> %(id)s AND ended_at IS N
 _BEAT = """
 UPDATE sessions
 SET lease_until = now() + make_interval(secs => %(lease)s), resident = %(resident)s,
-    stats = %(stats)s
+    stats = %(stats)s, beat_at = now()
 WHERE id = %(id)s AND ended_at IS NULL
-RETURNING state
+RETURNING state, date_trunc('hour', now(), 'UTC')::text AS hour
 """
 
-_EXPIRE = """
-UPDATE sessions SET state = 'dead', ended_at = now()
-WHERE ended_at IS NULL AND lease_until < now()
-RETURNING id, worker
+_EXPIRE = f"""
+WITH gone AS (
+    UPDATE sessions SET state = 'dead', ended_at = now()
+    WHERE ended_at IS NULL AND lease_until < now()
+    RETURNING *
+{usage.LOSE}
+SELECT id FROM gone
 """
 
 _LIVE = """
@@ -63,6 +68,21 @@ class NewSession:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a session hears in answer to a heartbeat.
+
+    Attributes:
+        state: ``live``, or why it gets no jobs.
+        unwanted: (batch, ord, attempt) of its jobs that their owners want stopped.
+        hour: it is, by Postgres's clock.
+    """
+
+    state: str
+    unwanted: list[tuple[int, int, int]]
+    hour: str
+
+
+@dataclass(frozen=True)
 class Session(NewSession):
     """A session that has not ended; ``state`` is ``live`` or ``draining``."""
 
@@ -75,26 +95,34 @@ class Session(NewSession):
     assigned: int
 
 
-def open(db: Database, session: NewSession, *, lease: float) -> None:
+def open(db: Database, session: NewSession, *, lease: float) -> str:
     """Begin a session; one with the same worker name on the same host is over at once.
 
     A supervisor starts a worker again only when its process is gone, so its jobs need not
     wait for the old lease to run out. Were it still alive, the fence would hold.
+
+    Returns:
+        The hour it is, by Postgres's clock.
     """
     values = {**vars(session), "device": Jsonb(session.device), "lease": lease}
     with db.connection() as connection:
         connection.execute(_SUCCEED, values)
-        connection.execute(_OPEN, values)
+        row = connection.execute(_OPEN, values).fetchone()
         connection.execute(queries.WAKE)
+    assert row is not None
+    return str(row["hour"])
 
 
 def beat(
-    db: Database, id: str, *, lease: float, resident: Sequence[str], stats: dict[str, Any]
-) -> tuple[str, list[tuple[int, int, int]]] | None:
-    """Extend the lease; None when the session is over.
-
-    Returns the state and the (batch, ord, attempt) that their owners want stopped.
-    """
+    db: Database,
+    id: str,
+    *,
+    lease: float,
+    resident: Sequence[str],
+    stats: dict[str, Any],
+    spent: Iterable[Spent] = (),
+) -> Answer | None:
+    """Extend the lease, and write what seconds were spent on; None when the session is over."""
     values = {"id": id, "lease": lease, "resident": list(resident), "stats": Jsonb(stats)}
     with db.connection() as connection:
         # A heartbeat lost in a server crash costs nothing, so it need not wait for the disk.
@@ -107,7 +135,9 @@ def beat(
                WHERE session_id = %(id)s AND cancel_requested""",
             values,
         ).fetchall()
-    return row["state"], [(job["batch_id"], job["ord"], job["attempt"]) for job in unwanted]
+        usage.record(connection, id, spent)
+    jobs = [(job["batch_id"], job["ord"], job["attempt"]) for job in unwanted]
+    return Answer(row["state"], jobs, row["hour"])
 
 
 def drain(db: Database, id: str) -> None:
@@ -131,9 +161,10 @@ def set_draining(db: Database, worker: str, *, draining: bool) -> int:
     return changed
 
 
-def close(db: Database, id: str) -> None:
+def close(db: Database, id: str, *, spent: Iterable[Spent] = ()) -> None:
     """End the session in good order; what it still holds goes back to the queue."""
     with db.connection() as connection:
+        usage.record(connection, id, spent)
         connection.execute(
             """UPDATE sessions SET state = 'closed', ended_at = now(), lease_until = now()
                WHERE id = %s AND ended_at IS NULL""",

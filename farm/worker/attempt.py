@@ -22,8 +22,10 @@ from farm.spec.batch import BatchSpec, rank
 from farm.spec.infotext import infotext
 from farm.spec.job import JobSpec
 from farm.spec.moves import Move, judge
+from farm.spec.uses import Use
 from farm.storage import ImageStore
 from farm.worker import picture
+from farm.worker.accountant import Accountant, Owner
 from farm.worker.engine.stats import EngineStats, Rendered
 from farm.worker.models.hashes import SHORT, SHORT_WEIGHTS
 from farm.worker.models.kinds import CHECKPOINT, LORA
@@ -47,6 +49,7 @@ class Attempts:
         session_id: whose leases these are.
         hashes: (kind, name) of an asset to its sha256, or None while that is not known.
         profile: name of the memory profile, written into each image.
+        accountant: told whose each attempt is, and what became of it.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Attempts:
         writer: Writer,
         progress: Progress,
         hashes: Callable[[str, str], str | None],
+        accountant: Accountant,
     ) -> None:
         self._db = db
         self._engine = engine
@@ -69,6 +73,7 @@ class Attempts:
         self._writer = writer
         self._progress = progress
         self._hashes = hashes
+        self._accountant = accountant
         self._lock = threading.Lock()
         self._running: set[JobKey] = set()
         self._rendered: set[JobKey] = set()
@@ -149,6 +154,7 @@ class Attempts:
 
     def _succeed(self, job: JobKey, started: Started) -> Ending:
         spec = self._job(job)
+        self._accountant.enter(name(job), Owner(job[0], spec.checkpoint))
         rendered = self._engine.submit(name(job), spec, rank=rank(started.priority)).result()
         with self._lock:
             self._rendered.add(job)
@@ -186,6 +192,7 @@ class Attempts:
 
     def _finish(self, job: JobKey, ending: Ending) -> None:
         state = self._writer.end(ending)
+        self._accountant.leave(name(job), _use(ending.move, state))
         if state is None:
             _log.warning("%s was fenced; its result is dropped", name(job))
         if state != "succeeded" and ending.image:
@@ -216,6 +223,15 @@ class Attempts:
 def name(job: JobKey) -> str:
     """How the engine calls an attempt: ``12-3.1``."""
     return f"{job[0]}-{job[1]}.{job[2]}"
+
+
+def _use(move: Move, state: str | None) -> Use | None:
+    """What an attempt's seconds count as; None: as what they were."""
+    if state == "succeeded":
+        return None
+    if state == "waiting" and move is Move.RELEASE:
+        return "preempted"
+    return "cancelled" if state == "cancelled" else "failed"
 
 
 def _columns(stats: EngineStats) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from farm.db.sessions import NewSession
 from farm.settings import Settings
 from farm.storage import ImageStore
 from farm.supervisor import watch_lifeline
+from farm.worker.accountant import Accountant
 from farm.worker.engine import Engine
 from farm.worker.launcher import gpus
 from farm.worker.librarian import Librarian
@@ -83,6 +84,7 @@ class _Worker:
             patience=settings.hang_seconds,
             settle=self._settle,
         )
+        accountant = Accountant()
         self._engine = Engine(
             self._models,
             profile,
@@ -92,6 +94,7 @@ class _Worker:
             watched=self._reporter.watched,
             on_preview=self._reporter.show,
             on_lost=self._watchdog.lost,
+            accountant=accountant,
         )
         images = ImageStore(settings.storage_url)
         new = NewSession(
@@ -105,7 +108,9 @@ class _Worker:
             # rows are taken by the next one between two steps, not after a round trip.
             capacity=profile.slots + profile.lookahead,
         )
-        self._orders = Orders(self._models, self._engine, images, worker=new.worker)
+        self._orders = Orders(
+            self._models, self._engine, images, worker=new.worker, accountant=accountant
+        )
         self._service = Service(
             settings,
             db,
@@ -116,6 +121,7 @@ class _Worker:
             hashes=self._librarian.sha256,
             report=self._report,
             obey=self._orders.obey,
+            accountant=accountant,
         )
 
     def work(self) -> None:

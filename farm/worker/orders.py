@@ -12,6 +12,7 @@ from farm.storage import ImageStore, trace_path
 from farm.worker.engine.timeline import chrome_trace
 
 if TYPE_CHECKING:
+    from farm.worker.accountant import Accountant
     from farm.worker.engine import Engine
     from farm.worker.models.cache import ModelCache
 
@@ -24,18 +25,26 @@ class Orders:
     Args:
         worker: whose timeline a trace shows.
         store: where traces go.
+        accountant: told of loads that no attempt waits for.
 
     Attributes:
         refused: subject to the reason why the last order about it was not carried out.
     """
 
     def __init__(
-        self, models: ModelCache, engine: Engine, store: ImageStore, *, worker: str
+        self,
+        models: ModelCache,
+        engine: Engine,
+        store: ImageStore,
+        *,
+        worker: str,
+        accountant: Accountant,
     ) -> None:
         self._models = models
         self._engine = engine
         self._store = store
         self._worker = worker
+        self._accountant = accountant
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="orders")
         self.refused: dict[str, str] = {}
 
@@ -49,9 +58,7 @@ class Orders:
 
     def _carry_out(self, action: str, subject: str) -> None:
         try:
-            {"warm": self._models.warm, "evict": self._models.evict, "trace": self._trace}[action](
-                subject
-            )
+            {"warm": self._warm, "evict": self._models.evict, "trace": self._trace}[action](subject)
         except FarmError as error:
             _log.warning("%s %s: %s", action, subject, error)
             self.refused = {**self.refused, subject: str(error)}
@@ -60,6 +67,10 @@ class Orders:
             self.refused = {**self.refused, subject: f"{type(error).__name__}: {error}"}
         else:
             self.refused = {name: why for name, why in self.refused.items() if name != subject}
+
+    def _warm(self, checkpoint: str) -> None:
+        with self._accountant.aside(checkpoint):
+            self._models.warm(checkpoint)
 
     def _trace(self, id: str) -> None:
         trace = chrome_trace(self._engine.timeline.spans(), process=self._worker)

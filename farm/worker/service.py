@@ -14,6 +14,7 @@ from farm.db.sessions import NewSession
 from farm.settings import Settings
 from farm.spec.batch import INTERACTIVE_EXTRA
 from farm.storage import ImageStore
+from farm.worker.accountant import Accountant
 from farm.worker.attempt import Attempts
 from farm.worker.session import Session
 from farm.worker.tasks import consume
@@ -34,6 +35,7 @@ class Service:
     Args:
         hashes: (kind, name) of an asset to its sha256, or None while that is not known.
         obey: is told every (action, subject) that people ordered.
+        accountant: the engine's.
     """
 
     def __init__(
@@ -48,12 +50,14 @@ class Service:
         hashes: Callable[[str, str], str | None],
         report: Report,
         obey: Callable[[str, str], None],
+        accountant: Accountant,
     ) -> None:
         self._settings = settings
         self._db = db
         self._new = new
         self._report = report
         self._obey = obey
+        self._accountant = accountant
         self._writer = Writer(db, new.id, new.worker)
         self._attempts = Attempts(
             db,
@@ -64,6 +68,7 @@ class Service:
             writer=self._writer,
             progress=progress,
             hashes=hashes,
+            accountant=accountant,
         )
 
     def work(self) -> None:
@@ -75,6 +80,7 @@ class Service:
             report=self._tell,
             cancel=self._attempts.cancel,
             obey=self._obey,
+            accountant=self._accountant,
         )
         _log.info("%s is live, profile %s", self._new.worker, self._new.profile)
         try:

@@ -13,6 +13,8 @@ from farm.db import orders, sessions
 from farm.db.database import Database
 from farm.db.sessions import NewSession
 from farm.errors import Unavailable
+from farm.worker.accountant import Accountant
+from farm.worker.ledger import Ledger
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ class Session:
         report: gives the resident checkpoints and the statistics that go with each heartbeat.
         cancel: is told the (batch, ord, attempt) of every job to stop.
         obey: is told every (action, checkpoint) that people ordered.
+        accountant: what its seconds were spent on goes with heartbeats, too.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Session:
         report: Callable[[], tuple[Sequence[str], dict[str, Any]]],
         cancel: Callable[[tuple[int, int, int]], None],
         obey: Callable[[str, str], None],
+        accountant: Accountant,
     ) -> None:
         self.id = new.id
         self.worker = new.worker
@@ -51,7 +55,7 @@ class Session:
         self._cancel = cancel
         self._obey = obey
         self._stop = threading.Event()
-        sessions.open(db, new, lease=lease)
+        self._ledger = Ledger(accountant, sessions.open(db, new, lease=lease))
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._thread.start()
 
@@ -67,7 +71,7 @@ class Session:
         self._stop.set()
         self._thread.join(timeout=5)
         try:
-            sessions.close(self._db, self.id)
+            sessions.close(self._db, self.id, spent=self._ledger.last())
         except Unavailable as error:
             _log.warning("the session's lease will have to run out: %s", error)
 
@@ -87,14 +91,21 @@ class Session:
 
     def _beat(self) -> None:
         resident, stats = self._report()
-        answer = sessions.beat(self._db, self.id, lease=self._lease, resident=resident, stats=stats)
+        answer = sessions.beat(
+            self._db,
+            self.id,
+            lease=self._lease,
+            resident=resident,
+            stats=stats,
+            spent=self._ledger.due(),
+        )
         if answer is None:
             # Others have been given its jobs. Nothing it does can count any more, so it makes
             # room at once for a new session; the supervisor starts one.
             _log.error("session %s was declared dead; this process ends", self.id)
             os._exit(LOST)
-        _, unwanted = answer
-        for job in unwanted:
+        self._ledger.written(hour=answer.hour, idle_by_policy=answer.state != "live")
+        for job in answer.unwanted:
             self._cancel(job)
         for action, checkpoint in orders.take(self._db, self.id):
             self._obey(action, checkpoint)

@@ -10,6 +10,7 @@ from farm.db import sessions
 from farm.db.database import Database
 from farm.db.sessions import NewSession
 from farm.worker import session as living
+from farm.worker.accountant import Accountant
 from farm.worker.session import Session
 from tests.conftest import eventually
 
@@ -27,7 +28,15 @@ def test_a_report_that_fails_does_not_end_the_heartbeat(
         return ["demo"], {}
 
     new = NewSession("s", "cpu0", "host", 1, {}, "cpu", 8)
-    session = Session(db, new, lease=60, report=report, cancel=lambda _: None, obey=lambda *_: None)
+    session = Session(
+        db,
+        new,
+        lease=60,
+        report=report,
+        cancel=lambda _: None,
+        obey=lambda *_: None,
+        accountant=Accountant(),
+    )
     eventually(lambda: [each.resident for each in sessions.live(db)] == [["demo"]], within=20)
     session.close()
     assert sessions.live(db) == []

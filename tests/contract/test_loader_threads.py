@@ -52,9 +52,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[AssetFile]:
 def weights(file: AssetFile) -> dict[str, torch.Tensor]:
     """Every weight of a checkpoint as it is loaded here and now."""
     return {
-        f"{plan.part.name}.{name}": weight
-        for plan in prepare(file, FP32, CPU).plans
-        for name, weight in plan.load().state_dict().items()
+        f"{part}.{name}": weight
+        for part, module in prepare(file, FP32, CPU).modules().items()
+        for name, weight in module.state_dict().items()
     }
 
 

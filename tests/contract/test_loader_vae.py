@@ -27,7 +27,7 @@ NAMINGS = ["prefixed", "bare", "diffusers"]
 
 
 def vae_of(prepared: Prepared) -> dict[str, torch.Tensor]:
-    return next(plan for plan in prepared.plans if plan.part.name == "vae").load().state_dict()
+    return prepared.modules()["vae"].state_dict()
 
 
 def wanted(path: Path) -> dict[str, torch.Tensor]:

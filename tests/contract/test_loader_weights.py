@@ -15,6 +15,7 @@ from farm.errors import CheckpointError
 from farm.worker.memory.profiles import MemoryProfile, by_name
 from farm.worker.models.catalogue import AssetFile, builtin_folder, scan
 from farm.worker.models.loader import load, prepare
+from farm.worker.models.reader import Readers
 from tests.checkpoints import diffusers_pipeline, make_tiny, tiny_file
 
 CPU = torch.device("cpu")
@@ -30,7 +31,7 @@ def tiny(family: str, **options: Any) -> Callable[[Path], AssetFile]:
 
 
 def our_modules(file: AssetFile, profile: MemoryProfile) -> dict[str, torch.nn.Module]:
-    return {plan.part.name: plan.load() for plan in prepare(file, profile, CPU).plans}
+    return prepare(file, profile, CPU).modules()
 
 
 @pytest.mark.parametrize(
@@ -184,6 +185,6 @@ def test_a_damaged_checkpoint_is_known_before_a_weight_is_read(
     weights = load_file(path)
     del weights["model.diffusion_model.out.2.weight"]
     save_file(weights, path)
-    monkeypatch.setattr("farm.worker.models.plan.read_tensors", None)
+    monkeypatch.setattr(Readers, "begin", None)
     with pytest.raises(CheckpointError, match="lacks 1 weight of its unet"):
         prepare(scan([tmp_path])[0], FP32, CPU)

@@ -26,7 +26,7 @@ from farm.worker.models.origin import origin_of
 from farm.worker.models.parts import Part, parts_of
 from farm.worker.models.plan import PartPlan
 from farm.worker.models.prediction import PREDICTIONS, measured_prediction
-from farm.worker.models.reader import check_unchanged
+from farm.worker.models.reader import Readers, check_unchanged
 from farm.worker.models.sharing import shared
 from farm.worker.models.vae import external_vae
 
@@ -62,7 +62,7 @@ class Prepared:
         """
         started = time.perf_counter()
         with torch.inference_mode(mode=False):
-            modules = {plan.part.name: shared(plan.load(), held) for plan in self.plans}
+            modules = self.modules(held)
         for plan in self.plans:
             for source in plan.sources:
                 check_unchanged(source.header)
@@ -79,6 +79,14 @@ class Prepared:
         if self.prediction is None:
             checkpoint.prediction = measured_prediction(checkpoint)
         return checkpoint
+
+    def modules(self, held: Sequence[nn.Module] = ()) -> dict[str, nn.Module]:
+        """Each built while the next is read, the largest first, so that little is left to do
+        when all is read."""
+        with Readers() as readers:
+            order = sorted(self.plans, key=lambda plan: plan.bytes, reverse=True)
+            begun = {plan.part.name: plan.begin(readers) for plan in order}
+            return {name: shared(built(), held) for name, built in begun.items()}
 
 
 def load(file: AssetFile, profile: MemoryProfile, device: torch.device) -> Checkpoint:

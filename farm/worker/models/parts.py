@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 from transformers.initialization import no_init_weights
 
+from farm.worker.models import open_clip
 from farm.worker.models.architecture import UNET, VAE, read_config
 from farm.worker.models.header import damaged
 
@@ -108,8 +109,9 @@ def _clip(weights: Weights, module: Any) -> Weights:
 
 def _open_clip(prefix: str) -> Callable[[Weights, Any], Weights]:
     def translate(weights: Weights, module: Any) -> Weights:
-        convert = single_file_utils.convert_open_clip_checkpoint
-        return _clip_names(_call(convert, module, weights, prefix=prefix), module)
+        found = _clip_names(open_clip.translated(weights, prefix), module)
+        # SD2 files bring a last layer and a projection that their text encoder does without.
+        return {name: found[name] for name in module.state_dict() if name in found}
 
     return translate
 

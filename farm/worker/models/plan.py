@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from farm.worker.models.header import Header, damaged
 from farm.worker.models.parts import Part, Weights, from_folder
-from farm.worker.models.reader import DTYPES, read_tensors
+from farm.worker.models.reader import DTYPES, Readers
 
 SHOWN_NAMES = 4
 SAMPLES = 1024
@@ -72,11 +73,23 @@ class PartPlan:
             what = f"has a {self.part.name} of unusual shape: {_some(odd)}"
             raise damaged(self._path, what, self.remedy)
 
-    def load(self) -> nn.Module:
-        """Read the weights into the module; raises as :func:`read_tensors` does."""
+    def begin(self, readers: Readers) -> Callable[[], nn.Module]:
+        """Have the weights read; what is returned waits for them and gives the module.
+
+        Raises:
+            CheckpointError: here and there, as :func:`farm.worker.models.reader.read_tensors`
+                does.
+        """
+        awaited = [
+            readers.begin(source.header, source.names, dtype=self.dtype, device=self.device)
+            for source in self.sources
+        ]
+        return lambda: self._filled(awaited)
+
+    def _filled(self, awaited: Iterable[Callable[[], Weights]]) -> nn.Module:
         read: Weights = {}
-        for source in self.sources:
-            read |= read_tensors(source.header, source.names, dtype=self.dtype, device=self.device)
+        for wait in awaited:
+            read |= wait()
         found = self._translate(read)
         del read
         # Out of the one table as they go into the other, so that no copy outlives its original.

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -34,7 +36,8 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 READERS = 4
-BLOCK = 16 * 2**20
+STAGE = 4 * 2**20
+"""Bytes that a reading thread turns at a time; more would not stay in a CPU's cache."""
 
 
 def read_tensors(
@@ -46,10 +49,8 @@ def read_tensors(
     Raises:
         CheckpointError: the file is not, or no longer, the one that ``header`` describes.
     """
-    wanted = sorted(names, key=lambda name: header.tensors[name].start)
-    with _File(header, device) as file, ThreadPoolExecutor(READERS) as pool:
-        tensors = pool.map(lambda name: file.tensor(header.tensors[name], dtype), wanted)
-        return dict(zip(wanted, tensors, strict=True))
+    with Readers() as readers:
+        return readers.begin(header, names, dtype=dtype, device=device)()
 
 
 def check_unchanged(header: Header) -> None:
@@ -62,41 +63,105 @@ def check_unchanged(header: Header) -> None:
         raise _changed(header)
 
 
-class _File:
-    """An open checkpoint; each reading thread stages blocks for the GPU in pinned memory."""
+class Readers:
+    """Threads that read, while the one who asked builds models of what they have read.
 
-    def __init__(self, header: Header, device: torch.device) -> None:
+    ``with Readers() as readers:`` ends them, and what they have not read yet is left unread.
+    """
+
+    def __enter__(self) -> Readers:
+        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
+        self._stages = threading.local()
+        self._files = ExitStack()
+        self._left = False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._left = True
+        self._pool.shutdown(cancel_futures=True)
+        self._files.close()
+
+    def begin(
+        self, header: Header, names: Iterable[str], *, dtype: torch.dtype, device: torch.device
+    ) -> Callable[[], dict[str, Tensor]]:
+        """Read these behind all that was asked for before.
+
+        Returns:
+            What waits for the tensors and gives them as :func:`read_tensors` does; it raises as
+            that does.
+        """
+        check_unchanged(header)
+        file = self._files.enter_context(_File(header))
+        waiting = deque(sorted(names, key=lambda name: header.tensors[name].start))
+        found: dict[str, Tensor] = {}
+
+        def read() -> None:
+            while waiting and not self._left:
+                try:
+                    name = waiting.popleft()
+                except IndexError:  # another thread was quicker
+                    return
+                found[name] = self._read(file, header.tensors[name], dtype, device)
+
+        threads = [self._pool.submit(read) for _ in range(READERS)]
+
+        def wait() -> dict[str, Tensor]:
+            for thread in threads:
+                thread.result()
+            return found
+
+        return wait
+
+    def _read(
+        self, file: _File, entry: TensorEntry, dtype: torch.dtype, device: torch.device
+    ) -> Tensor:
+        """One tensor, turned into its precision and layout piece by piece on its way.
+
+        Memory that is touched for the first time is what a load takes longest for, so nothing is
+        read into memory that is not kept.
+        """
+        stored = DTYPES[entry.dtype]
+        tensor = _room(entry.shape, dtype if stored.is_floating_point else stored, device)
+        if device.type == "cpu" and tensor.dtype == stored and tensor.is_contiguous():
+            file.fill(tensor.view(-1).view(torch.uint8), entry.start)
+            return tensor
+        rows = tensor if tensor.ndim > 1 else tensor.view(-1)
+        row = (entry.end - entry.start) // max(1, len(rows))
+        step = max(1, STAGE // max(1, row))
+        for first in range(0, len(rows), step):
+            part = rows[first : first + step]
+            stage = self._stage(len(part) * row, pinned=device.type == "cuda")
+            file.fill(stage, entry.start + first * row)
+            # To the card as it is: to turn it is quicker there.
+            part.copy_(stage.view(stored).view(part.shape).to(device))
+        return tensor
+
+    def _stage(self, count: int, *, pinned: bool) -> Tensor:
+        stage: Tensor | None = getattr(self._stages, "stage", None)
+        if stage is None or stage.numel() < count:
+            stage = torch.empty(max(count, STAGE), dtype=torch.uint8, pin_memory=pinned)
+            self._stages.stage = stage
+        return stage[:count]
+
+
+class _File:
+    """An open checkpoint."""
+
+    def __init__(self, header: Header) -> None:
         self._header = header
-        self._device = device
-        self._local = threading.local()
 
     def __enter__(self) -> _File:
-        check_unchanged(self._header)
-        self._handle = os.open(self._header.path, os.O_RDONLY)
+        try:
+            self._handle = os.open(self._header.path, os.O_RDONLY)
+        except OSError as error:
+            raise _changed(self._header) from error
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self._handle)
 
-    def tensor(self, entry: TensorEntry, dtype: torch.dtype) -> Tensor:
-        raw = torch.empty(entry.end - entry.start, dtype=torch.uint8, device=self._device)
-        for begin in range(0, raw.numel(), BLOCK):
-            block = raw[begin : begin + BLOCK]
-            if self._device.type == "cpu":
-                self._fill(block, entry.start + begin)
-            else:
-                staged = self._staging()[: block.numel()]
-                self._fill(staged, entry.start + begin)
-                block.copy_(staged)
-        return _laid_out(raw.view(DTYPES[entry.dtype]).view(entry.shape), dtype)
-
-    def _staging(self) -> Tensor:
-        if not hasattr(self._local, "block"):
-            self._local.block = torch.empty(BLOCK, dtype=torch.uint8, pin_memory=True)
-        block: Tensor = self._local.block
-        return block
-
-    def _fill(self, block: Tensor, offset: int) -> None:
+    def fill(self, block: Tensor, offset: int) -> None:
+        """Read into ``block``, [n] uint8 on the CPU, from ``offset`` on."""
         buffer: Any = block.numpy()
         view = memoryview(buffer)
         while view:
@@ -106,16 +171,14 @@ class _File:
             view, offset = view[count:], offset + count
 
 
-def _laid_out(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """In its precision, and convolutions channels last, in one pass and beside other reads.
+def _room(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory for a tensor; convolutions are channels last.
 
     A CPU decodes 1.2 times as fast so, and cuDNN needs it.
     """
-    if not tensor.is_floating_point():
-        return tensor
-    if tensor.ndim != 4:
-        return tensor.to(dtype)
-    return tensor.to(dtype, memory_format=torch.channels_last)
+    if len(shape) == 4 and dtype.is_floating_point:
+        return torch.empty(shape, dtype=dtype, device=device, memory_format=torch.channels_last)
+    return torch.empty(shape, dtype=dtype, device=device)
 
 
 def _changed(header: Header) -> CheckpointError:

@@ -24,8 +24,10 @@ RENDER = "farm.render"
 
 _SETTINGS: dict[str, Any] = {
     "broker_transport_options": {
-        # Longer than any job: giving work back is the reaper's task, not Celery's.
-        "visibility_timeout": 86_400,
+        # A message that was fetched is gone. Giving work back is the reaper's task, not Celery's:
+        # nothing comes twice, nothing of dead sessions is left in the broker, and a broker that
+        # dies takes no worker with it (kombu 5.7 cannot acknowledge what came before).
+        "ack_emulation": False,
         # Priorities are decided in Postgres; one list a queue is cheaper to poll than four.
         "priority_steps": [0],
         "socket_timeout": 10,

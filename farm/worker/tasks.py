@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from celery.exceptions import SecurityWarning
 from celery.signals import worker_shutting_down
+from kombu.transport.redis import Channel
 
 from farm.broker.queue import RENDER, celery_app, queue_name
 
@@ -33,6 +34,9 @@ def consume(
         drain()
 
     worker_shutting_down.connect(stopping)
+    # A session's queue ends with it, so that nothing need be put back there, least of all into a
+    # broker that has just died.
+    Channel.do_restore = False
     # It warns of running as root, which is a risk where messages are pickles; ours are JSON.
     warnings.simplefilter("ignore", SecurityWarning)
     app.worker_main(

@@ -75,6 +75,10 @@ class WholeFarm:
         assert self.process.poll() is None, Path(self.log.name).read_text()
         return homes.announced(self.home) is not None
 
+    def answers(self) -> bool:
+        """Whether the API serves, and Postgres behind it."""
+        return homes.answers(f"{self.url}/readyz")
+
     def find(self, name: str) -> psutil.Process:
         """The process called ``name`` in MODULES; a server rather than its guard."""
         for child in psutil.Process(self.process.pid).children(recursive=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from farm.db.backlog import Entitled, Spent
@@ -45,9 +45,13 @@ class Accounts:
         """What jobs and loads are thought to take."""
         return self._costs
 
-    def claimants(self, users: Sequence[Entitled]) -> Mapping[int, Claimant]:
-        """What each user with work is entitled to now."""
-        times = self._shares.level([user.user_id for user in users])
+    def claimants(
+        self, users: Sequence[Entitled], waiting: Collection[int]
+    ) -> Mapping[int, Claimant]:
+        """What each user with work is entitled to now; ``waiting`` are those with jobs to place."""
+        active = [user.user_id for user in users]
+        queued = [user.user_id for user in users if user.user_id in waiting and _room(user) != 0]
+        times = self._shares.level(active, queued)
         return {
             user.user_id: Claimant(times[user.user_id], user.weight, _room(user)) for user in users
         }

@@ -12,10 +12,11 @@ from farm.broker.queue import Publisher
 from farm.db import assets, backlog, leases, sessions
 from farm.db.database import Database
 from farm.db.rates import rates
+from farm.dispatch import health
 from farm.dispatch.accounts import Accounts
 from farm.dispatch.leadership import Leadership, leadership
 from farm.dispatch.needs import Needs
-from farm.dispatch.placement import place
+from farm.dispatch.placement import Placed, place
 from farm.dispatch.snapshot import Run, Seat, Snapshot
 from farm.errors import Unavailable
 from farm.spec.batch import INTERACTIVE_EXTRA, INTERACTIVE_FROM
@@ -51,6 +52,7 @@ class Dispatcher:
         self._accounts = Accounts()
         self._loadable: Mapping[str, frozenset[str]] = {}
         self._passed: dict[int, float] = {}
+        self._placed = time.monotonic()
         self._sent: dict[str, str] = {}
         self._tidied = 0.0
         self._cleaned = 0.0
@@ -88,16 +90,21 @@ class Dispatcher:
         found = place(snapshot)
         placed = leases.claim(self._db, found.claims)
         self._accounts.charge(placed, snapshot)
-        for batch_id in found.passed:
-            self._passed.setdefault(batch_id, now)
-        for claim in found.claims:
-            self._passed.pop(claim.batch_id, None)
+        self._pass(found, now)
         checkpoints = {run.batch_id: run.checkpoint for run in snapshot.runs}
         for lease in placed:
             self._sent[lease.session_id] = checkpoints[lease.batch_id]
         if placed:
             self._publisher.publish(placed)
         return len(placed)
+
+    def _pass(self, found: Placed, now: float) -> None:
+        """Count the seconds for which batches are passed over, until a job of theirs is placed."""
+        since, self._placed = now - self._placed, now
+        for batch_id in found.passed:
+            self._passed[batch_id] = self._passed.get(batch_id, 0.0) + since
+        for claim in found.claims:
+            self._passed.pop(claim.batch_id, None)
 
     def _snapshot(self, now: float) -> Snapshot:
         live = sessions.live(self._db)
@@ -119,8 +126,9 @@ class Dispatcher:
         if free <= -INTERACTIVE_EXTRA:
             return Snapshot(seats, ())
         runs = self._waiting(now, least=0 if free > 0 else INTERACTIVE_FROM)
-        users = backlog.entitled(self._db, {run.user for run in runs})
-        return Snapshot(seats, runs, self._accounts.claimants(users))
+        waiting = {run.user for run in runs}
+        users = backlog.entitled(self._db, waiting)
+        return Snapshot(seats, runs, self._accounts.claimants(users, waiting))
 
     def _waiting(self, now: float, *, least: int) -> list[Run]:
         """Retries and the heads of open batches of priority ``least`` and up, as each user wants
@@ -173,7 +181,7 @@ class Dispatcher:
             checkpoint=need.checkpoint,
             priority=priority,
             count=1 if retried is not None else min(need.until, total) - ord,
-            passed=now - self._passed.get(batch_id, now),
+            passed=self._passed.get(batch_id, 0.0),
             ord=retried,
             avoid=avoid,
             alone=alone,
@@ -185,6 +193,7 @@ class Dispatcher:
 
     def _tidy(self) -> None:
         self._reap()
+        health.tend(self._db)
         self._republish()
         self._loadable = assets.loadable(self._db)
         if time.monotonic() - self._cleaned > _CLEAN:

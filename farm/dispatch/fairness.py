@@ -16,19 +16,24 @@ class Shares:
     def __init__(self) -> None:
         self._times: dict[int, float] = {}
         self._active: set[int] = set()
+        self._waiting: set[int] = set()
 
-    def level(self, active: Collection[int]) -> Mapping[int, float]:
+    def level(self, active: Collection[int], waiting: Collection[int]) -> Mapping[int, float]:
         """The virtual times of the users who have work waiting or in flight.
 
-        Who comes back to work gets no credit for the time without any: they start where the one
-        who has had least stands.
+        Who comes back to work gets no credit for the time without any, and who had the farm to
+        themselves has no debt: one starts where the one stands who has had least of those who
+        have to wait. Who never waits, because they want little, is no measure.
+
+        Args:
+            waiting: those of them who could have more in flight, were there places.
         """
-        going_on = [self._times[user] for user in active if user in self._active]
-        floor = min(going_on, default=max(self._times.values(), default=0.0))
+        queued = [self._times[user] for user in waiting if user in self._waiting]
+        floor = min(queued, default=max(self._times.values(), default=0.0))
         for user in active:
             if user not in self._active:
                 self._times[user] = max(self._times.get(user, floor), floor)
-        self._active = set(active)
+        self._active, self._waiting = set(active), set(waiting)
         return {user: self._times[user] for user in active}
 
     def charge(self, user: int, seconds: float, weight: float) -> None:

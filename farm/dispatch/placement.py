@@ -79,7 +79,7 @@ class _Place:
     def __init__(self, seat: Seat) -> None:
         self.seat = seat
         self.held = seat.held
-        self.warm = set(seat.warm)
+        self.warm = dict.fromkeys(sorted(seat.warm))
         self.last = seat.last
 
     @property
@@ -88,7 +88,7 @@ class _Place:
 
     def take(self, run: Run, most: int) -> None:
         self.held = most if run.alone else self.held + 1
-        self.warm.add(run.checkpoint)
+        self.warm[run.checkpoint] = None
         self.last = run.kind
 
 
@@ -102,7 +102,8 @@ class _Farm:
         self._workers = {seat.worker for seat in snapshot.seats}
         self._waiting = Waiting(snapshot)
         self._holders = Counter(name for seat in snapshot.seats for name in seat.warm)
-        crowd = len(self._waiting.backlog) / max(1, len(self._places))
+        waiting = {name for _, name in self._waiting.backlog}
+        crowd = len(waiting) / max(1, len(self._places))
         self._patience = PATIENCE * max(1.0, crowd)
 
     def fill(self, *, lowest: int, extra: int) -> None:
@@ -207,7 +208,7 @@ class _Farm:
         holders = self._holders[run.checkpoint]
         if not holders or not run.load:
             return True
-        each = self._waiting.backlog[run.checkpoint] / (holders + 1)
+        each = self._waiting.backlog[level, run.checkpoint] / (holders + 1)
         wanted = self._waiting.wanted(level, run.checkpoint)
         return holders < wanted and each >= WORTH * run.load
 
@@ -218,7 +219,7 @@ class _Farm:
             if found is None:
                 continue
             name = found.run.checkpoint
-            if self._waiting.backlog[name] > found.run.load * self._holders[name]:
+            if self._waiting.backlog[level, name] > found.run.load * self._holders[name]:
                 return found
         return None
 

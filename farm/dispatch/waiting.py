@@ -13,16 +13,20 @@ INTERACTIVE, NORMAL = 2, 1
 BURST = 600.0
 """GPU-seconds ahead of the fairest at which a user's interactive jobs count as normal ones."""
 
+SOON = 30.0
+"""Seconds over which work is worth being shared among cards."""
+
 _ANYBODY = Claimant()
 
 
 class Open:
     """A run of which ``left`` jobs are not placed yet."""
 
-    __slots__ = ("left", "run")
+    __slots__ = ("left", "level", "run")
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, level: int) -> None:
         self.run = run
+        self.level = level
         self.left = run.count
 
 
@@ -52,8 +56,8 @@ class Waiting:
         self._users = snapshot.users
         self.times = {run.user: self._claimant(run.user).time for run in snapshot.runs}
         self._rooms = {user: self._claimant(user).room for user in self.times}
-        self.backlog: dict[str, float] = {}
-        """GPU-seconds that wait, by checkpoint."""
+        self.backlog: dict[tuple[int, str], float] = {}
+        """GPU-seconds that wait, by class and checkpoint."""
         self.pace: dict[int, float] = {}
         """Of each class, GPU-seconds that a user of weight 1 is entitled to in a second."""
         self._lines: dict[tuple[int, Sequence[object]], Line] = {}
@@ -61,7 +65,7 @@ class Waiting:
         fairest = min(self.times.values(), default=0.0)
         for run in snapshot.runs:
             level = _class(run.priority, self.times[run.user] - fairest)
-            self._add(Open(run), level)
+            self._add(Open(run, level))
         self.levels = sorted({level for level, _ in self._lines}, reverse=True)
         self._share(len(snapshot.seats))
 
@@ -106,15 +110,15 @@ class Waiting:
         run = open_run.run
         open_run.left -= 1
         self.times[run.user] += seconds / self._claimant(run.user).weight
-        self.backlog[run.checkpoint] -= run.cost
+        self.backlog[open_run.level, run.checkpoint] -= run.cost
         if (room := self._rooms[run.user]) is not None:
             self._rooms[run.user] = room - 1
 
-    def _add(self, open_run: Open, level: int) -> None:
-        run = open_run.run
+    def _add(self, open_run: Open) -> None:
+        run, level = open_run.run, open_run.level
         time = self.times[run.user]
-        waiting = self.backlog.get(run.checkpoint, 0.0)
-        self.backlog[run.checkpoint] = waiting + run.cost * run.count
+        waiting = self.backlog.get((level, run.checkpoint), 0.0)
+        self.backlog[level, run.checkpoint] = waiting + run.cost * run.count
         for key in keys(run.kind):
             line = self._lines.get((level, key))
             if line is None:
@@ -129,10 +133,16 @@ class Waiting:
             each = self.pace[level] = cards / sum(weights.values())
             for user, runs in line.runs.items():
                 first = runs[0].run.priority
-                names = {one.run.checkpoint for one in runs if one.run.priority == first}
-                for name in names:
+                wanted: dict[str, float] = {}
+                for one in runs:
+                    if one.run.priority == first:
+                        seconds = wanted.get(one.run.checkpoint, 0.0)
+                        wanted[one.run.checkpoint] = seconds + one.run.cost * one.run.count
+                total = max(sum(wanted.values()), 1e-9)
+                part = min(weights[user] * each / total, 1 / SOON)
+                for name, seconds in wanted.items():
                     before = self._wanted.get((level, name), 0.0)
-                    self._wanted[level, name] = before + weights[user] * each / len(names)
+                    self._wanted[level, name] = before + part * seconds
 
     def _claimant(self, user: int) -> Claimant:
         return self._users.get(user, _ANYBODY)

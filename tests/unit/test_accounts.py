@@ -15,7 +15,7 @@ USERS = [Entitled(1, 1.0, None, 0), Entitled(2, 2.0, 5, 3)]
 
 def placed(accounts: Accounts, user: int, *, cost: float = 10.0, ord: int = 0) -> None:
     run = Run(user, "a", 50, 1, user=user, cost=cost, size=20.0)
-    users = accounts.claimants(USERS)
+    users = accounts.claimants(USERS, {1, 2})
     accounts.charge([Lease(user, ord, 1, "s")], Snapshot([Seat("s", "s", 1, 0)], [run], users))
 
 
@@ -24,7 +24,7 @@ def ended(user: int, seconds: float | None, result: str = "succeeded", ord: int 
 
 
 def times(accounts: Accounts) -> tuple[float, float]:
-    claimants = accounts.claimants(USERS)
+    claimants = accounts.claimants(USERS, {1, 2})
     return claimants[1].time, claimants[2].time
 
 
@@ -72,5 +72,5 @@ def test_a_new_leader_begins_with_what_is_known() -> None:
 
 
 def test_a_cap_leaves_room_for_what_is_not_in_flight() -> None:
-    claimants = Accounts().claimants(USERS)
+    claimants = Accounts().claimants(USERS, {1, 2})
     assert (claimants[1].room, claimants[2].room) == (None, 2)

@@ -13,39 +13,39 @@ from farm.spec.job import JobSpec
 
 def test_charges_add_up_by_weight() -> None:
     shares = Shares()
-    shares.level([1, 2])
+    shares.level([1, 2], [1, 2])
     shares.charge(1, 10.0, 1.0)
     shares.charge(2, 10.0, 2.0)
     shares.charge(1, -4.0, 1.0)
-    assert shares.level([1, 2]) == {1: 6.0, 2: 5.0}
+    assert shares.level([1, 2], [1, 2]) == {1: 6.0, 2: 5.0}
 
 
 def test_who_comes_new_starts_level_with_the_fairest() -> None:
     shares = Shares()
-    shares.level([1, 2])
+    shares.level([1, 2], [1, 2])
     shares.charge(1, 100.0, 1.0)
     shares.charge(2, 70.0, 1.0)
-    assert shares.level([1, 2, 3])[3] == 70.0
+    assert shares.level([1, 2, 3], [1, 2, 3])[3] == 70.0
 
 
 def test_idle_time_is_no_credit_and_debts_are_kept() -> None:
     shares = Shares()
-    shares.level([1, 2])
+    shares.level([1, 2], [1, 2])
     shares.charge(1, 500.0, 1.0)
-    shares.level([2])
+    shares.level([2], [2])
     shares.charge(2, 100.0, 1.0)
-    assert shares.level([1, 2]) == {1: 500.0, 2: 100.0}
-    shares.level([1])
+    assert shares.level([1, 2], [1, 2]) == {1: 500.0, 2: 100.0}
+    shares.level([1], [1])
     shares.charge(1, 500.0, 1.0)
-    assert shares.level([1, 2]) == {1: 1000.0, 2: 1000.0}
+    assert shares.level([1, 2], [1, 2]) == {1: 1000.0, 2: 1000.0}
 
 
 def test_alone_after_everybody_left_one_starts_where_the_last_stood() -> None:
     shares = Shares()
-    shares.level([1])
+    shares.level([1], [1])
     shares.charge(1, 50.0, 1.0)
-    shares.level([])
-    assert shares.level([2]) == {2: 50.0}
+    shares.level([], [])
+    assert shares.level([2], [2]) == {2: 50.0}
 
 
 @given(st.lists(st.sets(st.integers(1, 4), min_size=1), max_size=20), st.floats(0.1, 100))
@@ -55,7 +55,7 @@ def test_times_never_go_back_and_nobody_is_behind_who_came_later(
     shares = Shares()
     last: dict[int, float] = {}
     for active in rounds:
-        times = shares.level(active)
+        times = shares.level(active, active)
         assert all(times[user] >= last.get(user, 0.0) for user in active)
         last |= times
         shares.charge(min(active, key=lambda user: times[user]), cost, 1.0)

@@ -6,13 +6,20 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from farm.db import assets
 from farm.db.database import Database
+from farm.spec.job import JobSpec
+from farm.worker.engine import Engine
 from farm.worker.librarian import Librarian
+from farm.worker.memory.profiles import by_name
+from farm.worker.models.cache import ModelCache
 from farm.worker.models.library import Library
+from tests.checkpoints import tiny_file
 from tests.conftest import eventually
 from tests.small_files import small_file
 
@@ -95,3 +102,35 @@ def test_files_that_come_and_go_are_noticed(
     eventually(lambda: assets.get(db, "vae", "soft"))
     (tmp_path / "Lora" / "first.safetensors").unlink()
     eventually(lambda: assets.get(db, "lora", "first") is None)
+
+
+def test_no_image_waits_for_a_hash(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashing, go_on = threading.Event(), threading.Event()
+    sha256 = hashlib.sha256
+
+    def held_up(*args: Any, **options: Any) -> Any:
+        hashing.set()
+        assert go_on.wait(120)
+        return sha256(*args, **options)
+
+    tiny = tiny_file(tmp_path / "Stable-diffusion", "sd15")
+    library = Library([tmp_path])
+    librarian = Librarian(
+        db, library, host="h", loading=lambda: False, changed=lambda: None, every=0.05
+    )
+    profile, cpu = by_name("cpu"), torch.device("cpu")
+    monkeypatch.setattr(hashlib, "sha256", held_up)
+    librarian.start()
+    assert hashing.wait(30)
+    spec = JobSpec(
+        prompt="", checkpoint=tiny.name, width=64, height=64, steps=1, cfg_scale=1, seed=1
+    )
+    with Engine(ModelCache(library, profile, cpu), profile, cpu, assets=library) as engine:
+        made = engine.submit("first", spec).result(timeout=60)
+    assert made.image.shape == (64, 64, 3)
+    assert librarian.sha256("checkpoint", tiny.name) is None
+    go_on.set()
+    eventually(lambda: librarian.sha256("checkpoint", tiny.name))
+    librarian.stop()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from pydantic import BaseModel, Field
 
-from farm.db import batches, failures, jobs, sessions
+from farm.db import batches, failures, health, jobs, sessions
 from farm.db.images import Image
+from farm.dispatch import forecast, quote
+from farm.dispatch.outlook import Outlook
 from farm.spec.job import JobSpec
 
+SHAPES = 100
+"""Shapes of a batch that a quote lists."""
 THUMBNAIL = 256
 """Width in pixels that ``thumbnail`` links ask for."""
 
@@ -23,6 +27,25 @@ class Counts(BaseModel):
     succeeded: int
     failed: int
     cancelled: int
+
+
+class Eta(BaseModel):
+    """When a batch ends: as likely as not by ``p50``, nine times out of ten by ``p90``."""
+
+    p50: datetime
+    p90: datetime
+    p50_seconds: float
+    p90_seconds: float
+
+    @classmethod
+    def of(cls, eta: forecast.Eta) -> Self:
+        now = datetime.now(UTC)
+        return cls(
+            p50=now + timedelta(seconds=eta.p50),
+            p90=now + timedelta(seconds=eta.p90),
+            p50_seconds=eta.p50,
+            p90_seconds=eta.p90,
+        )
 
 
 class Batch(BaseModel):
@@ -38,11 +61,14 @@ class Batch(BaseModel):
     counts: Counts
     created_at: datetime
     ended_at: datetime | None
+    eta: Eta | None = Field(description="null where it is not known, or nothing goes on")
     links: dict[str, str]
 
     @classmethod
-    def of(cls, batch: batches.Batch, **more: Any) -> Self:
+    def of(cls, batch: batches.Batch, outlook: Outlook | None, **more: Any) -> Self:
         here = f"/v1/batches/{batch.id}"
+        going_on = batch.state in ("pending", "running")
+        eta = outlook.now().etas.get(batch.id) if outlook and going_on else None
         return cls(
             id=str(batch.id),
             name=batch.name,
@@ -54,6 +80,7 @@ class Batch(BaseModel):
             counts=Counts(**batch.counts),
             created_at=batch.created_at,
             ended_at=batch.ended_at,
+            eta=eta and Eta.of(eta),
             links={
                 "self": here,
                 "jobs": f"{here}/jobs",
@@ -93,14 +120,14 @@ class WholeBatch(Batch):
     spec: Specification | None
 
     @classmethod
-    def whole(cls, batch: batches.Batch) -> Self:
+    def whole(cls, batch: batches.Batch, outlook: Outlook | None) -> Self:
         stored = batch.spec
         spec = stored and Specification(
             template=stored["template"],
             axes=[Axis(field=field, values=values) for field, values in stored["axes"]],
             count=stored["count"],
         )
-        return cls.of(batch, spec=spec)
+        return cls.of(batch, outlook, spec=spec)
 
 
 class BatchPage(BaseModel):
@@ -108,6 +135,18 @@ class BatchPage(BaseModel):
 
     batches: list[Batch]
     next_cursor: str | None
+
+
+class Shape(BaseModel):
+    """The jobs of a batch that have one checkpoint and size."""
+
+    checkpoint: str
+    width: int
+    height: int
+    jobs: int
+    fits: bool | None = Field(description="on a live worker; null where none says")
+    vram_bytes: int | None = Field(description="one image at its peak, where it takes least")
+    remedy: str | None = Field(description="the nearest change that fits")
 
 
 class Quotation(BaseModel):
@@ -119,9 +158,22 @@ class Quotation(BaseModel):
     gpu_seconds: float
     measured: bool = Field(description="false: jobs of a checkpoint have never been timed")
     workers: int = Field(description="live ones that can load all its checkpoints")
-    seconds: float | None = Field(description="until it has ended, at today's load")
+    eta: Eta | None = Field(description="at today's load; null without such workers")
     seconds_alone: float | None = Field(description="the same with the farm to itself")
+    unfit: int = Field(description="jobs that fit no live worker")
+    shapes: list[Shape] = Field(description="by checkpoint and size, the most jobs first")
+    sheet: tuple[int, int] = Field(description="width and height of its contact sheet in pixels")
     disk_bytes: int = Field(description="for its images, roughly")
+
+    @classmethod
+    def of(cls, found: quote.Quote) -> Self:
+        shown = found.shapes[:SHAPES]
+        values = {
+            **vars(found),
+            "eta": found.eta and Eta.of(found.eta),
+            "shapes": [Shape(**vars(shape)) for shape in shown],
+        }
+        return cls(**values)
 
 
 class StoredImage(BaseModel):
@@ -247,13 +299,25 @@ class JobPage(BaseModel):
     next_cursor: str | None
 
 
+class Quarantine(BaseModel):
+    """Why a worker gets no jobs; `test_at`: when it gets its next canaries, if ever."""
+
+    reason: str
+    since: datetime
+    by_hand: bool
+    times: int = Field(description="in a row, less than a day apart")
+    tests: int = Field(description="canaries that it failed")
+    test_at: datetime | None
+    last_test: str | None
+
+
 class Worker(BaseModel):
     """A worker's present session."""
 
     name: str
     session: str
     host: str
-    state: str = Field(description="live or draining")
+    state: str = Field(description="live, draining or quarantined")
     device: dict[str, Any]
     profile: str
     capacity: int = Field(description="jobs it holds at once")
@@ -263,11 +327,13 @@ class Worker(BaseModel):
     stats: dict[str, Any]
     started_at: datetime
     lease_until: datetime
+    quarantine: Quarantine | None
 
     @classmethod
-    def of(cls, session: sessions.Session) -> Self:
+    def of(cls, session: sessions.Session, away: health.Quarantine | None) -> Self:
         values = {name: part for name, part in vars(session).items() if name in cls.model_fields}
-        return cls(name=session.worker, session=session.id, **values)
+        told = Quarantine(**vars(away)) if away else None
+        return cls(name=session.worker, session=session.id, quarantine=told, **values)
 
 
 class Trace(BaseModel):

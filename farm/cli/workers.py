@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,7 +22,7 @@ Name = Annotated[str, typer.Argument(metavar="WORKER", help="As `farm workers` s
 def _workers(context: typer.Context, as_json: AsJson = False) -> None:
     """List the workers that are alive and the checkpoints they know; drain one, or look into one.
 
-    Examples: farm workers | farm workers drain gpu0 | farm workers trace gpu0
+    Examples: farm workers | farm workers drain gpu0 | farm workers quarantine gpu0
     """
     if context.invoked_subcommand:
         return
@@ -49,9 +49,20 @@ def _workers(context: typer.Context, as_json: AsJson = False) -> None:
         ]
         columns = ("worker", "host", "device", "profile", "state", ">jobs", "resident")
         screen.print(output.table("", columns, rows))
+    for worker in found:
+        if away := worker["quarantine"]:
+            screen.print(_away(worker["name"], away), markup=False)
     for checkpoint in checkpoints:
         what = checkpoint["error"] or f"{checkpoint['family']}, {output.size(checkpoint['bytes'])}"
         screen.print(f"checkpoint {checkpoint['name']}: {what}", markup=False)
+
+
+def _away(name: str, away: dict[str, Any]) -> str:
+    """Why a worker is in quarantine, and how it comes out."""
+    back = f"until: farm workers resume {name}" if away["by_hand"] else "it is being tested"
+    if away["last_test"]:
+        back = f"{away['tests']} tests failed, the last: {away['last_test']}"
+    return f"{name} is in quarantine for {output.age(away['since'])}: {away['reason']} ({back})"
 
 
 @workers.command()
@@ -66,8 +77,23 @@ def drain(name: Name) -> None:
 
 
 @workers.command()
+def quarantine(
+    name: Name,
+    because: Annotated[str | None, typer.Option(help="Why, for others to read.")] = None,
+) -> None:
+    """Give a worker no jobs until it is resumed, its restarts included.
+
+    A worker that fails jobs of three batches in a row comes there by itself, and leaves when it
+    makes known pictures right. Example: farm workers quarantine gpu0 --because "fan is broken"
+    """
+    with Farm() as farm:
+        farm.quarantine(name, because)
+    typer.echo(f"{name} gets no jobs until: farm workers resume {name}")
+
+
+@workers.command()
 def resume(name: Name) -> None:
-    """Give a drained worker jobs again.
+    """Give a drained or quarantined worker jobs again.
 
     Example: farm workers resume gpu0
     """

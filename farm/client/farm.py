@@ -124,8 +124,13 @@ class Farm:
         """Give a worker no more jobs; what it holds it finishes."""
         self._transport.post(f"/v1/workers/{_segment(worker)}:drain")
 
+    def quarantine(self, worker: str, because: str | None = None) -> None:
+        """Give a worker no jobs until it is resumed, whatever becomes of it."""
+        reason = {"reason": because} if because else None
+        self._transport.post(f"/v1/workers/{_segment(worker)}:quarantine", reason)
+
     def resume(self, worker: str) -> None:
-        """Give a drained worker jobs again."""
+        """Give a drained or quarantined worker jobs again."""
         self._transport.post(f"/v1/workers/{_segment(worker)}:resume")
 
     def trace(self, worker: str, *, patience: float = 30.0) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from farm.db.database import Database
 
-Action: TypeAlias = Literal["warm", "evict", "trace"]
+Action: TypeAlias = Literal["warm", "evict", "trace", "canary"]
 
 
 def give(db: Database, action: Action, subject: str, *, worker: str | None) -> list[str]:

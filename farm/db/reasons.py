@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from farm.db import assets, sessions
+from farm.db import assets, health, sessions
 from farm.db.database import Database
 from farm.spec.batch import INTERACTIVE_FROM, NORMAL_FROM
 
@@ -28,6 +28,7 @@ class Facts:
         able: those of them whose host has the checkpoint.
         free: places that are free on those.
         queued: jobs that its worker holds and was given before it.
+        away: workers in quarantine, each with its reason.
     """
 
     checkpoint: str
@@ -45,6 +46,7 @@ class Facts:
     able: tuple[str, ...]
     free: int
     queued: int
+    away: tuple[str, ...] = ()
 
 
 _FACTS = """
@@ -103,5 +105,6 @@ def facts(db: Database, batch_id: int, ord: int, checkpoint: str) -> Facts:
         workers=tuple(session.worker for session in live),
         able=tuple(session.worker for session in able),
         free=sum(max(0, s.capacity - s.running - s.assigned) for s in able),
+        away=tuple(f"{each.worker}: {each.reason}" for each in health.active(db)),
         **row,
     )

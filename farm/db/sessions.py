@@ -16,7 +16,9 @@ from farm.db.usage import Spent
 _OPEN = """
 INSERT INTO sessions (id, worker, host, pid, device, profile, capacity, lease_until)
 VALUES (%(id)s, %(worker)s, %(host)s, %(pid)s, %(device)s, %(profile)s, %(capacity)s,
-        now() + make_interval(secs => %(lease)s))
+        now() + make_interval(secs => %(lease)s),
+        CASE WHEN EXISTS (SELECT FROM quarantines WHERE host = %(host)s AND worker = %(worker)s
+                          AND ended_at IS NULL) THEN 'quarantined' ELSE 'live' END)
 RETURNING date_trunc('hour', now(), 'UTC')::text AS hour
 """
 
@@ -84,7 +86,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Session(NewSession):
-    """A session that has not ended; ``state`` is ``live`` or ``draining``."""
+    """A session that has not ended; ``state`` is ``live``, ``draining`` or ``quarantined``."""
 
     state: str
     resident: list[str]
@@ -144,18 +146,18 @@ def drain(db: Database, id: str) -> None:
     """Give the session no more jobs."""
     with db.connection() as connection:
         connection.execute(
-            "UPDATE sessions SET state = 'draining' WHERE id = %s AND state = 'live'", (id,)
+            """UPDATE sessions SET state = 'draining'
+               WHERE id = %s AND state IN ('live', 'quarantined')""",
+            (id,),
         )
 
 
-def set_draining(db: Database, worker: str, *, draining: bool) -> int:
-    """Give a worker no more jobs, or again some; the number of its sessions that changed."""
-    before, after = ("live", "draining") if draining else ("draining", "live")
+def drain_worker(db: Database, worker: str) -> int:
+    """Give a worker no more jobs until :func:`farm.db.health.resume`; how many sessions it has."""
     with db.connection() as connection:
         changed = connection.execute(
-            """UPDATE sessions SET state = %s
-               WHERE worker = %s AND ended_at IS NULL AND state IN (%s, %s)""",
-            (after, worker, before, after),
+            "UPDATE sessions SET state = 'draining' WHERE worker = %s AND ended_at IS NULL",
+            (worker,),
         ).rowcount
         connection.execute(queries.WAKE)
     return changed

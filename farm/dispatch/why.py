@@ -39,6 +39,11 @@ def _waiting(facts: Facts) -> Why:
 def _pending(batch_id: int, facts: Facts) -> Why:
     if facts.batch_state == "paused":
         return Why(f"Batch {batch_id} is paused.", f"farm resume {batch_id}")
+    if not facts.workers and facts.away:
+        return Why(
+            f"Every worker is in quarantine: {'; '.join(facts.away)}",
+            "They are tested and come back; `farm workers resume NAME` lets one back at once.",
+        )
     if not facts.workers:
         return Why("No worker is alive.", "Start one with `farm worker`, or all with `farm up`.")
     if not facts.able:

@@ -10,6 +10,7 @@ import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 
 from farm import log
 from farm.broker.progress import Progress
-from farm.db import sessions
+from farm.db import health, sessions
 from farm.db.database import Database
 from farm.db.sessions import NewSession
 from farm.settings import Settings
@@ -109,7 +110,12 @@ class _Worker:
             capacity=profile.slots + profile.lookahead,
         )
         self._orders = Orders(
-            self._models, self._engine, images, worker=new.worker, accountant=accountant
+            self._models,
+            self._engine,
+            images,
+            worker=new.worker,
+            accountant=accountant,
+            answer=partial(health.answer, db, new.id),
         )
         self._service = Service(
             settings,

@@ -14,6 +14,7 @@ from farm.api.schemas import Health
 from farm.broker.progress import answers
 from farm.db.database import Database
 from farm.db.migrate import is_current
+from farm.dispatch.health import all_away
 from farm.errors import FarmError, Unavailable
 
 router = APIRouter(tags=["health"])
@@ -31,7 +32,10 @@ def health() -> Health:
 
 @router.get("/readyz", summary="Everything it needs is there", responses={503: {}})
 def ready(services: Serving) -> Response:
-    """Each part on its own: `database`, `schema`, `broker`; 503 unless all say `ok`."""
+    """Each part on its own: `database`, `schema`, `broker`; 503 unless all say `ok`.
+
+    `warnings` tell why nothing is made although all is there: every worker is in quarantine.
+    """
     database = _state(services.db.check)
     parts = {
         "database": database,
@@ -41,7 +45,9 @@ def ready(services: Serving) -> Response:
     wrong = [f"{name}: {state}" for name, state in parts.items() if state != "ok"]
     if wrong:
         return problem(503, "Unavailable", "; ".join(wrong), parts=parts)
-    return JSONResponse({"status": "ready", "version": __version__, "parts": parts})
+    told = {"status": "ready", "version": __version__, "parts": parts}
+    warning = all_away(services.db)
+    return JSONResponse({**told, "warnings": [warning] if warning else []})
 
 
 def _check_schema(db: Database) -> None:

@@ -8,10 +8,11 @@ import uuid
 from typing import Any
 
 from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, Field
 
 from farm.api.deps import Serving, administering
 from farm.api.schemas import Trace, Worker, Workers
-from farm.db import orders, sessions
+from farm.db import health, orders, sessions
 from farm.db.database import Database
 from farm.errors import NotFound
 from farm.storage import trace_path
@@ -19,6 +20,14 @@ from farm.storage import trace_path
 router = APIRouter(prefix="/v1", tags=["workers"])
 
 _ID = re.compile("[0-9a-f]{32}")
+
+
+class Because(BaseModel):
+    """Why a worker is put into quarantine."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field(min_length=1, max_length=500)
 
 
 @router.get("/workers", summary="Workers that are alive")
@@ -33,16 +42,27 @@ def list_workers(services: Serving) -> Workers:
 )
 def drain(name: str, services: Serving) -> Workers:
     """What it holds it finishes. A worker that starts anew takes jobs again."""
-    return _drained(services.db, name, draining=True)
+    return _found(services.db, name, sessions.drain_worker(services.db, name))
+
+
+@router.post(
+    "/workers/{name}:quarantine",
+    summary="Give a worker no jobs until it is resumed",
+    dependencies=[Depends(administering)],
+)
+def quarantine(name: str, services: Serving, because: Because | None = None) -> Workers:
+    """Its restarts too: unlike draining, it lasts until `:resume`."""
+    reason = because.reason if because else "Somebody put it there."
+    return _found(services.db, name, health.quarantine(services.db, name, reason, by_hand=True))
 
 
 @router.post(
     "/workers/{name}:resume",
-    summary="Give a drained worker jobs again",
+    summary="Give a drained or quarantined worker jobs again",
     dependencies=[Depends(administering)],
 )
 def resume(name: str, services: Serving) -> Workers:
-    return _drained(services.db, name, draining=False)
+    return _found(services.db, name, health.resume(services.db, name))
 
 
 @router.post(
@@ -68,14 +88,20 @@ def show_trace(id: str, services: Serving) -> dict[str, Any]:
     return found
 
 
-def _drained(db: Database, name: str, *, draining: bool) -> Workers:
-    if not sessions.set_draining(db, name, draining=draining):
+def _found(db: Database, name: str, there: int) -> Workers:
+    if not there:
         raise _no_worker(name)
     return _workers(db)
 
 
 def _workers(db: Database) -> Workers:
-    return Workers(workers=[Worker.of(session) for session in sessions.live(db)])
+    away = {(each.host, each.worker): each for each in health.active(db)}
+    return Workers(
+        workers=[
+            Worker.of(session, away.get((session.host, session.worker)))
+            for session in sessions.live(db)
+        ]
+    )
 
 
 def _no_worker(name: str) -> NotFound:

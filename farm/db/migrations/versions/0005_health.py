@@ -25,13 +25,14 @@ CREATE TABLE quarantines (
     tests integer NOT NULL DEFAULT 0,
     test_at timestamptz,
     answers jsonb,
+    last_test text,
     PRIMARY KEY (host, worker)
 );
 COMMENT ON TABLE quarantines IS
     'The last quarantine of each worker that had one; it outlives its sessions.';
 COMMENT ON COLUMN quarantines.times IS 'Quarantines in a row, less than a day apart.';
 COMMENT ON COLUMN quarantines.test_at IS
-    'When it gets its next canaries; null while it makes them, or for ever.';
+    'When it gets its next canaries; null for never: a person resumes it.';
 COMMENT ON COLUMN quarantines.answers IS
     'What its last canaries came out as, until they are judged.';
 

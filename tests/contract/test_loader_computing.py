@@ -14,7 +14,6 @@ from farm.worker.memory.profiles import by_name
 from farm.worker.models.catalogue import builtin_folder, scan
 from farm.worker.models.checkpoint import Checkpoint
 from farm.worker.models.loader import load
-from farm.worker.models.text import TextEncoder
 from tests.checkpoints import diffusers_pipeline, tiny_file
 
 CPU = torch.device("cpu")
@@ -179,19 +178,6 @@ def test_the_demo_is_not_black_in_any_precision() -> None:
         checkpoint = load(file, replace(FP32, dtype=dtype), CPU)
         pixels = checkpoint.decode(noise(4, 16, 16) * 0.6)
         assert pixels.float().std() > 20
-
-
-def test_offloaded_encoders_lend_their_weights_and_keep_them(tmp_path: Path) -> None:
-    # The meta device stands in for a card: shapes are computed there, weights stay here.
-    file = tiny_file(tmp_path, "sd15")
-    model = diffusers_pipeline(file.path).text_encoder
-    before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    card = torch.device("meta")
-    encoding = TextEncoder([model], "sd15", card).encode("a red apple", negative=False)
-    assert encoding.tokens.device == card
-    assert encoding.tokens.shape == (1, 77, 16)
-    assert all(weight.device == CPU for weight in model.parameters())
-    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
 
 def test_an_offloading_profile_computes_the_same(tmp_path: Path) -> None:

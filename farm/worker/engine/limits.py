@@ -1,59 +1,97 @@
-"""How many rows a forward may have: predicted first, corrected by what failed."""
+"""How many rows a forward may have: predicted first, corrected by what was measured.
+
+Two numbers for each checkpoint and size. :meth:`RowLimits.allowed` is what forwards fill up to:
+what fits, by the formula and by all that was measured, and of that no more than makes a forward
+quicker for each of its rows. :meth:`RowLimits.pinned` is what a ``strict`` job's forward is
+padded to, so it must be the same tomorrow: it is the formula's alone, which knows the profile and
+nothing else. Only a forward that has run out of memory lowers it, as there the choice is between
+another bucket and no image; infotext says which bucket it was.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from farm.spec.measurement import Call
 from farm.worker.engine.requests import Denoise
-from farm.worker.memory.planner import check_fits, peak_bytes, rows_allowed
+from farm.worker.memory.experience import Experience
+from farm.worker.memory.meter import Meter
+from farm.worker.memory.planner import Learnt, check_fits, peak_bytes, rows_allowed
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.checkpoint import Checkpoint
 
+OVERHEAD_SECONDS = 0.005
+"""A forward this quick is mostly the host's own work, which more rows share."""
+WORTH, WORTH_ANEW = 0.03, 0.08
+"""Gain in rows a second that keeps a larger bucket, and that brings back one given up."""
+
 
 class RowLimits:
-    """Rows allowed for each checkpoint and size on one device."""
+    """Rows allowed for each checkpoint and size on one device.
 
-    def __init__(self, models: ModelCache, profile: MemoryProfile) -> None:
+    Args:
+        experience: what was measured; grows with what is done here.
+        meter: of the device, for what calls take.
+    """
+
+    def __init__(
+        self,
+        models: ModelCache,
+        profile: MemoryProfile,
+        *,
+        experience: Experience | None = None,
+        meter: Meter | None = None,
+    ) -> None:
         self._models = models
         self._profile = profile
-        self._rows: dict[tuple[str, int, int], int] = {}
+        self._experience = experience or Experience()
+        self._meter = meter
+        self._known: dict[tuple[str, int, int, bool], tuple[int, int]] = {}
+        self._worth: dict[Call, int] = {}
 
     def check(self, checkpoint: Checkpoint, request: Denoise) -> None:
-        """Raise :class:`farm.errors.DoesNotFit` if this size does not fit beside the weights."""
+        """Raise :class:`farm.errors.DoesNotFit` if this size does not fit beside the weights.
+
+        A size for which even a single row was too much is denoised with streamed weights.
+        """
+        lone = self.call(checkpoint, request.width * request.height, 1)
+        if self._experience.too_much(lone):
+            checkpoint.stream()
         check_fits(
             self._profile,
             checkpoint.family,
             request.width,
             request.height,
             weights_bytes=self._models.bytes,
+            learnt=self._learnt(checkpoint),
         )
 
     def allowed(self, name: str, width: int, height: int) -> int:
         """Most rows of one forward, at least 1; ``name`` must be resident.
 
-        Counted beside all the weights the profile may ever hold, not those it holds now: a
-        ``strict`` job pins this number, so it must not depend on who else is here.
+        Counted beside all the weights the profile may ever hold, not those it holds now, so that
+        it does not depend on who else is here.
         """
-        shape = (name, width, height)
-        if shape not in self._rows:
-            rows = rows_allowed(
-                self._profile,
-                self._models.get(name).family,
-                width,
-                height,
-                weights_bytes=self._profile.weights_bytes,
-            )
-            self._rows[shape] = max(1, rows)
-        return self._rows[shape]
+        return self._rows(name, width, height, learnt=True)
+
+    def pinned(self, name: str, width: int, height: int) -> int:
+        """Rows that a forward with a ``strict`` job is padded to; see this module."""
+        return self._rows(name, width, height, learnt=False)
 
     def beside(self, pixels: int, name: str, width: int, height: int) -> bool:
         """Whether a picture of so many pixels can be decoded while as many rows of this
         checkpoint and size as are allowed are denoised; ``name`` must be resident."""
+        checkpoint = self._models.get(name)
         peak = peak_bytes(
             self._profile,
-            self._models.get(name).family,
+            checkpoint.family,
             width * height,
             self.allowed(name, width, height),
             weights_bytes=self._profile.weights_bytes,
+            learnt=self._learnt(checkpoint),
             beside=pixels,
         )
         return peak <= self._profile.memory_bytes
@@ -66,5 +104,77 @@ class RowLimits:
         """Remember that ``rows`` of this size ran out of memory; False if fewer cannot be."""
         if rows == 1:
             return False
-        self._rows[name, width, height] = rows // 2
+        self._experience.failed(self.call(self._models.get(name), width * height, rows))
         return True
+
+    def give_up(self, name: str, width: int, height: int) -> None:
+        """Remember that not even one row of this size fits, with nothing left to leave."""
+        self._experience.failed(self.call(self._models.get(name), width * height, 1))
+
+    @contextmanager
+    def measuring(
+        self, checkpoint: Checkpoint, width: int, height: int, *, rows: int
+    ) -> Iterator[None]:
+        """Learn what the forward in the block takes, the first times that there is one."""
+        call = self.call(checkpoint, width * height, rows)
+        if self._meter is None or not self._experience.wants_bytes(call):
+            yield
+            return
+        with self._meter.taking() as taken:
+            yield
+        if taken.bytes is not None and taken.outside is not None:
+            self._experience.took(call, taken.bytes, taken.outside)
+
+    def timed(
+        self, checkpoint: Checkpoint, width: int, height: int, *, rows: int, seconds: float
+    ) -> None:
+        """Learn what a forward took on the clock."""
+        self._experience.timed(self.call(checkpoint, width * height, rows), seconds)
+
+    def call(self, checkpoint: Checkpoint, pixels: int, rows: int) -> Call:
+        """What a forward of this checkpoint is measured as."""
+        return replace(checkpoint.unet_call, pixels=pixels, rows=rows)
+
+    def _learnt(self, checkpoint: Checkpoint) -> Learnt:
+        return Learnt(checkpoint.unet_call, checkpoint.vae_call, self._experience)
+
+    def _rows(self, name: str, width: int, height: int, *, learnt: bool) -> int:
+        shape = (name, width, height, learnt)
+        found = self._known.get(shape)
+        if found is None or found[0] != self._experience.changes:
+            checkpoint = self._models.get(name)
+            rows = rows_allowed(
+                self._profile,
+                checkpoint.family,
+                width,
+                height,
+                weights_bytes=self._profile.weights_bytes,
+                learnt=self._learnt(checkpoint) if learnt else None,
+            )
+            call = self.call(checkpoint, width * height, max(1, rows))
+            while call.rows > 1 and self._experience.too_much(call):
+                call = replace(call, rows=call.rows // 2)
+            rows = self._worthwhile(call) if learnt else call.rows
+            self._known[shape] = found = (self._experience.changes, rows)
+        return found[1]
+
+    def _worthwhile(self, call: Call) -> int:
+        """Most rows up to those of ``call`` that make its kind of forward quicker a row."""
+        kind = replace(call, rows=0)
+        timed = self._timed(call)
+        best = min(timed, default=call.rows)
+        for rows, seconds in timed.items():
+            gain = (rows / seconds) / (best / timed[best]) - 1
+            kept = rows <= self._worth.get(kind, call.rows)
+            if timed[best] < OVERHEAD_SECONDS or gain >= (WORTH if kept else WORTH_ANEW):
+                best = rows
+        # Larger ones that were never timed must have their chance to be.
+        best = best if timed and best < max(timed) else call.rows
+        self._worth[kind] = best
+        return best
+
+    def _timed(self, call: Call) -> dict[int, float]:
+        """Seconds of forwards like ``call``, with as many rows or fewer, by their rows."""
+        buckets = (rows for rows in self._profile.buckets if rows <= call.rows)
+        known = {rows: self._experience.of(replace(call, rows=rows)).seconds for rows in buckets}
+        return {rows: seconds for rows, seconds in known.items() if seconds is not None}

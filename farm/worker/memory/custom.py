@@ -30,8 +30,13 @@ class _File(BaseModel):
     weights_gb: float | None = Field(default=None, gt=0, le=1024)
     rows_at_1024: int | None = Field(default=None, ge=1, le=1024)
     max_rows: int | None = Field(default=None, ge=1, le=1024)
+    vae: Literal["full", "taesd"] | None = None
     vae_tile_over: int | None = Field(default=None, ge=512, le=16384)
-    offload: Literal["none", "model"] | None = None
+    vae_tile: int | None = Field(default=None, ge=256, le=2048, multiple_of=64)
+    offload: Literal["none", "model", "streamed"] | None = None
+    attention: Literal["sdpa", "xformers", "sub-quadratic", "sliced"] | None = None
+    channels_last: bool | None = None
+    fp16_accumulation: bool | None = None
     slots: int | None = Field(default=None, ge=1, le=256)
     lookahead: int | None = Field(default=None, ge=0, le=256)
 
@@ -69,8 +74,8 @@ def read_profile(path: Path) -> MemoryProfile:
 def _built(name: str, told: _File) -> MemoryProfile:
     base = by_name(told.base)
     given = told.model_dump(exclude_none=True)
-    same = ("dtype", "vae_dtype", "rows_at_1024", "max_rows", "offload", "slots", "lookahead")
-    changes: dict[str, Any] = {key: given[key] for key in same if key in given}
+    otherwise = {"base", "memory_gb", "weights_gb", "vae_tile_over"}
+    changes: dict[str, Any] = {key: given[key] for key in given if key not in otherwise}
     if told.memory_gb:
         share = base.weights_bytes / base.memory_bytes
         changes["memory_bytes"] = int(told.memory_gb * GIB)

@@ -110,8 +110,13 @@ def peak_bytes(
     *,
     weights_bytes: int | None = None,
     learnt: Learnt | None = None,
+    beside: int = 0,
 ) -> int:
-    """Predicted peak that the process takes from the device, context included."""
+    """Predicted peak that the process takes from the device, context included.
+
+    Args:
+        beside: pixels of a picture that is decoded at the same time, on a stream of its own.
+    """
     weights = family_weights(profile, family) if weights_bytes is None else weights_bytes
 
     def unet(pixels: int, rows: int) -> float:
@@ -120,17 +125,18 @@ def peak_bytes(
     def vae(pixels: int, _: int) -> float:
         return _worked(profile, _vae_bytes(profile, pixels))
 
-    context = CONTEXT
-    if learnt is None:
-        activations = max(unet(pixels, rows), vae(pixels, 1))
-    else:
-        forward = replace(learnt.unet, pixels=pixels, rows=rows)
-        decode = replace(learnt.vae, mode=vae_mode(profile, pixels), pixels=pixels, rows=1)
-        activations = max(
-            _corrected(learnt.experience, forward, unet),
-            _corrected(learnt.experience, decode, vae),
-        )
+    def decoding(pixels: int) -> float:
+        if learnt is None or not pixels:
+            return vae(pixels, 1)
+        call = replace(learnt.vae, mode=vae_mode(profile, pixels), pixels=pixels)
+        return _corrected(learnt.experience, call, vae)
+
+    forward, context = unet(pixels, rows), CONTEXT
+    if learnt is not None:
+        call = replace(learnt.unet, pixels=pixels, rows=rows)
+        forward = _corrected(learnt.experience, call, unet)
         context = learnt.experience.outside or CONTEXT
+    activations = max(forward + decoding(beside), decoding(pixels))
     return int((weights + WORKSPACE + activations) * RESERVE_SHARE + RESERVE + context)
 
 
@@ -139,13 +145,6 @@ def vae_mode(profile: MemoryProfile, pixels: int) -> str:
     if profile.vae == "taesd":
         return "taesd"
     return "tiles" if pixels > profile.vae_tile_over else "whole"
-
-
-def _vae_bytes(profile: MemoryProfile, pixels: int) -> float:
-    """Activations of decoding one picture in float16."""
-    images = pixels / PIXELS_1024
-    tiled = pixels > profile.vae_tile_over
-    return VAE_TILE + VAE_TILED_IMAGE * images if tiled else VAE_IMAGE * images
 
 
 def family_weights(profile: MemoryProfile, family: str) -> int:
@@ -176,9 +175,7 @@ def _worked(profile: MemoryProfile, half: float) -> float:
     return half * (4 if profile.dtype == "float32" else 2) / 2 * (1 + WORKSPACE_SHARE)
 
 
-def _corrected(
-    experience: Experience, call: Call, predicted: Callable[[int, int], float]
-) -> float:
+def _corrected(experience: Experience, call: Call, predicted: Callable[[int, int], float]) -> float:
     """What a call takes, by what it and like ones took."""
     own = experience.of(call).bytes
     if own is not None:
@@ -187,9 +184,7 @@ def _corrected(
     if not known:
         return predicted(call.pixels, call.rows)
     ratio = median_high(bytes / predicted(one.pixels, one.rows) for one, bytes in known)
-    smaller = (
-        bytes for one, bytes in known if one.pixels <= call.pixels and one.rows <= call.rows
-    )
+    smaller = (bytes for one, bytes in known if one.pixels <= call.pixels and one.rows <= call.rows)
     return max(ratio * predicted(call.pixels, call.rows), *smaller, 0)
 
 

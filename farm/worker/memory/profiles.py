@@ -25,8 +25,16 @@ class MemoryProfile:
             is two rows); more at smaller sizes, in proportion to the pixels.
         max_rows: most rows in one forward at any size.
         buckets: row counts a forward is padded to, ascending, ending at ``max_rows``.
-        vae_tile_over: pixels above which the VAE decodes in tiles of 512.
-        offload: ``none``, or ``model``: text encoders stay in host memory between uses.
+        vae_tile_over: pixels above which the VAE decodes in tiles.
+        vae_tile: side of a tile in pixels, a multiple of 64.
+        vae: ``full``, or ``taesd``: the tiny decoder of previews makes the pictures too.
+        offload: ``none``; ``model``: text encoders stay in host memory, and lend their weights
+            layer by layer; ``streamed``: so does the UNet of a checkpoint that is larger than
+            ``weights_bytes`` otherwise.
+        attention: how attention is computed, see :mod:`farm.worker.models.attention`.
+        channels_last: whether convolutions' weights lie channels last, as cuDNN likes them.
+        fp16_accumulation: whether float16 matrix products add up in float16, where the card can:
+            quicker on GeForce cards from Turing on, and less exact.
         slots: jobs in flight at once.
         lookahead: jobs sent ahead of a free slot, so that the device never waits for one.
     """
@@ -43,6 +51,11 @@ class MemoryProfile:
     offload: str
     slots: int
     lookahead: int
+    vae_tile: int = 512
+    vae: str = "full"
+    attention: str = "sdpa"
+    channels_last: bool = True
+    fp16_accumulation: bool = False
 
 
 # A card of "24 GB" offers torch a little less; the numbers here are what such cards do offer.
@@ -93,6 +106,7 @@ _4GB = replace(
     rows_at_1024=2,
     max_rows=4,
     buckets=(1, 2, 4),
+    offload="streamed",
     slots=2,
     lookahead=2,
 )

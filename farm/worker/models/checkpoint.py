@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from farm.spec.measurement import Call, Work
 from farm.spec.networks import Loras
 from farm.spec.reading import ReadingOptions
 from farm.worker.memory.profiles import MemoryProfile
+from farm.worker.models.attention import Attention
 from farm.worker.models.decoder import Decoder, Draft
 from farm.worker.models.embeddings import EmbeddingShelf
 from farm.worker.models.lora import LoraFile
+from farm.worker.models.offload import Streamed, streamed
 from farm.worker.models.patches import Patches, Side, patch_of
 from farm.worker.models.precision import above, computing_in, rungs_above
 from farm.worker.models.text import PLAINLY, TextEncoder, TextEncoding
@@ -32,6 +36,7 @@ class Checkpoint:
         dtype, device: of the UNet.
         alphas_cumprod: 1000 values in float64, from the scheduler's betas.
         load_seconds: what loading took.
+        vae_call: how its decodes are measured; of no pixels.
     """
 
     def __init__(
@@ -45,6 +50,7 @@ class Checkpoint:
         profile: MemoryProfile,
         device: torch.device,
         load_seconds: float,
+        streams: bool = False,
     ) -> None:
         self.name = name
         self.family = family
@@ -53,13 +59,22 @@ class Checkpoint:
         self.device = device
         self.load_seconds = load_seconds
         self.dtype: torch.dtype = getattr(torch, profile.dtype)
+        _lay_out(modules, profile)
+        texts = [modules[part] for part in ("text_encoder", "text_encoder_2") if part in modules]
+        away = [*texts, modules["unet"]] if streams else texts
+        for module in away:
+            if streams or next(module.parameters()).device != device:
+                _stream(module, device)
         self._homes = {module: next(module.parameters()).device for module in modules.values()}
         self._patches = Patches(modules, family)
         self._computing = self.dtype
         self._unet = cast("Any", modules["unet"])
-        self._decoder = Decoder(modules["vae"], tile_over=profile.vae_tile_over)
+        self._decoder = Decoder(
+            modules["vae"], tile_over=profile.vae_tile_over, tile=profile.vae_tile
+        )
+        self._unet_call = _call("denoise", family, self._unet, profile.attention)
+        self.vae_call = _call("decode", family, modules["vae"], "whole")
         self._inpaints = self._unet.config.in_channels == INPAINT_CHANNELS
-        texts = [modules[part] for part in ("text_encoder", "text_encoder_2") if part in modules]
         self._text = TextEncoder(texts, family, device)
 
     @property
@@ -70,18 +85,47 @@ class Checkpoint:
     @property
     def held(self) -> Mapping[nn.Module, int]:
         """The models that live on ``device``, and the bytes of each, with those that were kept
-        of weights that LoRAs are on."""
-        return {
-            module: sum(weight.nbytes for weight in module.parameters())
-            + patch_of(module).kept_bytes
-            for module, home in self._homes.items()
-            if home == self.device
-        }
+        of weights that LoRAs are on. Of a streamed UNet it is what its weights pass through;
+        text encoders have that for the moment of encoding only."""
+        held = {}
+        for module, home in self._homes.items():
+            stream = streamed(module)
+            if stream is None and home == self.device:
+                weights = sum(weight.nbytes for weight in module.parameters())
+                held[module] = weights + patch_of(module).kept_bytes
+            elif stream is not None and module is self._unet:
+                held[module] = stream.window_bytes
+        return held
+
+    @property
+    def unet_call(self) -> Call:
+        """How its forwards are measured; of no pixels and no rows."""
+        if streamed(self._unet) is None:
+            return self._unet_call
+        return replace(self._unet_call, mode=f"{self._unet_call.mode}+streamed")
+
+    @property
+    def tile_over(self) -> int:
+        """Pixels above which pictures are decoded in tiles; lower once memory ran out in one."""
+        return self._decoder.tile_over
+
+    def stream(self) -> bool:
+        """Have the UNet's weights leave the device, and pass through it in each forward.
+
+        Returns:
+            Whether that made room.
+        """
+        if self.device.type == "cpu" or streamed(self._unet):
+            return False
+        _stream(self._unet, self.device)
+        self._homes[self._unet] = torch.device("cpu")
+        return True
 
     def to_host(self, needed: Container[nn.Module]) -> None:
         """Move the weights to host memory, but for models ``needed`` by other checkpoints."""
         for module in self._homes:
             if module not in needed:
+                _settle(module)
                 patch_of(module).clear()
                 nn.Module.to(module, "cpu")
         self._decoder.rest()
@@ -107,6 +151,8 @@ class Checkpoint:
         Raises:
             CheckpointError: a LoRA that does not exist or does not fit; nothing has changed.
         """
+        for module in self._homes:
+            _settle(module)
         self._patches.wear(side, loras, find, spare=spare)
 
     @property
@@ -193,3 +239,33 @@ class Checkpoint:
             NumericFailure: the latent, or the image even in float32, is not finite.
         """
         return self._decoder.decode(latent, after=after)
+
+
+def _call(work: Work, family: str, module: nn.Module, mode: str) -> Call:
+    weights = list(module.parameters())
+    dtype = str(weights[0].dtype).removeprefix("torch.")
+    numbers = sum(weight.numel() for weight in weights)
+    return Call(work, family, numbers, dtype, mode, pixels=0, rows=1)
+
+
+def _lay_out(modules: Mapping[str, nn.Module], profile: MemoryProfile) -> None:
+    """Attention and convolutions as the profile says. Of text encoders there is nothing to choose:
+    77 tokens have no scores to speak of."""
+    for part in ("unet", "vae"):
+        model: Any = modules[part]
+        model.set_attn_processor(Attention(profile.attention))
+        if not profile.channels_last:
+            nn.Module.to(model, memory_format=torch.contiguous_format)
+
+
+def _stream(module: nn.Module, device: torch.device) -> None:
+    """Checkpoints may share a model, so it may be streamed already."""
+    if streamed(module) is None:
+        Streamed(module, device)
+
+
+def _settle(module: nn.Module) -> None:
+    """Before weights change that a copy may be reading."""
+    if stream := streamed(module):
+        stream.settle()
+        stream.rest()

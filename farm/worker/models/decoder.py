@@ -16,7 +16,6 @@ from farm.worker.memory.exhaustion import out_of_memory
 from farm.worker.models.precision import LADDER
 
 FACTOR = 8
-TILE = 512
 
 T = TypeVar("T")
 
@@ -46,16 +45,21 @@ class Decoder:
 
     Args:
         vae: an ``AutoencoderKL``.
-        tile_over: pixels above which to decode in tiles of 512. diffusers' own tile is the
-            size the model was trained at, 1024 for SDXL, which saves nothing up to 1024.
+        tile_over: pixels above which to decode in tiles.
+        tile: pixels of a tile's side. diffusers' own is the size the model was trained at, 1024
+            for SDXL, which saves nothing up to 1024.
+
+    Attributes:
+        tile_over: lower than it was once memory ran out in a smaller picture.
     """
 
-    def __init__(self, vae: Any, *, tile_over: int) -> None:
-        vae.tile_sample_min_size = TILE
-        vae.tile_latent_min_size = TILE // FACTOR
+    def __init__(self, vae: Any, *, tile_over: int, tile: int = 512) -> None:
+        vae.tile_sample_min_size = tile
+        vae.tile_latent_min_size = tile // FACTOR
         self._loaded = vae
         self._vae = vae
-        self._tile_over = tile_over
+        self._tile = tile
+        self.tile_over = tile_over
         self._unpainted: Tensor | None = None
 
     @property
@@ -100,10 +104,10 @@ class Decoder:
         try:
             return work()
         except Exception as error:
-            if not out_of_memory(error) or pixels > self._tile_over or pixels <= TILE**2:
+            if not out_of_memory(error) or pixels > self.tile_over or pixels <= self._tile**2:
                 raise
             traceback.clear_frames(error.__traceback__)
-        self._tile_over = pixels - 1
+        self.tile_over = pixels - 1
         return work()
 
     def unpainted(self, height: int, width: int) -> Tensor:
@@ -161,14 +165,14 @@ class Decoder:
 
     def _drafted(self, vae: Any, latent: Tensor) -> Draft:
         """The cast truncates, as webui's does."""
-        vae.use_tiling = latent[0].numel() * FACTOR**2 > self._tile_over
+        vae.use_tiling = latent[0].numel() * FACTOR**2 > self.tile_over
         scaled = latent[None].to(vae.device) / vae.config.scaling_factor
         image = vae.decode(scaled.to(vae.dtype), return_dict=False)[0][0].float()
         shown = ((image + 1) / 2).clamp(0, 1).mul(255).to(torch.uint8)
         return Draft(shown.permute(1, 2, 0).contiguous(), torch.isfinite(image).all(), vae)
 
     def _latent(self, vae: Any, picture: Tensor) -> Tensor | None:
-        vae.use_tiling = picture[0].numel() > self._tile_over
+        vae.use_tiling = picture[0].numel() > self.tile_over
         shown = picture[None].to(vae.device, vae.dtype)
         latent: Tensor = vae.encode(shown).latent_dist.mean[0].float()
         return latent * vae.config.scaling_factor if bool(torch.isfinite(latent).all()) else None

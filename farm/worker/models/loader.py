@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from farm.worker.models.architecture import Architecture, read_config
 from farm.worker.models.betas import alphas_cumprod
 from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.checkpoint import Checkpoint
+from farm.worker.models.offload import window_bytes
 from farm.worker.models.origin import origin_of
 from farm.worker.models.parts import Part, parts_of
 from farm.worker.models.plan import PartPlan
@@ -38,6 +39,7 @@ class Prepared:
     Attributes:
         prediction: ``epsilon`` or ``v_prediction``; None where only the weights can tell.
         seconds: what the checks took.
+        streams: whether its UNet and text encoders stay in host memory.
     """
 
     file: AssetFile
@@ -48,11 +50,19 @@ class Prepared:
     profile: MemoryProfile
     device: torch.device
     seconds: float
+    streams: bool = False
 
     @property
     def bytes(self) -> int:
         """Memory it will take on the device."""
-        return sum(plan.bytes for plan in self.plans if plan.device == self.device)
+        return sum(map(self._held, self.plans))
+
+    def _held(self, plan: PartPlan) -> int:
+        if not self.streams or plan.part.name == "vae":
+            return plan.bytes if plan.device == self.device else 0
+        if plan.part.name != "unet":
+            return 0
+        return window_bytes(plan.module, plan.dtype.itemsize)
 
     def load(self, held: Sequence[nn.Module] = ()) -> Checkpoint:
         """Read the weights onto the device; raises as :func:`load` does.
@@ -75,6 +85,7 @@ class Prepared:
             profile=self.profile,
             device=self.device,
             load_seconds=self.seconds + time.perf_counter() - started,
+            streams=self.streams,
         )
         if self.prediction is None:
             checkpoint.prediction = measured_prediction(checkpoint)
@@ -119,6 +130,10 @@ def prepare(
     )
     for plan in plans:
         plan.check()
+    needed = sum(plan.bytes for plan in plans if plan.device == device)
+    streams = profile.offload == "streamed" and needed > profile.weights_bytes
+    if streams:
+        plans = tuple(_at_home(plan) for plan in plans)
     return Prepared(
         file=file,
         architecture=origin.architecture,
@@ -128,6 +143,7 @@ def prepare(
         profile=profile,
         device=device,
         seconds=time.perf_counter() - started,
+        streams=streams,
     )
 
 
@@ -151,5 +167,10 @@ def _placement(
 ) -> tuple[torch.dtype, torch.device]:
     """Where the part's weights live; offloaded text encoders wait in host memory."""
     own = profile.vae_dtype if part.name == "vae" and profile.vae_dtype != "auto" else profile.dtype
-    offloaded = profile.offload == "model" and part.name.startswith("text_encoder")
+    offloaded = profile.offload != "none" and part.name.startswith("text_encoder")
     return getattr(torch, own), torch.device("cpu") if offloaded else device
+
+
+def _at_home(plan: PartPlan) -> PartPlan:
+    """All but the VAE of a streamed checkpoint is read into host memory."""
+    return plan if plan.part.name == "vae" else replace(plan, device=torch.device("cpu"))

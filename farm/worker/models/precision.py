@@ -43,7 +43,10 @@ def computing_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
     layers = [layer for layer in model.modules() if any(True for _ in layer.parameters(False))]
     hooks = [layer.register_forward_pre_hook(cast) for layer in layers]
-    hooks += [layer.register_forward_hook(restore, always_call=True) for layer in layers]
+    # First of all hooks, so that those who lent the layer its weights find them as they were.
+    hooks += [
+        layer.register_forward_hook(restore, prepend=True, always_call=True) for layer in layers
+    ]
     try:
         yield
     finally:

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
 
 from farm.errors import InvalidInput
@@ -20,6 +19,7 @@ from farm.spec.prompt.tokens import COMMA
 from farm.spec.reading import ReadingOptions
 from farm.worker.models.chunks import Chunk, Frame, frame
 from farm.worker.models.embeddings import Embedding, EmbeddingShelf
+from farm.worker.models.offload import streamed
 from farm.worker.models.tokenizer import LENGTH, clip_tokenizer
 
 PLAINLY = ReadingOptions()
@@ -79,7 +79,7 @@ class TextEncoder:
     Args:
         models: as many as the family's readout has paddings, in that order.
         family: whose readout it is.
-        device: where to compute. Models held elsewhere lend it their weights for each prompt.
+        device: where to compute. The weights of models held elsewhere are streamed.
     """
 
     def __init__(self, models: Sequence[nn.Module], family: str, device: torch.device) -> None:
@@ -176,13 +176,12 @@ class TextEncoder:
 
     def _run(self, model: nn.Module, frames: Sequence[Frame], **options: Any) -> Any:
         ids = torch.tensor([each.ids for each in frames], device=self._device)
-        held = next(model.parameters())
-        with _spliced_in(model, frames):
-            if held.device == self._device:
+        try:
+            with _spliced_in(model, frames):
                 return model(ids, **options)
-            state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-            lent = {name: tensor.to(self._device) for name, tensor in state.items()}
-            return functional_call(model, lent, (ids,), options)
+        finally:
+            if stream := streamed(model):
+                stream.rest()
 
     def _zeros(self, texts: int, score: float | None) -> TextEncoding:
         """What SDXL was trained to take for "no text"."""

@@ -120,6 +120,27 @@ def test_texts_repeat_to_their_common_multiple(
 
 
 @pytest.mark.parametrize(
+    ("allowed", "pinned", "strict", "riding", "bucket"),
+    [
+        (4, 8, None, 2, 4),
+        (4, 8, 0, 2, 8),  # what is learnt fills it less, and changes not its shape
+        (4, 8, 1, 2, 8),
+        (8, 4, None, 4, 8),
+        (8, 4, 0, 2, 4),
+        (8, 4, 3, 3, 8),  # no room is left for it in its shape, so it waits
+    ],
+)
+def test_a_strict_job_keeps_its_bucket_whatever_is_learnt(
+    allowed: int, pinned: int, strict: int | None, riding: int, bucket: int
+) -> None:
+    jobs = [job(n, strict=n == strict) for n in range(4)]
+    batcher = Batcher(lambda *_: allowed, BUCKETS, rows_pinned=lambda *_: pinned)
+    chosen = batcher.decide(jobs, ("a",), 0.0)
+    assert isinstance(chosen, Forward)
+    assert (len(chosen.orders), chosen.bucket) == (riding, bucket)
+
+
+@pytest.mark.parametrize(
     ("blocks", "strict", "riding"),
     [
         ([1, 2, 1], 0, [0, 2]),

@@ -17,8 +17,9 @@ The rules, in order:
    up to ``MAX_BLOCKS`` or what the oldest job needs by itself; and all texts of a forward
    together stay within ``MAX_BLOCKS`` for each of its possible rows. A job whose own two texts
    have no near common multiple runs alone, one row at a time, and repeats nothing.
-6. A forward is padded to the smallest bucket that holds it. A ``strict`` job pins the largest
-   bucket and its own text length, which makes its image bit-equal under any load.
+6. A forward is padded to the smallest bucket that holds it. A ``strict`` job pins one bucket, which
+   nothing that is learnt on the way changes, and its own text length. That makes its image bit-equal
+   under any load.
 7. A job of a higher rank is older than all of a lower one. Those stand where they are, between two
    steps, and go on when it is done; they ride along where there are rows left.
 8. A job that needs a higher precision than its checkpoint is held in runs alone, one row at a
@@ -136,13 +137,20 @@ class Batcher:
         rows_allowed: most rows of one forward for (checkpoint, width, height); asked only of
             resident checkpoints.
         buckets: row counts that forwards are padded to.
+        rows_pinned: rows of a forward with ``strict`` jobs, for the same; by default those allowed.
         patience: most seconds a turn is prolonged to save a load.
     """
 
     def __init__(
-        self, rows_allowed: RowsAllowed, buckets: Iterable[int], *, patience: float = 10.0
+        self,
+        rows_allowed: RowsAllowed,
+        buckets: Iterable[int],
+        *,
+        rows_pinned: RowsAllowed | None = None,
+        patience: float = 10.0,
     ) -> None:
         self._rows_allowed = rows_allowed
+        self._rows_pinned = rows_pinned or rows_allowed
         self._buckets = sorted(buckets)
         self._patience = patience
         self._turn: tuple[Weights, float] | None = None
@@ -187,11 +195,11 @@ class Batcher:
     def _advance(self, jobs: Sequence[Waiting]) -> Encode | Forward:
         """One step for the oldest of these jobs and all that can ride along."""
         oldest = jobs[0]
-        allowed = self._rows_allowed(oldest.checkpoint, oldest.width, oldest.height)
-        most = max((bucket for bucket in self._buckets if bucket <= allowed), default=1)
-        if oldest.alone or oldest.lift:
-            most = 1
-        batch = _Batch(oldest, most)
+        most, pinned = (
+            1 if oldest.alone or oldest.lift else self._bucket_within(rows, oldest)
+            for rows in (self._rows_allowed, self._rows_pinned)
+        )
+        batch = _Batch(oldest, most, pinned)
         for job in jobs[1:]:
             batch.take(job)
         for job in batch.jobs:
@@ -202,11 +210,15 @@ class Batcher:
             width=oldest.width,
             height=oldest.height,
             orders=tuple(job.order for job in batch.jobs),
-            bucket=most if batch.strict else self._bucket(min(batch.rows, most)),
+            bucket=pinned if batch.strict else self._bucket(min(batch.rows, most)),
             blocks=batch.blocks,
             loras=oldest.loras,
             lift=oldest.lift,
         )
+
+    def _bucket_within(self, rows: RowsAllowed, job: Waiting) -> int:
+        allowed = rows(job.checkpoint, job.width, job.height)
+        return max((bucket for bucket in self._buckets if bucket <= allowed), default=1)
 
     def _bucket(self, rows: int) -> int:
         return next((bucket for bucket in self._buckets if bucket >= rows), rows)
@@ -215,29 +227,32 @@ class Batcher:
 class _Batch:
     """Jobs that can share one forward."""
 
-    def __init__(self, oldest: Waiting, most_rows: int) -> None:
+    def __init__(self, oldest: Waiting, most_rows: int, pinned_rows: int) -> None:
         self.jobs = [oldest]
         self.rows = oldest.rows
         self.blocks = oldest.blocks
         self.strict = oldest.strict
         self._most_rows = most_rows
+        self._pinned_rows = pinned_rows
 
     def take(self, job: Waiting) -> None:
         """Let a job ride along if it fits."""
         oldest = self.jobs[0]
         rows = self.rows + job.rows
         blocks = lcm(self.blocks, job.blocks)
+        strict = self.strict or job.strict
+        most = min(self._most_rows, self._pinned_rows) if strict else self._most_rows
         if (
             (job.width, job.height) == (oldest.width, oldest.height)
             and not job.alone
             and not job.lift
-            and rows <= self._most_rows
+            and rows <= most
             and blocks <= max(MAX_BLOCKS, oldest.blocks)
-            and rows * blocks <= self._most_rows * MAX_BLOCKS
+            and rows * blocks <= most * MAX_BLOCKS
             and not (self.strict and blocks != self.blocks)
             and not (job.strict and blocks != job.blocks)
         ):
             self.jobs.append(job)
             self.rows = rows
             self.blocks = blocks
-            self.strict = self.strict or job.strict
+            self.strict = strict

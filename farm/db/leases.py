@@ -23,6 +23,25 @@ class Lease(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Overdue:
+    """A lease that its live session should have started by now.
+
+    Attributes:
+        message: what was sent.
+        publishes: how often it was.
+        draining: its session takes nothing more.
+    """
+
+    message: Lease
+    publishes: int
+    draining: bool
+
+    @property
+    def session_id(self) -> str:
+        return self.message.session_id
+
+
+@dataclass(frozen=True)
 class Claim:
     """Jobs to lease to a session: ``count`` at the cursor, or these ``ords`` of the requeue."""
 
@@ -104,8 +123,11 @@ def end(
     return {(row["batch_id"], row["ord"], row["attempt"]): row["state"] for row in rows}
 
 
-def reap(db: Database, session_ids: Sequence[str], *, crashed: bool) -> int:
-    """REAP or BURY what ended sessions hold; ``crashed`` when they ended without a word."""
+def reap(db: Database, session_ids: Sequence[str], *, crashed: bool, started: bool = True) -> int:
+    """REAP or BURY what sessions hold; ``crashed`` when they ended without a word.
+
+    ``started=False`` leaves them what they have started: they may end it.
+    """
     error = {
         "class": "worker",
         "title": "Worker lost",
@@ -115,22 +137,35 @@ def reap(db: Database, session_ids: Sequence[str], *, crashed: bool) -> int:
     values = {
         "session_ids": list(session_ids),
         "crashed": crashed,
+        "started": started,
         "fatal": FATAL_CRASHES,
         "error": Jsonb(error),
     }
     return len(db.all(queries.REAP, values))
 
 
-def unstarted(db: Database, *, older_than: float) -> list[Lease]:
-    """Leases published over ``older_than`` seconds ago that no live session has started."""
+def unstarted(db: Database, *, older_than: float) -> list[Overdue]:
+    """Leases published over ``older_than`` seconds ago that no live session has started.
+
+    Each time that they were published again doubles the seconds.
+    """
     rows = db.all(
-        """SELECT l.batch_id, l.ord, l.attempt, l.session_id
+        """SELECT l.batch_id, l.ord, l.attempt, l.session_id, l.publishes,
+                  s.state = 'draining' AS draining
            FROM leases l JOIN sessions s ON s.id = l.session_id
            WHERE l.started_at IS NULL AND s.ended_at IS NULL
-             AND l.published_at < now() - make_interval(secs => %(seconds)s)""",
+             AND l.published_at < now() - make_interval(secs => %(seconds)s * 2 ^ (publishes - 1))
+        """,
         {"seconds": older_than},
     )
-    return [Lease(**row) for row in rows]
+    return [
+        Overdue(
+            Lease(row["batch_id"], row["ord"], row["attempt"], row["session_id"]),
+            row["publishes"],
+            row["draining"],
+        )
+        for row in rows
+    ]
 
 
 def republished(db: Database, leases: Sequence[Lease]) -> None:

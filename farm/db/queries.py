@@ -107,7 +107,8 @@ SELECT batch_id, ord, attempt, coalesce(state, 'waiting') AS state FROM judged
 REAP = """
 WITH gone AS (
     DELETE FROM leases l USING sessions s
-    WHERE s.id = l.session_id AND s.id = ANY(%(session_ids)s) AND s.ended_at IS NOT NULL
+    WHERE s.id = l.session_id AND s.id = ANY(%(session_ids)s)
+      AND CASE WHEN %(started)s THEN s.ended_at IS NOT NULL ELSE l.started_at IS NULL END
     RETURNING l.*, s.worker
 ), judged AS (
     SELECT g.*, g.crashes + (g.started_at IS NOT NULL AND %(crashed)s)::int AS deaths,
@@ -137,7 +138,8 @@ WITH gone AS (
 )
 SELECT batch_id, ord, attempt, deaths FROM judged
 """
-"""REAP or BURY what ended sessions left in flight; only jobs that had started count a crash."""
+"""REAP or BURY what ended sessions left in flight, or draining ones will not start; only jobs that
+had started count a crash."""
 
 ENDED_BEFORE = """
 SELECT e.batch_id, e.ord, e.attempt,

@@ -23,7 +23,7 @@ RETURNING date_trunc('hour', now(), 'UTC')::text AS hour
 """
 
 _SUCCEED = """
-UPDATE sessions SET lease_until = now()
+UPDATE sessions SET lease_until = 'epoch'
 WHERE worker = %(worker)s AND host = %(host)s AND id <> %(id)s AND ended_at IS NULL
 """
 
@@ -38,7 +38,9 @@ RETURNING state, date_trunc('hour', now(), 'UTC')::text AS hour
 _EXPIRE = f"""
 WITH gone AS (
     UPDATE sessions SET state = 'dead', ended_at = now()
-    WHERE ended_at IS NULL AND lease_until < now()
+    WHERE ended_at IS NULL
+      AND (lease_until = 'epoch' OR id = ANY(%(ids)s)
+           OR %(overdue)s AND lease_until < now())
     RETURNING *
 {usage.LOSE}
 SELECT id FROM gone
@@ -175,18 +177,22 @@ def close(db: Database, id: str, *, spent: Iterable[Spent] = ()) -> None:
         connection.execute(queries.WAKE)
 
 
-def expire(db: Database) -> list[str]:
-    """End the sessions whose heartbeat is overdue; their ids."""
-    return [row["id"] for row in db.all(_EXPIRE)]
+def expire(db: Database, *, overdue: bool = True, ids: Sequence[str] = ()) -> list[str]:
+    """End sessions that have a successor, these ``ids``, and those whose heartbeat is ``overdue``;
+    their ids."""
+    return [row["id"] for row in db.all(_EXPIRE, {"overdue": overdue, "ids": list(ids)})]
 
 
-def left_behind(db: Database) -> list[str]:
-    """Sessions that were closed in good order with leases still to their name."""
+def left_behind(db: Database) -> dict[bool, list[str]]:
+    """Ended sessions with leases still to their name, by whether they ended without a word."""
     rows = db.all(
-        """SELECT DISTINCT s.id FROM leases l JOIN sessions s ON s.id = l.session_id
-           WHERE s.ended_at IS NOT NULL"""
+        """SELECT DISTINCT s.id, s.state = 'dead' AS crashed
+           FROM leases l JOIN sessions s ON s.id = l.session_id WHERE s.ended_at IS NOT NULL"""
     )
-    return [row["id"] for row in rows]
+    found: dict[bool, list[str]] = {}
+    for row in rows:
+        found.setdefault(row["crashed"], []).append(row["id"])
+    return found
 
 
 def live(db: Database) -> list[Session]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Mapping
 
 from farm.broker.queue import Publisher
@@ -17,6 +16,7 @@ from farm.dispatch.accounts import Accounts
 from farm.dispatch.leadership import Leadership, leadership
 from farm.dispatch.needs import Needs
 from farm.dispatch.placement import Placed, place
+from farm.dispatch.reaper import Reaper
 from farm.dispatch.snapshot import Run, Seat, Snapshot
 from farm.errors import Unavailable
 from farm.spec.batch import INTERACTIVE_EXTRA, INTERACTIVE_FROM
@@ -29,7 +29,6 @@ IDLE = 1.0
 
 _PAUSE = 0.02
 _RETRY = 0.5
-_REPUBLISH = 5.0
 _TIDY = 1.0
 _CLEAN = 3600.0
 _FORGOTTEN_DAYS = 7.0
@@ -48,6 +47,7 @@ class Dispatcher:
         self._own_db = db
         self._db = db
         self._publisher = publisher
+        self._reaper = Reaper(publisher)
         self._needs = Needs(db)
         self._accounts = Accounts()
         self._loadable: Mapping[str, frozenset[str]] = {}
@@ -126,8 +126,8 @@ class Dispatcher:
         if free <= -INTERACTIVE_EXTRA:
             return Snapshot(seats, ())
         runs = self._waiting(now, least=0 if free > 0 else INTERACTIVE_FROM)
-        waiting = {run.user for run in runs}
-        users = backlog.entitled(self._db, waiting)
+        users = backlog.entitled(self._db, {run.user for run in runs})
+        waiting = {run.user for run in runs if run.priority < INTERACTIVE_FROM}
         return Snapshot(seats, runs, self._accounts.claimants(users, waiting))
 
     def _waiting(self, now: float, *, least: int) -> list[Run]:
@@ -192,9 +192,8 @@ class Dispatcher:
         )
 
     def _tidy(self) -> None:
-        self._reap()
+        self._reaper.look(self._db)
         health.tend(self._db)
-        self._republish()
         self._loadable = assets.loadable(self._db)
         if time.monotonic() - self._cleaned > _CLEAN:
             self._cleaned = time.monotonic()
@@ -204,28 +203,3 @@ class Dispatcher:
             self._needs.forget(batch_id)
             self._passed.pop(batch_id, None)
             _log.info("batch %s has ended", batch_id)
-
-    def _reap(self) -> None:
-        dead = sessions.expire(self._db)
-        if dead:
-            lost = leases.reap(self._db, dead, crashed=True)
-            _log.warning("sessions %s are dead; %d jobs go back to the queue", dead, lost)
-        closed = sessions.left_behind(self._db)
-        if closed:
-            leases.reap(self._db, closed, crashed=False)
-        if dead or closed:
-            self._publisher.forget(dead + closed)
-
-    def _republish(self) -> None:
-        """Send again what a live session should have started long ago and its queue has lost."""
-        overdue = leases.unstarted(self._db, older_than=_REPUBLISH)
-        by_session = Counter(lease.session_id for lease in overdue)
-        missing = {
-            session_id
-            for session_id, count in by_session.items()
-            if (waiting := self._publisher.waiting(session_id)) is not None and waiting < count
-        }
-        lost = [lease for lease in overdue if lease.session_id in missing]
-        if lost and self._publisher.publish(lost):
-            leases.republished(self._db, lost)
-            _log.warning("%d messages were lost by the broker and sent again", len(lost))

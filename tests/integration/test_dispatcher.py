@@ -19,6 +19,7 @@ from farm.db.database import Database
 from farm.db.leases import Ending, Lease
 from farm.db.sessions import NewSession
 from farm.dispatch import dispatcher as dispatching
+from farm.dispatch import reaper
 from farm.dispatch.dispatcher import Dispatcher
 from farm.errors import Conflict
 from farm.spec.batch import BatchSpec
@@ -85,7 +86,7 @@ def test_lost_messages_are_sent_again_and_only_those(
     dispatcher: Dispatcher,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dispatching, "_REPUBLISH", 0.0)
+    monkeypatch.setattr(reaper, "REPUBLISH", 0.0)
     monkeypatch.setattr(dispatching, "_TIDY", 0.0)
     submit(db, 3)
     session = worker(db)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from farm.errors import DoesNotFit
 from farm.spec.measurement import Call, Measurement
+from farm.worker.engine.batcher import Forward
 from farm.worker.engine.limits import RowLimits
 from farm.worker.memory.experience import ENOUGH, READINGS, Experience
 from farm.worker.memory.meter import Meter, Taken
@@ -147,6 +149,10 @@ def test_what_failed_is_not_tried_again(failed: Call, asked: Call, *, too_much: 
     assert not experience.too_much(asked)
 
 
+SIZE: Any = SimpleNamespace(width=1024, height=1024)
+FORWARD = Forward("fake", 1024, 1024, (0,), bucket=8, blocks=1)
+
+
 class Limited:
     """Row limits of one fake checkpoint, and what it learns."""
 
@@ -164,7 +170,7 @@ class Limited:
     def timed(self, seconds: dict[int, float], times: int = ENOUGH + 1) -> None:
         for rows, each in seconds.items():
             for _ in range(times):
-                self.limits.timed(self.checkpoint, 1024, 1024, rows=rows, seconds=each)
+                self.limits.timed(self.checkpoint, SIZE, rows=rows, seconds=each)
 
 
 @pytest.mark.parametrize(
@@ -238,10 +244,14 @@ def test_forwards_are_measured_the_first_times() -> None:
     meter = Gauge(*[Taken(size * GIB, MIB) for size in (1, 3, 2)])
     limits = RowLimits(models, CARD, experience=experience, meter=meter)
     for _ in range(READINGS + 2):
-        with limits.measuring(checkpoint, 1024, 1024, rows=8):
+        with limits.measuring(checkpoint, FORWARD):
             pass
     known = experience.of(limits.call(checkpoint, LARGE, 8))
     assert (known.bytes, known.outside, meter.left) == (3 * GIB, MIB, [])
+    lifted = replace(FORWARD, bucket=1, lift=1)  # in another precision, weights cast layer by layer
+    with limits.measuring(checkpoint, lifted):
+        pass
+    assert experience.of(limits.call(checkpoint, LARGE, 1)).bytes is None
 
 
 def test_a_cpu_tells_nothing_of_its_memory() -> None:
@@ -249,7 +259,7 @@ def test_a_cpu_tells_nothing_of_its_memory() -> None:
     models: Any = FakeModels(checkpoint)
     experience = Experience()
     limits = RowLimits(models, CARD, experience=experience, meter=Gauge(Taken()))
-    with limits.measuring(checkpoint, 1024, 1024, rows=8):
+    with limits.measuring(checkpoint, FORWARD):
         pass
     assert experience.of(limits.call(checkpoint, LARGE, 8)).bytes is None
 
@@ -257,9 +267,8 @@ def test_a_cpu_tells_nothing_of_its_memory() -> None:
 def test_where_one_row_was_too_much_weights_are_streamed() -> None:
     limited = Limited()
     limited.limits.give_up("fake", 1024, 1024)
-    request: Any = type("Request", (), {"width": 1024, "height": 1024})
     with pytest.raises(DoesNotFit, match="1024x1024"):
-        limited.limits.check(limited.checkpoint, request)
+        limited.limits.check(limited.checkpoint, SIZE)
     limited.checkpoint.streamable = True
-    limited.limits.check(limited.checkpoint, request)
+    limited.limits.check(limited.checkpoint, SIZE)
     assert limited.checkpoint.mode == "streamed"

@@ -17,9 +17,9 @@ The rules, in order:
    up to ``MAX_BLOCKS`` or what the oldest job needs by itself; and all texts of a forward
    together stay within ``MAX_BLOCKS`` for each of its possible rows. A job whose own two texts
    have no near common multiple runs alone, one row at a time, and repeats nothing.
-6. A forward is padded to the smallest bucket that holds it. A ``strict`` job pins one bucket, which
-   nothing that is learnt on the way changes, and its own text length. That makes its image bit-equal
-   under any load.
+6. A forward is padded to the smallest bucket that holds it. A ``strict`` job pins one bucket,
+   which nothing that is learnt on the way changes, and its own text length. That makes its image
+   bit-equal under any load.
 7. A job of a higher rank is older than all of a lower one. Those stand where they are, between two
    steps, and go on when it is done; they ride along where there are rows left.
 8. A job that needs a higher precision than its checkpoint is held in runs alone, one row at a

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from farm.spec.measurement import Call
+from farm.worker.engine.batcher import Forward
 from farm.worker.engine.requests import Denoise
 from farm.worker.memory.experience import Experience
 from farm.worker.memory.meter import Meter
@@ -112,12 +113,10 @@ class RowLimits:
         self._experience.failed(self.call(self._models.get(name), width * height, 1))
 
     @contextmanager
-    def measuring(
-        self, checkpoint: Checkpoint, width: int, height: int, *, rows: int
-    ) -> Iterator[None]:
+    def measuring(self, checkpoint: Checkpoint, forward: Forward) -> Iterator[None]:
         """Learn what the forward in the block takes, the first times that there is one."""
-        call = self.call(checkpoint, width * height, rows)
-        if self._meter is None or not self._experience.wants_bytes(call):
+        call = self.call(checkpoint, forward.width * forward.height, forward.bucket)
+        if self._meter is None or forward.lift or not self._experience.wants_bytes(call):
             yield
             return
         with self._meter.taking() as taken:
@@ -125,11 +124,9 @@ class RowLimits:
         if taken.bytes is not None and taken.outside is not None:
             self._experience.took(call, taken.bytes, taken.outside)
 
-    def timed(
-        self, checkpoint: Checkpoint, width: int, height: int, *, rows: int, seconds: float
-    ) -> None:
-        """Learn what a forward took on the clock."""
-        self._experience.timed(self.call(checkpoint, width * height, rows), seconds)
+    def timed(self, checkpoint: Checkpoint, size: Denoise, *, rows: int, seconds: float) -> None:
+        """Learn what a forward of an image's size took on the clock."""
+        self._experience.timed(self.call(checkpoint, size.width * size.height, rows), seconds)
 
     def call(self, checkpoint: Checkpoint, pixels: int, rows: int) -> Call:
         """What a forward of this checkpoint is measured as."""

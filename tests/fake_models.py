@@ -14,8 +14,10 @@ from torch import Tensor
 
 from farm.errors import CheckpointError
 from farm.spec.job import JobSpec
+from farm.spec.measurement import Call
 from farm.spec.networks import Loras
 from farm.worker.memory.profiles import MemoryProfile, by_name
+from farm.worker.models.decoder import Draft
 from farm.worker.models.text import TextEncoding
 
 ALPHAS = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).tolist()
@@ -41,9 +43,9 @@ def denoised(x: Any, sigma: Any, mean: Any) -> Any:
 class FakeCheckpoint:
     """Computes what a real one does for a one-number world, and remembers what it was asked.
 
-    ``fault(what, seen)`` is called before every "encode", "predict", "decode" and "wear" and may
-    raise; it sees the text, the means of all rows, the latent or the LoRAs. ``poisoned`` texts
-    are answered NaN, ``overflowing`` ones unless so many precisions higher.
+    ``fault(what, seen)`` is called before every "encode", "predict", "decode", "decode again" and
+    "wear" and may raise; it sees the text, the means of all rows, the latent or the LoRAs.
+    ``poisoned`` texts are answered NaN, ``overflowing`` ones unless so many precisions higher.
     """
 
     name: str
@@ -56,7 +58,8 @@ class FakeCheckpoint:
         self.bytes = 1000
         self.forwards: list[int] = []
         self.encoded: list[str] = []
-        self.decoded = 0
+        self.decoded = self.decoded_again = 0
+        self.good_drafts = True
         self.longest_text = 0
         self.poisoned: set[str] = set()
         self.switches: list[tuple[str, Loras]] = []
@@ -64,6 +67,7 @@ class FakeCheckpoint:
         self.rungs = 0
         self.lift = 0
         self.lifts: list[int] = []
+        self.mode, self.streamable = "resident", False
         self._worn: dict[str, Loras] = {}
 
     @contextmanager
@@ -72,6 +76,21 @@ class FakeCheckpoint:
         self.lift = rungs
         yield
         self.lift = 0
+
+    @property
+    def unet_call(self) -> Call:
+        return Call("denoise", self.family, 1, "float32", self.mode, pixels=0, rows=1)
+
+    @property
+    def vae_call(self) -> Call:
+        return Call("decode", self.family, 1, "float32", "whole", pixels=0, rows=1)
+
+    def stream(self) -> bool:
+        """The weights leave, if they are not away already and can."""
+        if self.mode == "streamed" or not self.streamable:
+            return False
+        self.mode = "streamed"
+        return True
 
     def precision(self, rungs: int) -> str:
         return f"precision {rungs}"
@@ -130,10 +149,18 @@ class FakeCheckpoint:
         power = sigma**2 + 1
         return ((latent / power - clean) * power**0.5 / sigma).float()
 
-    def decode(self, latent: Tensor) -> Tensor:
+    def draft(self, latent: Tensor) -> Draft:
         """The latent itself, [h, w, 4] float32, so that tests see what the engine made."""
         self.fault("decode", latent)
         self.decoded += 1
+        return Draft(latent.permute(1, 2, 0), torch.tensor(self.good_drafts), None)
+
+    def decode(self, latent: Tensor, *, after: Draft | None = None) -> Tensor:
+        """What a higher precision makes of a draft that is not finite."""
+        self.fault("decode again", latent)
+        assert after is not None
+        assert not after.finite
+        self.decoded_again += 1
         return latent.permute(1, 2, 0)
 
 

@@ -18,11 +18,11 @@ from diffusers import (
 )
 
 from farm.spec.job import JobSpec
-from farm.worker.engine import Engine
 from farm.worker.memory.profiles import by_name
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.catalogue import AssetFile, builtin_folder, scan
 from farm.worker.samplers import Program, compile_program
+from tests.against_diffusers import BETAS, engine_s, visiting
 from tests.checkpoints import diffusers_pipeline, tiny_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -66,43 +66,13 @@ def case(
     yield case_of(tiny_file(folder, family, prediction=prediction or "epsilon"))
 
 
-def engine_s(case: Case, spec: JobSpec) -> tuple[torch.Tensor, np.ndarray]:
-    """The latent and the image that the engine makes."""
-    checkpoint: Any = case.models.get(case.name)
-    latents: list[torch.Tensor] = []
-
-    def decode(latent: torch.Tensor) -> torch.Tensor:
-        latents.append(latent)
-        return type(checkpoint).decode(checkpoint, latent)
-
-    checkpoint.decode = decode
-    try:
-        with Engine(case.models, by_name("cpu"), CPU) as engine:
-            image = engine.submit("job", spec).result(120).image
-    finally:
-        del checkpoint.decode
-    return latents[0], image
-
-
 def scheduler(case: Case, program: Program) -> Any:
-    """diffusers' scheduler of the same sampler, made to visit the same sigmas.
-
-    Left alone it would interpolate sigmas instead of their logarithms, or round timesteps.
-    """
+    """diffusers' scheduler of the same sampler, at the same sigmas."""
     base, options = SCHEDULERS[program.name]
-
-    class Scheduled(base):
-        def set_timesteps(self, *_: Any, **__: Any) -> None:
-            super().set_timesteps(len(program.steps), device="cpu")
-            # UniPC's authors stop at the lowest noise level that the model knows.
-            last = program.levels[0] if program.name == "UniPC" else 0.0
-            self.sigmas = torch.tensor([step.sigma for step in program.steps] + [last])
-            self.timesteps = torch.tensor([step.t for step in program.steps])
-
-    return Scheduled(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
+    # UniPC's authors stop at the lowest noise level that the model knows.
+    last = program.levels[0] if program.name == "UniPC" else 0.0
+    return visiting(base, program, last=last)(
+        **BETAS,
         timestep_spacing="linspace",
         prediction_type=case.models.get(case.name).prediction,
         **options,
@@ -150,7 +120,7 @@ def diffusers_s(case: Case, spec: JobSpec) -> tuple[torch.Tensor, np.ndarray]:
 def test_the_engine_and_diffusers_agree(case: Case, job: dict[str, Any]) -> None:
     values = {"width": 64, "height": 64, "prompt": "a red apple", "seed": 11} | job
     spec = JobSpec(checkpoint=case.name, **values)
-    latent, image = engine_s(case, spec)
+    ((latent, image),) = engine_s(case.models, spec)
     expected_latent, expected_image = diffusers_s(case, spec)
     assert latent.abs().max() > 0.1
     torch.testing.assert_close(latent, expected_latent, rtol=0, atol=1e-3)

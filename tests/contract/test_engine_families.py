@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler
 
 from farm.spec.job import JobSpec
-from farm.worker.engine import Engine
 from farm.worker.memory.profiles import by_name
 from farm.worker.models.cache import ModelCache
-from farm.worker.samplers import Program, compile_program
+from farm.worker.samplers import compile_program
+from tests.against_diffusers import engine_s, euler
 from tests.checkpoints import diffusers_pipeline, tiny_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -49,42 +48,6 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Case(ModelCache([file], by_name("cpu"), CPU), file.name, pipeline, request.param)
 
 
-def engine_s(case: Case, spec: JobSpec) -> torch.Tensor:
-    """The latent that the engine makes."""
-    checkpoint: Any = case.models.get(case.name)
-    latents: list[torch.Tensor] = []
-
-    def decode(latent: torch.Tensor) -> torch.Tensor:
-        latents.append(latent)
-        return type(checkpoint).decode(checkpoint, latent)
-
-    checkpoint.decode = decode
-    try:
-        with Engine(case.models, by_name("cpu"), CPU) as engine:
-            assert engine.submit("job", spec).result(120).image.shape == (SIDE, SIDE, 3)
-    finally:
-        del checkpoint.decode
-    return latents[0]
-
-
-def scheduler(program: Program, prediction: str) -> Any:
-    """diffusers' Euler, made to visit the same sigmas."""
-
-    class Scheduled(EulerDiscreteScheduler):
-        def set_timesteps(self, *_: Any, **__: Any) -> None:
-            super().set_timesteps(len(program.steps), device="cpu")
-            self.sigmas = torch.tensor([step.sigma for step in program.steps] + [0.0])
-            self.timesteps = torch.tensor([step.t for step in program.steps])
-
-    return Scheduled(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        timestep_spacing="linspace",
-        prediction_type=prediction,
-    )
-
-
 def unpainted(case: Case) -> torch.Tensor:
     """What our checkpoint shows an inpainting model beside the latent."""
     return case.models.get(case.name)._decoder.unpainted(SIDE // 8, SIDE // 8)
@@ -115,7 +78,7 @@ def diffusers_s(case: Case, spec: JobSpec) -> torch.Tensor:
     shape = (1, 4, SIDE // 8, SIDE // 8)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(spec.seed))
     pipeline = case.pipeline
-    pipeline.scheduler = scheduler(program, checkpoint.prediction)
+    pipeline.scheduler = euler(program, checkpoint.prediction)
     latent: torch.Tensor = pipeline(
         spec.prompt,
         negative_prompt=spec.negative_prompt or None,
@@ -140,7 +103,7 @@ def diffusers_s(case: Case, spec: JobSpec) -> torch.Tensor:
 def test_the_engine_and_diffusers_agree(case: Case, job: dict[str, Any]) -> None:
     values = {"width": SIDE, "height": SIDE, "prompt": "a red apple", "seed": 11, **job}
     spec = JobSpec(checkpoint=case.name, sampler="Euler", **values)
-    latent, expected = engine_s(case, spec), diffusers_s(case, spec)
+    ((latent, _),), expected = engine_s(case.models, spec), diffusers_s(case, spec)
     assert latent.abs().max() > 0.1
     torch.testing.assert_close(latent, expected, rtol=0, atol=1e-3)
 

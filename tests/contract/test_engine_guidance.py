@@ -5,16 +5,15 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from farm.spec.job import JobSpec
-from farm.worker.engine import Engine
 from farm.worker.memory.profiles import by_name
 from farm.worker.models.cache import ModelCache
 from farm.worker.samplers import compile_program
+from tests.against_diffusers import engine_s
 from tests.checkpoints import diffusers_pipeline, tiny_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -37,26 +36,6 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     file = tiny_file(tmp_path_factory.mktemp("tiny"), request.param)
     unet = diffusers_pipeline(file.path).unet
     return Case(ModelCache([file], by_name("cpu"), CPU), file.name, unet)
-
-
-def engine_s(case: Case, *jobs: JobSpec) -> list[Tensor]:
-    """The latents that the engine makes of jobs that are there together."""
-    checkpoint: Any = case.models.get(case.name)
-    latents: dict[bytes, Tensor] = {}
-
-    def decode(latent: Tensor) -> Tensor:
-        image = type(checkpoint).decode(checkpoint, latent)
-        latents[image.numpy().tobytes()] = latent
-        return image
-
-    checkpoint.decode = decode
-    try:
-        engine = Engine(case.models, by_name("cpu"), CPU)
-        futures = [engine.submit(str(place), job) for place, job in enumerate(jobs)]
-        with engine:
-            return [latents[future.result(120).image.tobytes()] for future in futures]
-    finally:
-        del checkpoint.decode
 
 
 @torch.no_grad()
@@ -139,8 +118,8 @@ def job_of(case: Case, name: str) -> JobSpec:
 
 @pytest.fixture(scope="module")
 def together(case: Case) -> dict[str, Tensor]:
-    latents = engine_s(case, *(job_of(case, name) for name in CASES))
-    return dict(zip(CASES, latents, strict=True))
+    made = engine_s(case.models, *(job_of(case, name) for name in CASES))
+    return {name: one.latent for name, one in zip(CASES, made, strict=True)}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -148,7 +127,7 @@ def test_the_engine_and_a_plain_loop_agree(
     case: Case, together: dict[str, Tensor], name: str
 ) -> None:
     job = job_of(case, name)
-    (alone,) = engine_s(case, job)
+    ((alone, _),) = engine_s(case.models, job)
     expected = loop_s(case, job, *CASES[name][1:])
     assert expected.abs().max() > 0.1
     torch.testing.assert_close(alone, expected, rtol=0, atol=1e-3)
@@ -158,13 +137,13 @@ def test_the_engine_and_a_plain_loop_agree(
 def test_a_strict_job_is_bit_equal_among_them(case: Case) -> None:
     strict = job_of(case, "AND, editing, rescale").model_copy(update={"strict": True})
     others = [job_of(case, name) for name in list(CASES)[1:]]
-    (alone,) = engine_s(case, strict)
-    assert torch.equal(alone, engine_s(case, strict, *others)[0])
+    ((alone, _),) = engine_s(case.models, strict)
+    assert torch.equal(alone, engine_s(case.models, strict, *others)[0].latent)
 
 
 def test_editing_is_switching(case: Case) -> None:
     """Nothing of what is said later is in an image that stops before."""
     edited = job_of(case, "NGMS").model_copy(update={"prompt": "[a cat:a dog:6]"})
     plain = edited.model_copy(update={"prompt": "a cat"})
-    one, other = engine_s(case, edited, plain)
-    np.testing.assert_array_equal(one.numpy(), other.numpy())
+    one, other = engine_s(case.models, edited, plain)
+    assert torch.equal(one.latent, other.latent)

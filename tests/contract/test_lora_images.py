@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler
 
 from farm.errors import CheckpointError
 from farm.spec.job import JobSpec
@@ -17,6 +16,7 @@ from farm.worker.memory.profiles import by_name
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.library import Library
 from farm.worker.samplers import compile_program
+from tests.against_diffusers import euler
 from tests.checkpoints import diffusers_pipeline, tiny_file
 from tests.networks import Dense, make_lora
 
@@ -62,7 +62,8 @@ class Studio:
                     if (part == "unet") == in_unet:
                         weight = getattr(pipeline, part).get_parameter(parameter)
                         weight.data += (strength * delta).float()
-        pipeline.scheduler = self.scheduler(spec)
+        alphas = self.models.get(self.file.name).alphas_cumprod
+        pipeline.scheduler = euler(compile_program(spec.sampler, spec.steps, alphas))
         shape = (1, 4, spec.height // 8, spec.width // 8)
         generator = torch.Generator().manual_seed(spec.seed)
         return pipeline(
@@ -75,23 +76,6 @@ class Studio:
             latents=torch.randn(shape, generator=generator),
             output_type="np",
         ).images[0]
-
-    def scheduler(self, spec: JobSpec) -> Any:
-        alphas = self.models.get(self.file.name).alphas_cumprod
-        program = compile_program(spec.sampler, spec.steps, alphas)
-
-        class Scheduled(EulerDiscreteScheduler):
-            def set_timesteps(self, *_: Any, **__: Any) -> None:
-                super().set_timesteps(len(program.steps), device="cpu")
-                self.sigmas = torch.tensor([step.sigma for step in program.steps] + [0.0])
-                self.timesteps = torch.tensor([step.t for step in program.steps])
-
-        return Scheduled(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            timestep_spacing="linspace",
-        )
 
 
 @pytest.fixture(scope="module", params=["sd15", "sdxl"])

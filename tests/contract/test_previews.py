@@ -14,12 +14,12 @@ from torch.nn.functional import avg_pool2d
 
 from farm.errors import CheckpointError
 from farm.spec.job import JobSpec
-from farm.worker.engine import Engine
 from farm.worker.memory.profiles import by_name
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.catalogue import AssetFile, builtin_folder, scan
 from farm.worker.models.kinds import PREVIEW
 from farm.worker.models.preview import Previews, linear, linear_factors, read_decoder, tiny
+from tests.against_diffusers import engine_s
 from tests.networks import make_tiny_decoder
 
 CPU = torch.device("cpu")
@@ -70,30 +70,26 @@ def test_what_is_not_finite_is_black() -> None:
 
 def test_without_taesd_a_preview_shows_what_the_picture_will() -> None:
     models = ModelCache(scan([builtin_folder()]), by_name("cpu"), CPU)
-    checkpoint: Any = models.get("demo")
-    latents: list[torch.Tensor] = []
-
-    def decode(one: torch.Tensor) -> torch.Tensor:
-        latents.append(one)
-        return type(checkpoint).decode(checkpoint, one)
-
-    checkpoint.decode = decode
     job = JobSpec(
         checkpoint="demo", prompt="a red apple on a blue background", width=128, height=128, seed=1
     )
-    with Engine(models, by_name("cpu"), CPU) as engine:
-        image = engine.submit("job", job).result(120).image
-    shown = Previews([], CPU).picture(checkpoint, latents[0])
+    ((latent, image),) = engine_s(models, job)
+    checkpoint: Any = models.get("demo")
+    fitted: list[torch.Tensor] = []
+
+    def decode(one: torch.Tensor) -> torch.Tensor:
+        fitted.append(one)
+        return type(checkpoint).decode(checkpoint, one)
+
+    checkpoint.decode = decode
+    previews = Previews([], CPU)
+    shown = previews.picture(checkpoint, latent)
     assert shown.shape == (16, 16, 3)
     small = avg_pool2d(torch.tensor(image).permute(2, 0, 1).float(), 8).permute(1, 2, 0).numpy()
     correlation = np.corrcoef(shown.float().numpy().ravel(), small.ravel())[0, 1]
     assert correlation > 0.9
-    assert len(latents) == 2  # the map is fitted with one more decode, and once
-    Previews([], CPU)
-    again = Previews([], CPU)
-    again.picture(checkpoint, latents[0])
-    again.picture(checkpoint, latents[0])
-    assert len(latents) == 3
+    previews.picture(checkpoint, latent)
+    assert len(fitted) == 1  # the map is fitted with one decode, and once
 
 
 class Stand:

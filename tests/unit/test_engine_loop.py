@@ -161,6 +161,21 @@ def test_a_defect_of_the_engine_ends_its_jobs_but_not_the_engine(running: Runnin
     assert running.engine.submit("next", spec()).result(TIMEOUT).stats.steps == 4
 
 
+def test_a_device_lost_where_no_job_is_at_work_ends_the_engine_too(running: Running) -> None:
+    lost: list[BaseException] = []
+
+    def rest() -> None:
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+
+    core: Any = running.engine._core
+    core.rest = rest
+    running.engine._on_lost = lost.append
+    running.engine.start()
+    eventually(lambda: bool(lost))
+    with pytest.raises(Unavailable):
+        running.engine.submit("late", spec())
+
+
 @pytest.mark.parametrize("what", ["encode", "predict", "decode"])
 def test_the_heartbeat_shows_a_call_that_hangs(running: Running, what: str) -> None:
     running.hold(what)

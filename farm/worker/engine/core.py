@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from time import monotonic, perf_counter
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import torch
 
@@ -15,16 +13,17 @@ from farm.errors import FarmError
 from farm.spec.networks import Loras
 from farm.worker.accountant import Accountant
 from farm.worker.engine.batcher import Batcher, Decode, Encode, Forward, Load
+from farm.worker.engine.decodes import Decodes
 from farm.worker.engine.denoiser import Denoiser, OnPreview, Preview, Progress
 from farm.worker.engine.job import Job
 from farm.worker.engine.jobs import Jobs
 from farm.worker.engine.limits import RowLimits
 from farm.worker.engine.pulse import Pulse
-from farm.worker.engine.requests import Decode as DecodeRequest
+from farm.worker.engine.relief import relieved
 from farm.worker.engine.requests import EncodeText
 from farm.worker.engine.stopwatch import Stopwatch
 from farm.worker.engine.texts import TextCache
-from farm.worker.memory.exhaustion import out_of_memory
+from farm.worker.memory.experience import Experience
 from farm.worker.memory.meter import Meter
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.cache import ModelCache
@@ -36,10 +35,6 @@ from farm.worker.models.lora_shelf import LoraShelf
 from farm.worker.models.patches import SIDES, Side
 from farm.worker.models.preview import Previews
 
-log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
 
 class Core:
     """Turns jobs into images, one decision at a time.
@@ -49,6 +44,7 @@ class Core:
         watched, on_preview: see :class:`farm.worker.engine.denoiser.Preview`.
         assets: LoRAs and embeddings that prompts may name.
         text_cache_bytes: device memory for encoded texts.
+        experience: what forwards were measured to take, and where to tell it.
         accountant: told where the device's time goes.
     """
 
@@ -64,6 +60,7 @@ class Core:
         assets: Iterable[AssetFile] = (),
         text_cache_bytes: int = 64 * 2**20,
         accountant: Accountant | None = None,
+        experience: Experience | None = None,
     ) -> None:
         self._models = models
         self._profile = profile
@@ -73,14 +70,19 @@ class Core:
         self._assets = assets
         self._known = self._networks()
         self._texts = TextCache(text_cache_bytes, self._networks)
-        self.jobs = Jobs(self._texts, Meter(device))
+        meter = Meter(device)
+        self.jobs = Jobs(self._texts, meter)
         self.pulse = Pulse(accountant)
-        limits = RowLimits(models, profile)
-        self._batcher = Batcher(limits.allowed, profile.buckets)
+        self._limits = limits = RowLimits(models, profile, experience=experience, meter=meter)
+        self._batcher = Batcher(limits.allowed, profile.buckets, rows_pinned=limits.pinned)
+        self._decodes = Decodes(
+            self.jobs, models, self.pulse, device=device, room_beside=self._room_beside
+        )
         self._denoiser = Denoiser(
             self.jobs,
             limits,
             self.pulse,
+            decodes=self._decodes,
             device=device,
             on_progress=on_progress,
             preview=on_preview and Preview(Previews(assets, device), watched, on_preview),
@@ -89,7 +91,10 @@ class Core:
     def turn(self) -> None:
         """Do the one thing that is best done next."""
         self._refresh()
+        self._decodes.book()
         waiting = [job.waiting for job in self.jobs]
+        if self._decodes.busy:
+            waiting = [each for each in waiting if each.stage != "decode"]
         decision = self._batcher.decide(waiting, self._models.resident, monotonic())
         with torch.no_grad():
             match decision:
@@ -98,12 +103,15 @@ class Core:
                 case Encode():
                     self._encode(self.jobs[decision.order])
                 case Decode():
-                    self._decode(self.jobs[decision.order])
+                    self._decodes.start(self.jobs[decision.order])
                 case Forward():
                     self._forward(decision)
+                case None:
+                    self._decodes.settle()
 
     def rest(self) -> None:
         """Let go of what is kept between steps, as there is nothing to do."""
+        self._decodes.settle()
         self._denoiser.rest()
         self.pulse.accountant.rest()
 
@@ -127,7 +135,8 @@ class Core:
         """Load for all who wait for this checkpoint; if it fails, it fails for all of them."""
         jobs = [job for job in self.jobs if job.waiting.checkpoint == checkpoint]
         self._denoiser.book()
-        with self.jobs.blame(jobs), self._charged("load", jobs, checkpoint=checkpoint):
+        self._decodes.settle()  # which keeps its checkpoint from leaving
+        with self.jobs.blame(jobs), self._loading(jobs, checkpoint=checkpoint):
             self._models.get(checkpoint)
 
     def _encode(self, job: Job) -> None:
@@ -139,13 +148,14 @@ class Core:
             self._wear(checkpoint, "text", request.loras, jobs)
             with self.pulse.doing("encode", jobs=[each.key for each in jobs]):
                 watch = Stopwatch(self._device)
-                text = self._relieved(
+                text = relieved(
+                    self._models,
                     lambda: checkpoint.encode(
                         *request.texts,
                         negative=request.negative,
                         reading=request.reading,
                         embeddings=self._embeddings,
-                    )
+                    ),
                 )
                 watch.stop()
                 seconds = watch.seconds()
@@ -155,28 +165,6 @@ class Core:
                 each.ledger.encode_seconds += seconds
                 each.ledger.gpu_seconds += seconds / len(jobs)
                 self.jobs.send(each, text)
-
-    def _decode(self, job: Job) -> None:
-        request = job.request
-        assert isinstance(request, DecodeRequest)
-        with self.jobs.blame([job]):
-            with (
-                self._charged("decode", [job], job=job.key),
-                self._models.use(request.checkpoint) as checkpoint,
-            ):
-                image = self._relieved(lambda: checkpoint.decode(request.latent.value))
-            self.jobs.send(job, image)
-
-    def _relieved(self, work: Callable[[], T]) -> T:
-        """Once more without the checkpoints that are not in use, where memory ran out."""
-        try:
-            return work()
-        except Exception as error:
-            if not out_of_memory(error) or not self._models.shed():
-                raise
-            traceback.clear_frames(error.__traceback__)
-            log.warning("memory ran out, checkpoints that are not in use leave: %r", error)
-        return work()
 
     def _forward(self, forward: Forward) -> None:
         jobs = self.jobs.present(forward.orders)
@@ -190,25 +178,33 @@ class Core:
         if checkpoint.worn(side) == loras:
             return
         self._denoiser.book()
-        with self._charged("load", jobs, loras=[lora.name for lora in loras]):
+        with self._loading(jobs, loras=[lora.name for lora in loras]):
             spare = self._profile.weights_bytes - self._models.bytes
             checkpoint.wear(side, loras, self._loras.get, spare=spare)
 
     @contextmanager
-    def _charged(
-        self, work: Literal["load", "decode"], jobs: Sequence[Job], **detail: Any
-    ) -> Iterator[None]:
+    def _loading(self, jobs: Sequence[Job], **detail: Any) -> Iterator[None]:
         """Charge jobs with what the block takes, each the same, even if it fails."""
-        with self.pulse.doing(work, **detail):
+        with self.pulse.doing("load", **detail):
             began = perf_counter()
             try:
                 yield
             finally:
                 seconds = perf_counter() - began
                 share = seconds / len(jobs)
-                self.pulse.worked(work, {job.key: share for job in jobs})
+                self.pulse.worked("load", {job.key: share for job in jobs})
                 for job in jobs:
-                    job.ledger.charge(work, seconds, share=share)
+                    job.ledger.charge("load", seconds, share=share)
+
+    def _room_beside(self, job: Job) -> bool:
+        """Whether the latent of a job can be decoded while any of the others is denoised."""
+        pixels = job.waiting.width * job.waiting.height
+        shapes = {
+            (each.checkpoint, each.width, each.height)
+            for each in (other.waiting for other in self.jobs)
+            if each.checkpoint in self._models.resident
+        }
+        return all(self._limits.beside(pixels, *shape) for shape in shapes)
 
 
 def _detail(forward: Forward, jobs: Sequence[Job]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from farm.worker.engine.adaptive import AdaptiveSlot
 from farm.worker.engine.batcher import Forward
+from farm.worker.engine.decodes import Decodes
 from farm.worker.engine.failures import DeviceLost, device_lost, not_finite
 from farm.worker.engine.job import Job
 from farm.worker.engine.jobs import Jobs
@@ -66,6 +67,7 @@ class Denoiser:
         limits: RowLimits,
         pulse: Pulse,
         *,
+        decodes: Decodes,
         device: torch.device,
         on_progress: Progress | None,
         preview: Preview | None,
@@ -74,6 +76,7 @@ class Denoiser:
         self._preview = preview
         self._limits = limits
         self._pulse = pulse
+        self._decodes = decodes
         self._device = device
         self._on_progress = on_progress
         self._runner = Runner(device)
@@ -90,7 +93,7 @@ class Denoiser:
         if len(slots) < len(jobs):
             return
         try:
-            with checkpoint.lifted(forward.lift):
+            with checkpoint.lifted(forward.lift), self._limits.measuring(checkpoint, forward):
                 stepped = self._runner.step(
                     checkpoint, slots, bucket=forward.bucket, blocks=forward.blocks
                 )
@@ -111,6 +114,13 @@ class Denoiser:
         (stepped, jobs, checkpoint), self._running = self._running, None
         with self._jobs.blame(jobs):
             rows, seconds = stepped.rows, stepped.seconds()
+            if not jobs[0].lift:
+                self._limits.timed(
+                    checkpoint,
+                    stepped.slots[0].request,
+                    rows=rows.bucket,
+                    seconds=seconds / rows.forwards,
+                )
             shares = [seconds * taken / rows.count for taken in rows.taken]
             self._pulse.worked(
                 "denoise",
@@ -164,6 +174,7 @@ class Denoiser:
             checkpoint.alphas_cumprod,
             options=request.sampling,
             family=checkpoint.family,
+            skipped=request.skipped,
         )
         kind = AdaptiveSlot if program.pilot else Slot
         job.open(kind(request, program, self._device))
@@ -226,9 +237,12 @@ class Denoiser:
         if out_of_memory(error):
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
+            if self._decodes.give_way():
+                return
             shape = (forward.checkpoint, forward.width, forward.height)
             if self._limits.halve(*shape, rows=forward.bucket) or self._limits.shed():
                 return
+            self._limits.give_up(*shape)
         if len(jobs) == 1:
             self._jobs.fail(jobs, error)
             return

@@ -21,7 +21,7 @@ from farm.spec.job import JobSpec
 from farm.worker.accountant import Accountant
 from farm.worker.engine.core import Core
 from farm.worker.engine.denoiser import OnPreview, Progress
-from farm.worker.engine.failures import DeviceLost
+from farm.worker.engine.failures import DeviceLost, device_lost
 from farm.worker.engine.job import Job
 from farm.worker.engine.pulse import Activity, Counters, Heartbeat
 from farm.worker.engine.stats import Rendered
@@ -174,19 +174,34 @@ class Engine:
     def _run(self) -> None:
         if self._device.type == "cpu":
             torch.set_num_threads(threads())
-        while self._listen():
-            try:
-                self._core.turn()
-            except DeviceLost as error:
-                self._lose(error)
-                return
-            except Exception as error:  # a defect of the engine itself: nobody's job is sound
-                log.exception("the engine failed; all its jobs end")
-                self._core.jobs.fail(list(self._core.jobs), error)
-        leaving = Unavailable(
-            "The engine was stopped before the image was done.", remedy="Send the job elsewhere."
-        )
-        self._core.jobs.fail(list(self._core.jobs), leaving)
+        try:
+            while self._go_on():
+                pass
+            leaving = Unavailable(
+                "The engine was stopped before the image was done.",
+                remedy="Send the job elsewhere.",
+            )
+            self._core.jobs.fail(list(self._core.jobs), leaving)
+            self._core.rest()
+        except DeviceLost as error:
+            self._lose(error)
+
+    def _go_on(self) -> bool:
+        """One turn; False when it is time to end.
+
+        Raises:
+            DeviceLost: no turn will do any good.
+        """
+        try:
+            if not self._listen():
+                return False
+            self._core.turn()
+        except Exception as error:  # a defect of the engine itself: nobody's job is sound
+            if device_lost(error):
+                raise DeviceLost(str(error)) from error
+            log.exception("the engine failed; all its jobs end")
+            self._core.jobs.fail(list(self._core.jobs), error)
+        return True
 
     def _lose(self, error: DeviceLost) -> None:
         log.critical("the device is lost: %s", error)

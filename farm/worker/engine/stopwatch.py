@@ -30,6 +30,11 @@ class Stopwatch:
             self._events[1].record()
         self._ended = perf_counter()
 
+    @property
+    def passed(self) -> bool:
+        """Whether the device has passed the stop. Waits for nothing."""
+        return self._events is None or self._events[1].query()
+
     def seconds(self) -> float:
         """From start to stop. Waits until the device has passed the stop."""
         if not self._events:

@@ -1,0 +1,201 @@
+"""Latents on their way to pixels while the next steps run."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from time import monotonic
+
+import torch
+from torch import Tensor
+
+from farm.worker.engine.job import Job
+from farm.worker.engine.jobs import Jobs
+from farm.worker.engine.pulse import Pulse
+from farm.worker.engine.relief import relieved
+from farm.worker.engine.requests import Decode
+from farm.worker.engine.stopwatch import Stopwatch
+from farm.worker.engine.transfer import download
+from farm.worker.memory.exhaustion import out_of_memory
+from farm.worker.models.cache import ModelCache
+from farm.worker.models.checkpoint import Checkpoint
+from farm.worker.models.decoder import Draft
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Queued:
+    """A decoding that the device has been given, and all that it still uses there.
+
+    Nothing of it may be let go of before the device has passed its end: on a stream of its own
+    nobody else would wait for that before using the memory again.
+    """
+
+    draft: Draft
+    pixels: Tensor
+    finite: Tensor
+    watch: Stopwatch
+    beside: bool
+
+
+@dataclass(frozen=True)
+class _Decoding:
+    """Whose decoding it is. ``held`` keeps the checkpoint resident."""
+
+    job: Job
+    latent: Tensor
+    checkpoint: Checkpoint
+    queued: _Queued
+    began: float
+    held: ExitStack
+
+
+class Decodes:
+    """Decodes one latent at a time. Others wait their turn, as memory is planned for one.
+
+    The host queues the work, goes on with the next steps, and books the picture in a later turn,
+    when it is home. On a GPU with memory for both the device does so too: the decoding has a stream
+    of its own. Where memory ran out all the same, it has none from then on.
+
+    Args:
+        room_beside: whether memory allows to decode the latent of a job while others are
+            denoised.
+    """
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        models: ModelCache,
+        pulse: Pulse,
+        *,
+        device: torch.device,
+        room_beside: Callable[[Job], bool],
+    ) -> None:
+        self._jobs = jobs
+        self._models = models
+        self._pulse = pulse
+        self._device = device
+        self._room_beside = room_beside
+        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._current: _Decoding | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether one is under way, so that the next has to wait."""
+        return self._current is not None
+
+    def start(self, job: Job) -> None:
+        """Queue the decoding that a job waits for."""
+        request, began = job.request, monotonic()
+        assert isinstance(request, Decode)
+        assert self._current is None
+        with self._jobs.blame([job]), self._pulse.doing("decode", job=job.key), ExitStack() as held:
+            checkpoint = held.enter_context(self._models.use(request.checkpoint))
+            latent = request.latent.value
+            try:
+                beside = self._side is not None and self._room_beside(job)
+                queued = self._queue(checkpoint, latent, beside=beside)
+            except Exception:
+                self._charge(job, monotonic() - began)
+                raise
+            self._current = _Decoding(job, latent, checkpoint, queued, began, held.pop_all())
+
+    def book(self) -> None:
+        """Send its job on if the picture is home. Waits for nothing."""
+        if self._current:
+            with self._jobs.blame([self._current.job]):
+                if self._current.queued.watch.passed:
+                    self._finish()
+
+    def settle(self) -> None:
+        """Wait for the picture, and send its job on."""
+        if self._current is None:
+            return
+        job, watch = self._current.job, self._current.queued.watch
+        with self._jobs.blame([job]):
+            if not watch.passed:
+                with self._pulse.doing("decode", job=job.key):
+                    watch.seconds()
+        self._finish()
+
+    def give_way(self) -> bool:
+        """Memory ran out beside a decoding: from now on decode between steps.
+
+        Returns:
+            Whether that may help.
+        """
+        if self._current is None or not self._current.queued.beside:
+            return False
+        log.warning("memory ran out beside a decoding; from now on there is none beside steps")
+        self._side = None
+        self.settle()
+        return True
+
+    def _finish(self) -> None:
+        assert self._current
+        current, self._current = self._current, None
+        job, queued = current.job, current.queued
+        with current.held, self._jobs.blame([job]):
+            if queued.beside:
+                self._pulse.timeline.add(
+                    "beside", "decode", current.began, monotonic(), job=job.key
+                )
+            self._charge(job, queued.watch.seconds())
+            if job in self._jobs:
+                self._jobs.send(job, queued.pixels if bool(queued.finite) else self._again(current))
+
+    def _again(self, current: _Decoding) -> Tensor:
+        """In a higher precision, and the host waits for it; it is seldom."""
+        began = monotonic()
+        try:
+            with self._pulse.doing("decode", job=current.job.key):
+                return relieved(
+                    self._models,
+                    lambda: current.checkpoint.decode(current.latent, after=current.queued.draft),
+                )
+        finally:
+            self._charge(current.job, monotonic() - began)
+
+    def _charge(self, job: Job, seconds: float) -> None:
+        self._pulse.worked("decode", {job.key: seconds})
+        job.ledger.charge("decode", seconds, share=seconds)
+
+    def _queue(self, checkpoint: Checkpoint, latent: Tensor, *, beside: bool) -> _Queued:
+        """Beside the steps, or where memory runs out between them, or else without checkpoints
+        that nobody uses."""
+        if beside and self._side:
+            try:
+                with _on(self._side):
+                    return self._drafted(checkpoint, latent, beside=True)
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                traceback.clear_frames(error.__traceback__)
+                log.warning("no memory to decode beside steps, from now on between: %r", error)
+                self._side = None
+        return relieved(self._models, lambda: self._drafted(checkpoint, latent, beside=False))
+
+    def _drafted(self, checkpoint: Checkpoint, latent: Tensor, *, beside: bool) -> _Queued:
+        watch = Stopwatch(self._device)
+        draft = checkpoint.draft(latent)
+        pixels, finite = download(draft.pixels), download(draft.finite)
+        watch.stop()
+        return _Queued(draft, pixels, finite, watch, beside)
+
+
+@contextmanager
+def _on(side: torch.cuda.Stream) -> Iterator[None]:
+    """In the block work is queued beside the steps, behind those that made its input."""
+    main = torch.cuda.current_stream(side.device)
+    side.wait_stream(main)
+    try:
+        with torch.cuda.stream(side):
+            yield
+    except BaseException:
+        # What was queued may still read memory that is let go of on the way out.
+        main.wait_stream(side)
+        raise

@@ -171,7 +171,8 @@ def test_a_device_lost_where_no_job_is_at_work_ends_the_engine_too(running: Runn
     core.rest = rest
     running.engine._on_lost = lost.append
     running.engine.start()
-    eventually(lambda: bool(lost))
+    eventually(lambda: not running.engine._thread.is_alive())
+    assert lost
     with pytest.raises(Unavailable):
         running.engine.submit("late", spec())
 

@@ -18,6 +18,12 @@ Connection = psycopg.Connection[DictRow]
 _UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
 
 _PATIENCE = 5.0
+_RECONNECT = 2.0
+
+LEADERSHIP = 0x65706F63
+"""Advisory lock: shared by the transactions of a leader, exclusive in the one that follows it."""
+
+_EPOCH = f"SELECT pg_advisory_xact_lock_shared({LEADERSHIP}); SELECT epoch FROM leader"
 
 
 def describe(url: str) -> str:
@@ -50,6 +56,8 @@ class Database:
             kwargs=connect_options(name),
             check=ConnectionPool.check_connection,
             timeout=_PATIENCE,
+            # Then it begins anew with whoever asks next; it would pause twice as long each time.
+            reconnect_timeout=_RECONNECT,
             open=False,
         )
         self._pool.open()
@@ -91,15 +99,18 @@ class Database:
     def fenced(self, epoch: int) -> Database:
         """The same connections for the leader of ``epoch``.
 
-        Each transaction first makes sure that no other leads by now. That is enough: who takes
-        over ends the connections of the one before.
+        Each transaction first makes sure that no other leads by now, and that none can until it
+        has ended.
         """
         fenced = copy(self)
         fenced._epoch = epoch
         return fenced
 
     def _check_epoch(self, connection: Connection, epoch: int) -> None:
-        row = connection.execute("SELECT epoch FROM leader").fetchone()
+        # Two statements in one message: what the second sees was true once the first had the lock.
+        answer = connection.execute(_EPOCH)
+        answer.nextset()
+        row = answer.fetchone()
         if row is None or row["epoch"] != epoch:
             raise Unavailable("Another dispatcher leads by now.")
 

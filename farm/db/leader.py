@@ -2,17 +2,20 @@
 
 The lock goes with its connection, so a leader that dies is followed at once. One that is frozen,
 or behind a broken link, keeps its connections: when its heartbeat is overdue a standby ends them.
+What one writes never follows what its successor writes: a transaction of a leader holds off the
+next epoch, and none of an earlier epoch can begin.
 """
 
 from __future__ import annotations
 
-from farm.db.database import Connection
+from farm.db.database import LEADERSHIP, Connection
 
 _LOCK = 0x6C656164
 
 _TAKE = """
 INSERT INTO leader AS l (epoch, name, heartbeat)
-SELECT 1, %(name)s, now() WHERE pg_try_advisory_lock(%(lock)s)
+SELECT 1, %(name)s, now()
+WHERE CASE WHEN pg_try_advisory_lock(%(lock)s) THEN pg_try_advisory_xact_lock(%(fence)s) END
 ON CONFLICT (single) DO UPDATE
 SET epoch = l.epoch + 1, name = excluded.name, heartbeat = now()
 RETURNING epoch
@@ -29,12 +32,13 @@ WHERE l.heartbeat < now() - make_interval(secs => %(seconds)s) AND a.pid <> pg_b
 
 
 def take(connection: Connection, name: str) -> int | None:
-    """Lead, if nobody else does: the new epoch. It lasts as long as the connection.
+    """Lead, if nobody else does and no transaction of the one before is under way: the new epoch.
+    It lasts as long as the connection.
 
     Args:
         name: application name of all connections of this dispatcher, and of no other.
     """
-    row = connection.execute(_TAKE, {"name": name, "lock": _LOCK}).fetchone()
+    row = connection.execute(_TAKE, {"name": name, "lock": _LOCK, "fence": LEADERSHIP}).fetchone()
     return row["epoch"] if row else None
 
 

@@ -168,6 +168,7 @@ class Attempts:
             "store_seconds": ended - began,
             "checkpoint": spec.checkpoint,
             "units": units(spec),
+            "remark": picture.remark(rendered.image),
             **_columns(rendered.stats),
         }
         return Ending(*job, Move.SUCCEED, image=row, stats=stats)

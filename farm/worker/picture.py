@@ -16,6 +16,8 @@ from farm.storage import ImageStore, image_path
 
 THUMB_SIDE = 256
 """Pixels of a thumbnail's longer side."""
+BLACK, FLAT = 16, 4
+"""Of 255: below it a picture is almost black; within it all of a picture is alike."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,17 @@ def encode(pixels: NDArray[np.uint8], infotext: str) -> Encoded:
         "infotext": infotext,
     }
     return Encoded(data, thumb.getvalue(), columns)
+
+
+def remark(pixels: NDArray[np.uint8]) -> str | None:
+    """What its owner may want to know of a sound picture: ``almost black``, ``flat``, or nothing.
+
+    Only numbers that are not finite are failures, and they never come this far: people do ask
+    for night.
+    """
+    if pixels.max() < BLACK:
+        return "almost black"
+    return "flat" if np.ptp(pixels, axis=(0, 1)).max() < FLAT else None
 
 
 def store(images: ImageStore, encoded: Encoded, job: tuple[int, int, int]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from farm.db.backlog import Entitled, Spent
@@ -10,6 +10,7 @@ from farm.db.leases import Lease
 from farm.dispatch.cost import Costs
 from farm.dispatch.fairness import Shares
 from farm.dispatch.snapshot import Claimant, Run, Seat, Snapshot
+from farm.spec.batch import INTERACTIVE_FROM, rank
 
 _MANY = 200_000
 
@@ -46,11 +47,12 @@ class Accounts:
         return self._costs
 
     def claimants(
-        self, users: Sequence[Entitled], waiting: Collection[int]
+        self, users: Sequence[Entitled], runs: Sequence[Run]
     ) -> Mapping[int, Claimant]:
-        """What each user with work is entitled to now; ``waiting`` are those with jobs to place."""
+        """What each user with work is entitled to now, when these runs wait."""
         active = [user.user_id for user in users]
-        queued = [user.user_id for user in users if user.user_id in waiting and _room(user) != 0]
+        behind = _contenders(runs)
+        queued = [user.user_id for user in users if user.user_id in behind and _room(user) != 0]
         times = self._shares.level(active, queued)
         return {
             user.user_id: Claimant(times[user.user_id], user.weight, _room(user)) for user in users
@@ -80,6 +82,17 @@ class Accounts:
                 self._costs.learn_load(run.checkpoint, attempt.load_seconds)
             elif attempt.result == "succeeded" and seconds:
                 self._costs.learn(run.checkpoint, run.size, seconds, charge.seat.card)
+
+
+def _contenders(runs: Sequence[Run]) -> set[int]:
+    """Who is served in turns now: the users of the highest class that has to wait. Interactive work
+    does not, and lower classes have no turn."""
+    levels = {run.user: rank(run.priority) for run in reversed(runs) if not _at_once(run)}
+    return {user for user, level in levels.items() if level == max(levels.values())}
+
+
+def _at_once(run: Run) -> bool:
+    return run.priority >= INTERACTIVE_FROM
 
 
 def _room(user: Entitled) -> int | None:

@@ -127,8 +127,7 @@ class Dispatcher:
             return Snapshot(seats, ())
         runs = self._waiting(now, least=0 if free > 0 else INTERACTIVE_FROM)
         users = backlog.entitled(self._db, {run.user for run in runs})
-        waiting = {run.user for run in runs if run.priority < INTERACTIVE_FROM}
-        return Snapshot(seats, runs, self._accounts.claimants(users, waiting))
+        return Snapshot(seats, runs, self._accounts.claimants(users, runs))
 
     def _waiting(self, now: float, *, least: int) -> list[Run]:
         """Retries and the heads of open batches of priority ``least`` and up, as each user wants

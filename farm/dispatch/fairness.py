@@ -8,6 +8,7 @@ expected to cost when it is placed, and corrected when it has ended.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from statistics import median_low
 
 
 class Shares:
@@ -17,23 +18,28 @@ class Shares:
         self._times: dict[int, float] = {}
         self._active: set[int] = set()
         self._waiting: set[int] = set()
+        self._floor = 0.0
 
     def level(self, active: Collection[int], waiting: Collection[int]) -> Mapping[int, float]:
         """The virtual times of the users who have work waiting or in flight.
 
         Who comes back to work gets no credit for the time without any, and who had the farm to
-        themselves has no debt: one starts where the one stands who has had least of those who
-        have to wait. Who never waits, because they want little, is no measure.
+        themselves has no debt: one starts in the middle of those who have to wait, and who are all
+        about level. In the middle, because some are not: who wants little never waits for long,
+        and who wants what few cards have gets ahead or falls behind.
 
         Args:
             waiting: those of them who could have more in flight, were there places.
         """
-        queued = [self._times[user] for user in waiting if user in self._waiting]
-        floor = min(queued, default=max(self._times.values(), default=0.0))
+        if queued := [self._times[user] for user in waiting if user in self._waiting]:
+            self._floor = median_low(queued)
+        elif not self._active:
+            self._floor = max(self._times.values(), default=0.0)
         for user in active:
             if user not in self._active:
-                self._times[user] = max(self._times.get(user, floor), floor)
-        self._active, self._waiting = set(active), set(waiting)
+                self._times[user] = max(self._times.get(user, 0.0), self._floor)
+        self._active = set(active)
+        self._waiting = set(waiting) or self._waiting & self._active
         return {user: self._times[user] for user in active}
 
     def charge(self, user: int, seconds: float, weight: float) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from farm.db.backlog import Entitled, Spent
@@ -10,12 +12,13 @@ from farm.dispatch.accounts import Accounts
 from farm.dispatch.cost import FIRST_RATE
 from farm.dispatch.snapshot import Run, Seat, Snapshot
 
+RUNS = [Run(user, "a", 50, 1, user=user, cost=10.0, size=20.0) for user in (1, 2)]
 USERS = [Entitled(1, 1.0, None, 0), Entitled(2, 2.0, 5, 3)]
 
 
 def placed(accounts: Accounts, user: int, *, cost: float = 10.0, ord: int = 0) -> None:
-    run = Run(user, "a", 50, 1, user=user, cost=cost, size=20.0)
-    users = accounts.claimants(USERS, {1, 2})
+    run = replace(RUNS[0], batch_id=user, user=user, cost=cost)
+    users = accounts.claimants(USERS, RUNS)
     accounts.charge([Lease(user, ord, 1, "s")], Snapshot([Seat("s", "s", 1, 0)], [run], users))
 
 
@@ -24,7 +27,7 @@ def ended(user: int, seconds: float | None, result: str = "succeeded", ord: int 
 
 
 def times(accounts: Accounts) -> tuple[float, float]:
-    claimants = accounts.claimants(USERS, {1, 2})
+    claimants = accounts.claimants(USERS, RUNS)
     return claimants[1].time, claimants[2].time
 
 
@@ -72,5 +75,5 @@ def test_a_new_leader_begins_with_what_is_known() -> None:
 
 
 def test_a_cap_leaves_room_for_what_is_not_in_flight() -> None:
-    claimants = Accounts().claimants(USERS, {1, 2})
+    claimants = Accounts().claimants(USERS, RUNS)
     assert (claimants[1].room, claimants[2].room) == (None, 2)

@@ -9,7 +9,7 @@ import pytest
 from farm.db import wakeup
 from farm.db.database import Database
 from farm.dispatch import leadership as leading
-from farm.dispatch.leadership import leadership
+from farm.dispatch.leadership import Leadership, leadership
 from farm.errors import Unavailable
 from tests.conftest import eventually
 
@@ -61,9 +61,14 @@ def test_a_leader_frozen_in_the_middle_of_a_write_is_ousted(
     stop = threading.Event()
     with Database(db.url, name="frozen") as own, leadership(own, stop) as frozen:
         assert frozen
-        with pytest.raises(Unavailable), frozen.db.connection() as connection:
-            connection.execute("UPDATE leader SET name = name")
-            with leadership(db, stop) as successor:
-                assert successor
-                assert successor.epoch == frozen.epoch + 1
-            connection.execute("SELECT 1")
+        with pytest.raises(Unavailable):
+            _freeze_in_a_write(frozen, db, stop)
+
+
+def _freeze_in_a_write(frozen: Leadership, db: Database, stop: threading.Event) -> None:
+    with frozen.db.connection() as connection:
+        connection.execute("UPDATE leader SET name = name")
+        with leadership(db, stop) as successor:
+            assert successor
+            assert successor.epoch == frozen.epoch + 1
+        connection.execute("SELECT 1")

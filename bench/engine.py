@@ -320,32 +320,53 @@ def _print_stream(load: float, who: str, waits: list[float], took: float, rest: 
 
 
 def overhead(slots: int = 16) -> None:
-    """What a step costs beside the model: a checkpoint that computes nothing to speak of."""
+    """What a step costs beside the model: a checkpoint that computes nothing to speak of.
+
+    Seconds of the process, in which other processes do not count. What is there once, compiling
+    programs and reading prompts, is in the difference between a long run and one half as long.
+    """
+    print(f"\nbeside the model at {slots} slots, ms of CPU a step:   steady   all of 150 steps")
+    for sampler in ("Euler", "Euler a", "DPM++ 2M SDE Karras"):
+        _beside(sampler, slots, 10)
+        half, whole = (_beside(sampler, slots, steps) for steps in (75, 150))
+        steady, every = (whole - half) / 75, whole / 150
+        print(f"  {sampler:45} {1000 * steady:11.2f}   {1000 * every:16.2f}")
+
+
+def _beside(sampler: str, slots: int, steps: int) -> float:
+    """Seconds of CPU that so many images of so many steps take beside the model."""
     fake = FakeCheckpoint("fake")
     spent = [0.0]
     predict = fake.predict
 
     def measured(*args: Any, **options: Any) -> Any:
-        began = time.perf_counter()
+        began = time.thread_time()
         made = predict(*args, **options)
-        spent[0] += time.perf_counter() - began
+        spent[0] += time.thread_time() - began
         return made
 
     fake.predict = measured  # type: ignore[method-assign]
     profile = replace(profiles.by_name("cpu"), buckets=(slots * 2,), max_rows=slots * 2)
     profile = replace(profile, rows_at_1024=10**6)
-    cpu = torch.device("cpu")
-    with Engine(FakeModels(fake), profile, cpu) as engine:  # type: ignore[arg-type]
-        specs = [
-            JobSpec(checkpoint="fake", prompt=str(n), width=64, height=64, steps=150, seed=n)
-            for n in range(slots)
-        ]
-        began = time.perf_counter()
-        for future in [engine.submit(str(n), spec) for n, spec in enumerate(specs)]:
+    engine = Engine(FakeModels(fake), profile, torch.device("cpu"))  # type: ignore[arg-type]
+    specs = [
+        JobSpec(
+            checkpoint="fake",
+            prompt=str(n),
+            width=64,
+            height=64,
+            steps=steps,
+            seed=n,
+            sampler=sampler,
+        )
+        for n in range(slots)
+    ]
+    began = time.process_time()
+    futures = [engine.submit(str(n), spec) for n, spec in enumerate(specs)]
+    with engine:
+        for future in futures:
             future.result()
-        took = time.perf_counter() - began - spent[0]
-        forwards = engine.counters.forwards
-    print(f"\noverhead at {slots} slots: {1000 * took / forwards:.2f} ms a step beside the model")
+        return time.process_time() - began - spent[0]
 
 
 def memory(files: Sequence[AssetFile], device: torch.device) -> None:

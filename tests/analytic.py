@@ -22,6 +22,10 @@ SPREAD = 0.4
 """The clean latent is ``PICTURE`` or ``-PICTURE``, each number with this standard deviation."""
 
 
+BEGUN = np.array([0.5, -0.2, 0.9])
+"""What an image begins with that does not begin with noise alone."""
+
+
 def denoised(x: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
     """The mean of all clean latents that ``x`` may come from."""
     variance = SPREAD**2 + sigma**2
@@ -44,10 +48,12 @@ def kept(rows: Any) -> Any:
     return rows if len(rows) <= 40 else np.concatenate([rows[::10], rows[-1:]])
 
 
-def run(program: Program, model: Model = denoised) -> NDArray[np.float64]:
+def run(
+    program: Program, model: Model = denoised, begun: NDArray[np.float64] | float = 0.0
+) -> NDArray[np.float64]:
     """The latents that the model sees under a program, one row a call, and the last one."""
     draws = map(fresh, count())
-    x = next(draws) * program.start.noise
+    x = begun + next(draws) * program.start.noise
     if program.start.churn is not None:
         x = x + next(draws) * program.start.churn
     state = np.stack([x, *np.zeros((3, len(x)))])
@@ -61,10 +67,11 @@ def run(program: Program, model: Model = denoised) -> NDArray[np.float64]:
         estimate = model(state[0], step.sigma)
         held = np.stack([*state, estimate, estimate, noise])
         state = np.array(step.update) @ held
-        if program.pilot and len(seen) == len(program.steps):
+        pilot = program.pilot
+        if pilot and not pilot.ended and len(seen) == len(program.steps):
             tolerance = np.maximum(0.0078, 0.05 * np.maximum(abs(state[3]), abs(second)))
             error = np.mean(((state[3] - state[0]) / tolerance) ** 2) ** 0.5
-            up = program.pilot.judge(error)
+            up = pilot.judge(error)
             if up is not None:
                 begun, second = state[0] + (up * next(draws) if up else 0), state[3]
             state[0] = begun

@@ -12,15 +12,24 @@ from farm.worker.samplers.noise import ImageNoise
 from tests.fake_models import ALPHAS, denoised, mean_of
 
 
-def by_hand(job: JobSpec) -> NDArray[np.float64]:
-    """[height / 8, width / 8, 4], as a fake checkpoint decodes it."""
-    program = compile_program(job.sampler, job.steps, ALPHAS, options=job.sampling)
+def by_hand(
+    job: JobSpec, begun: NDArray[np.float64] | None = None, skipped: int | None = None
+) -> NDArray[np.float64]:
+    """[height / 8, width / 8, 4], as a fake checkpoint decodes it.
+
+    Args:
+        begun: another such image that it begins with.
+        skipped: steps that are left out then.
+    """
+    program = compile_program(job.sampler, job.steps, ALPHAS, options=job.sampling, skipped=skipped)
     shape = (4, job.height // 8, job.width // 8)
     noise = ImageNoise(shape, job.seed, job.noise, program.levels)
     registers = np.zeros((4, *shape))
     registers[0] = noise.first.numpy() * program.start.noise
     if program.start.churn is not None:
         registers[0] += noise.draw(Draw()).numpy() * program.start.churn
+    if begun is not None:
+        registers[0] += begun.transpose(2, 0, 1)
     for step in program.steps:
         # Told a timestep, the model takes the noise level to be that one's.
         level = ModelSigmas(ALPHAS).sigma(step.t)

@@ -39,6 +39,12 @@ class GuidanceOptions(BaseModel):
             )
         return self
 
+    @property
+    def constant(self) -> bool:
+        """Whether every call heeds the negative prompt alike."""
+        sometimes = self.s_min_uncond or self.skip_early_cond
+        return not sometimes and (self.guidance_start, self.guidance_end) == (0, 1)
+
     def guides(self, call: int, calls: int, sigma: float) -> bool:
         """Whether a call of the model heeds the negative prompt.
 

@@ -19,7 +19,7 @@ from farm.spec.sampling import SamplingOptions
 from farm.worker.samplers import Program, compile_program
 from farm.worker.samplers.model_sigmas import ModelSigmas
 from farm.worker.samplers.schedules import Span, karras
-from tests.analytic import denoised, fresh, run
+from tests.analytic import BEGUN, denoised, fresh, run
 from tests.fake_models import ALPHAS
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -47,14 +47,17 @@ def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
 
-def compiled(name: str, steps: int, **options: Any) -> Program:
-    return compile_program(name, steps, ALPHAS, options=SamplingOptions(**options))
+def compiled(name: str, steps: int, skipped: int | None = None, **options: Any) -> Program:
+    return compile_program(name, steps, ALPHAS, options=SamplingOptions(**options), skipped=skipped)
 
 
-def scheduled(scheduler: Any, **options: Any) -> Latents:
+def scheduled(scheduler: Any, begun: Latents | None = None, **options: Any) -> Latents:
     """The latents a diffusers scheduler visits, which scales them to variance 1."""
     scheduler.alphas_cumprod = torch.tensor(ALPHAS)
     x = fresh(0)
+    if begun is not None:
+        sigma = MODEL.sigma(scheduler.timesteps[0].item())
+        x = (begun + x * sigma) / (sigma**2 + 1) ** 0.5
     seen = []
     for t in scheduler.timesteps:
         sigma = MODEL.sigma(t.item())
@@ -109,6 +112,34 @@ def test_tcd_is_diffusers(steps: int, eta: float) -> None:
     program = compiled("TCD", steps, eta=eta)
     theirs = scheduled(scheduler, eta=eta)
     np.testing.assert_allclose(run(program), theirs, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("taken", [1, 2, 3, 20])
+@pytest.mark.parametrize("name", ["DDIM", "DDIM random", "PLMS", "UniPC", "TCD"])
+def test_what_begins_with_a_latent_is_diffusers_from_there(name: str, taken: int) -> None:
+    steps, skipped, options = 25, 25 - taken, {}
+    if name.startswith("DDIM"):
+        scheduler, options = DDIMScheduler(**LEADING, clip_sample=False), {"eta": 0.0}
+        options["eta"] = 0.7 if name.endswith("random") else 0.0
+    elif name == "PLMS":
+        scheduler = PNDMScheduler(**LEADING, skip_prk_steps=True)
+    elif name == "UniPC":
+        scheduler = UniPCMultistepScheduler(**BETAS, solver_order=3, solver_type="bh1")
+    else:
+        scheduler, options = TCDScheduler(**BETAS, clip_sample=False), {"eta": 0.3}
+    scheduler.set_timesteps(steps)
+    program = compiled(name.split(maxsplit=1)[0], steps, skipped, **options)
+    if name == "UniPC":
+        scheduler.sigmas = torch.tensor([s.sigma for s in program.steps] + [MODEL.smallest])
+        scheduler.timesteps = torch.tensor([s.t for s in program.steps])
+    elif name == "PLMS":
+        # Its first step is told the second timestep twice.
+        known = list(dict.fromkeys(scheduler.timesteps.tolist()))[skipped:]
+        scheduler.timesteps = torch.tensor([*known[:1], *known[1:2], *known[1:]])
+    else:
+        scheduler.timesteps = scheduler.timesteps[skipped:]
+    theirs = scheduled(scheduler, BEGUN, **options)
+    np.testing.assert_allclose(run(program, begun=BEGUN), theirs, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8, 150])

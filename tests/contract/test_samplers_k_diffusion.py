@@ -13,7 +13,7 @@ import pytest
 
 from farm.spec.sampling import SamplingOptions
 from farm.worker.samplers import compile_program
-from tests.analytic import kept, run
+from tests.analytic import BEGUN, kept, run
 from tests.fake_models import ALPHAS
 
 VECTORS = np.load(Path(__file__).parent / "vectors" / "k_diffusion.npz")
@@ -40,13 +40,18 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("case", VECTORS.files)
 def test_every_latent_is_k_diffusion_s(case: str) -> None:
-    name, _, steps = case.rpartition("/")
+    name, _, schedule = case.rpartition("/")
+    steps, _, skipped = schedule.partition("-")
     sampler, options = CASES.get(name, (name, {}))
     program = compile_program(
-        sampler, int(steps), ALPHAS, options=SamplingOptions.model_validate(options)
+        sampler,
+        int(steps),
+        ALPHAS,
+        options=SamplingOptions.model_validate(options),
+        skipped=int(skipped) if skipped else None,
     )
     theirs = VECTORS[case]
-    ours = kept(run(program))
+    ours = kept(run(program, begun=BEGUN if skipped else 0.0))
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
 

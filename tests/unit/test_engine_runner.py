@@ -46,16 +46,63 @@ def test_a_step_tried_again_uses_the_same_noise(monkeypatch: pytest.MonkeyPatch)
     checkpoint: Any = FakeCheckpoint("fake")
     tried, straight = slot(checkpoint, 1), slot(checkpoint, 1)
     run(checkpoint, [tried], 1)
-    before = tried.registers
+    before = tried.home
     with monkeypatch.context() as patch:
         patch.setattr("farm.worker.engine.runner.download", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(checkpoint, [tried], 1)
     assert tried.position == 1
-    assert tried.registers is before
+    assert tried.home is before
     run(checkpoint, [tried], 3)
     run(checkpoint, [straight], 4)
     assert torch.equal(tried.x, straight.x)
+
+
+def test_a_step_sends_the_device_one_small_table_and_the_noise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What slots bring along stays there while the same go on together."""
+    checkpoint: Any = FakeCheckpoint("fake")
+    slots = [slot(checkpoint, seed) for seed in range(5)]
+    runner, sent = Runner(CPU), []
+
+    def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+        sent.append(tuple(tensor.shape))
+        return tensor
+
+    monkeypatch.setattr("farm.worker.engine.runner.upload", upload)
+    monkeypatch.setattr("farm.worker.engine.rows.upload", upload)
+    runner.step(checkpoint, slots, bucket=8, blocks=1)
+    packed = len(sent)
+    assert packed > 2
+    for _ in range(2):
+        runner.step(checkpoint, slots, bucket=8, blocks=1)
+    assert sent[packed:] == [(5, 32), (5, 4, 8, 8)] * 2
+    runner.step(checkpoint, slots, bucket=8, blocks=1)
+    assert sent[-1] == (5, 32)  # the last step takes no noise
+
+
+def test_slots_that_go_on_together_share_their_registers_and_who_leaves_takes_only_its_own() -> (
+    None
+):
+    checkpoint: Any = FakeCheckpoint("fake")
+    slots = [slot(checkpoint, seed) for seed in range(3)]
+    runner = Runner(CPU)
+    for _ in range(2):
+        runner.step(checkpoint, slots, bucket=4, blocks=1)
+        assert all(each.lives(slots[0].home, place) for place, each in enumerate(slots))
+    stays, parked, goes = slots
+    before = parked.registers.clone()
+    runner.step(checkpoint, [stays, goes], bucket=2, blocks=1)
+    assert len(stays.home) == 2
+    assert len(parked.home) == 1
+    assert torch.equal(parked.registers, before)
+    # In another order they lie in other places.
+    runner.step(checkpoint, [goes, stays], bucket=2, blocks=1)
+    straight = [slot(checkpoint, seed) for seed in (0, 2)]
+    run(checkpoint, straight, 4)
+    assert torch.equal(stays.x, straight[0].x)
+    assert torch.equal(goes.x, straight[1].x)
 
 
 def test_noise_is_the_seed_s_alone() -> None:

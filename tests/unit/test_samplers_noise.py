@@ -62,12 +62,12 @@ def test_nv_noise_is_what_a_card_draws() -> None:
 
 def test_nv_noise_is_normal_and_depends_on_seed_call_and_place() -> None:
     numbers = normal(2**40 + 1, 3, 100_000)
-    assert numbers.dtype == np.float32
+    assert numbers.dtype == torch.float32
     assert abs(numbers.mean()) < 0.01
     assert abs(numbers.std() - 1) < 0.01
-    assert np.array_equal(numbers[:100], normal(2**40 + 1, 3, 100))
+    assert torch.equal(numbers[:100], normal(2**40 + 1, 3, 100))
     for other in (normal(1, 3, 100), normal(2**40 + 1, 4, 100)):
-        assert not np.isin(numbers[:100], other).any()
+        assert not torch.isin(numbers[:100], other).any()
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), st.integers(0, 40))
@@ -101,6 +101,22 @@ def test_a_brownian_path_is_one_path_in_whatever_order_it_is_asked() -> None:
     assert not path().increment(2.0, 2.0).any()
 
 
+def test_the_way_down_a_brownian_path_is_found_with_few_draws() -> None:
+    drawn: list[int] = []
+
+    def noise(seed: int) -> Tensor:
+        drawn.append(seed)
+        return randn(seed, 4)
+
+    path = BrownianPath(0.0, 16.0, seed=3, noise=noise)
+    times = [16.0 * 0.93**step for step in range(100)]
+    for end, start in pairwise(times):
+        path.increment(start, end)
+    # At most one for each halving from 16 down to a millionth, and most of them known before.
+    assert len(drawn) < 20 * len(times)
+    assert len(set(drawn)) == len(drawn)
+
+
 def test_noise_on_the_way_down_is_the_path_backwards_at_variance_1() -> None:
     noise = image(shape=(4, 32, 32))
     path = BrownianPath(*LEVELS, seed=5, noise=lambda seed: randn(seed, 4, 32, 32))
@@ -118,7 +134,7 @@ def test_the_first_noise_and_then_fresh_noise_come_from_one_generator() -> None:
     nv = image(rng="NV")
     count = 4 * 8 * 6
     for call, drawn in enumerate((nv.first, nv.draw(FRESH))):
-        assert np.array_equal(drawn.numpy().ravel(), normal(5, call, count))
+        assert torch.equal(drawn.flatten(), normal(5, call, count))
 
 
 def test_the_seed_delta_changes_all_noise_but_the_first_and_the_path() -> None:

@@ -29,8 +29,10 @@ ENDS_NOISY = {"UniPC", "TCD", "DPM fast", ADAPTIVE}
 """Their authors stop at the model's lowest noise level."""
 
 
-def compiled(sampler: str, steps: int = 20, **options: Any) -> Program:
-    return compile_program(sampler, steps, ALPHAS, options=SamplingOptions(**options))
+def compiled(sampler: str, steps: int = 20, skipped: int | None = None, **options: Any) -> Program:
+    return compile_program(
+        sampler, steps, ALPHAS, options=SamplingOptions(**options), skipped=skipped
+    )
 
 
 def base(name: str) -> str:
@@ -107,6 +109,70 @@ def test_cfg_pp_is_euler_a_where_both_prompts_agree() -> None:
     ours, theirs = compiled("Euler a CFG++"), compiled("Euler a")
     assert ours.steps != theirs.steps
     np.testing.assert_allclose(analytic.run(ours), analytic.run(theirs), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("taken", [1, 2, 3, 20])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_an_image_may_begin_anywhere_in_the_schedule(name: str, taken: int) -> None:
+    whole, program = compiled(name, 30), compiled(name, 30, 30 - taken)
+    assert program.total == taken
+    assert program.levels == whole.levels
+    assert program.start.noise == program.steps[0].sigma
+    picture = analytic.PICTURE
+    end = analytic.run(program, lambda *_: picture, picture)[-1]
+    slack = 0.1 if base(name) in ENDS_NOISY else 1e-2 if name == "LCM" else 1e-12
+    np.testing.assert_allclose(end, picture, rtol=0, atol=slack)
+    low, high = program.levels
+    spans = [step.draw.between for step in program.steps if step.draw and step.draw.between]
+    assert all(low <= following < sigma <= high for sigma, following in spans)
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if base(name) not in ENDS_NOISY])
+def test_the_last_step_alone_is_the_model_s_estimate(name: str) -> None:
+    program = compiled(name, 20, 19)
+    assert len(program.steps) == 1
+    start, end = analytic.run(program, begun=analytic.BEGUN)
+    assert compiled(name, 20).steps[-1].sigma == pytest.approx(program.steps[0].sigma)
+    estimate = analytic.denoised(start, program.steps[0].sigma)
+    np.testing.assert_allclose(end, estimate, rtol=0, atol=2e-2 if name == "LCM" else 1e-12)
+
+
+def test_noise_beside_a_latent_is_as_strong_as_its_level() -> None:
+    for name in ("DDIM", "Euler"):
+        program = compiled(name, 20, 0, sgm_noise_multiplier=True)
+        assert program.start.noise == program.steps[0].sigma
+        assert program.steps == compiled(name, 20).steps
+
+
+@pytest.mark.parametrize("skipped", [-1, 20, 21])
+def test_beyond_the_schedule_there_is_nothing_to_begin_with(skipped: int) -> None:
+    with pytest.raises(InvalidInput, match="no step to begin with") as refused:
+        compiled("Euler", 20, skipped)
+    assert (refused.value.field, refused.value.value) == ("skipped", skipped)
+    assert refused.value.remedy == "Skip 0 to 19 steps."
+
+
+def test_who_asks_for_the_same_gets_the_same_program() -> None:
+    program = compiled("Euler a", 20)
+    assert compiled("k_euler_a", 20) is program
+    for other in (
+        compiled("Euler a", 21),
+        compiled("Euler a", 20, 0),
+        compiled("Euler a", 20, eta=0.5),
+        compile_program("Euler a", 20, ALPHAS[:900]),
+        compile_program("Euler a", 20, ALPHAS, family="sdxl"),
+    ):
+        assert other is not program
+    # What a pilot decides is one image's alone.
+    assert compiled(ADAPTIVE).pilot is not compiled(ADAPTIVE).pilot
+
+
+def test_a_table_has_the_numbers_of_every_step() -> None:
+    program = compiled("Heun", 4, s_churn=5)
+    assert program.table is program.table
+    for row, step in zip(program.table, program.steps, strict=True):
+        assert row[:2].tolist() == [step.sigma, step.t]
+        assert row[2:].reshape(4, 7).tolist() == [list(each) for each in step.update]
 
 
 def test_the_brownian_path_is_asked_within_its_levels_from_high_to_low() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from farm.worker.engine.requests import Denoise
@@ -22,6 +24,10 @@ class AdaptiveSlot(Slot):
         super().__init__(request, program, device)
         self._begun_with = self._second_order = self.x
 
+    @property
+    def numbers(self) -> NDArray[np.float64]:
+        return self.step.numbers
+
     def settle(self) -> None:
         pilot = self.program.pilot
         if pilot is None or pilot.ended or self.position < len(self.program.steps):
@@ -35,7 +41,7 @@ class AdaptiveSlot(Slot):
             if up:
                 latent = third + up * upload(self._noise.draw(Draw()), third.device)
         self._begun_with = latent
-        self.registers = torch.stack([latent, *self.registers[1:]])
+        self.move(torch.stack([latent, *self.registers[1:]])[None], 0)
 
     def _error(self, third: Tensor, second: Tensor) -> float:
         """Root mean square of their difference, in tolerances."""

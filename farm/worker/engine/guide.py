@@ -48,10 +48,14 @@ class Guide:
 
     def __init__(self, request: Denoise) -> None:
         self._request = request
-        self._calls = timeline(request.sampler, request.steps).steps
+        self._calls = timeline(request.sampler, request.steps - (request.skipped or 0)).steps
         self._weights = tuple(part.weight for part in request.prompt)
         self._longest = max(_length(part) for part in request.prompt)
         self._known: dict[object, Mix] = {}
+        parts = (*request.prompt, *([request.negative] if request.negative else []))
+        # Most images show the model the same in every call, and are not asked for each.
+        self._constant = request.guidance.constant and all(len(p.schedule) == 1 for p in parts)
+        self._only: Mix | None = None
 
     @property
     def lengths(self) -> list[int]:
@@ -62,6 +66,8 @@ class Guide:
     def rows(self, call: int, sigma: float) -> int:
         """How many rows of the forward a call takes; see :meth:`at`."""
         request = self._request
+        if self._constant:
+            return len(request.prompt) + bool(request.negative)
         guided = bool(request.negative) and request.guidance.guides(call, self._calls, sigma)
         return len(request.prompt) + guided
 
@@ -72,6 +78,11 @@ class Guide:
             call: counted from 0.
             sigma: the noise level that the model sees.
         """
+        if self._only is None or not self._constant:
+            self._only = self._at(call, sigma)
+        return self._only
+
+    def _at(self, call: int, sigma: float) -> Mix:
         request = self._request
         guided = request.guidance.guides(call, self._calls, sigma)
         rows = tuple(part.row(call) for part in request.prompt)

@@ -68,11 +68,26 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
+class Begin:
+    """A latent to begin with, instead of noise alone.
+
+    Attributes:
+        latent: [4, height/8, width/8], clean.
+        skipped: steps of the schedule left out at the beginning, 0..steps - 1; noise of the next
+            one's level is added to the latent. See :func:`farm.spec.strength.taken`.
+    """
+
+    latent: Made[Tensor]
+    skipped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Denoise:
-    """Sample a latent from noise. Makes a [4, height/8, width/8] float32 tensor.
+    """Sample a latent. Makes a [4, height/8, width/8] float32 tensor.
 
     Attributes:
         width, height: of the image, in pixels.
+        steps: of the whole schedule.
         prompt: its parts, at least one.
         negative: what to move away from; None where it has no effect, at half the work.
         cfg_scale: how far, 1 being not at all.
@@ -82,6 +97,7 @@ class Denoise:
         noise: where noise comes from.
         strict: run in a pinned shape, bit-equal under any load.
         loras: on the UNet.
+        begin: what with, and where in the schedule; None for noise alone, at its top.
     """
 
     checkpoint: str
@@ -98,6 +114,12 @@ class Denoise:
     noise: NoiseOptions = field(default_factory=NoiseOptions)
     strict: bool = False
     loras: Loras = ()
+    begin: Begin | None = None
+
+    @property
+    def skipped(self) -> int | None:
+        """Steps of the schedule that are left out; None where noise alone is begun with."""
+        return self.begin and self.begin.skipped
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import compress
 from math import isfinite
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from farm.worker.engine.guide import KEPT
@@ -15,7 +18,9 @@ from farm.worker.engine.slot import REGISTERS, Slot
 from farm.worker.engine.stopwatch import Stopwatch
 from farm.worker.engine.transfer import download, upload
 from farm.worker.models.checkpoint import Checkpoint
-from farm.worker.samplers import Step
+
+SCALING = 4
+"""Numbers beside the update that a step takes; see :func:`_scaling`."""
 
 
 class Stepped:
@@ -64,22 +69,31 @@ class Runner:
         """
         watch = Stopwatch(self._device)
         rows = self._packed(slots, bucket=bucket, blocks=blocks)
-        numbers = [_numbers(checkpoint.prediction, slot.step) for slot in slots]
-        c_in, t, c_skip, c_out = self._columns(numbers)
-        registers = torch.stack([slot.registers for slot in slots])
+        table = np.stack([slot.numbers for slot in slots])
+        numbers = self._column(_scaling(checkpoint.prediction, table), table[:, 2:])
+        c_in, t, c_skip, c_out = numbers[:, :SCALING].unbind(1)
+        registers = _together(slots)
         x = registers[:, 0]
-        outputs = rows.predict(checkpoint, x * c_in, t.flatten())
-        held = [*registers.unbind(1), *(c_skip * x + c_out * output for output in outputs)]
-        if any(slot.step.draw for slot in slots):
+        guided, away = rows.predict(checkpoint, x * c_in, t.flatten())
+        update = table[:, 2:].reshape(len(slots), REGISTERS, -1)
+        *_, takes_away, takes_noise = used = update.any(axis=(0, 1)).tolist()
+        seen = c_skip * x
+        estimates = seen + c_out * guided
+        held = [
+            *registers.unbind(1),
+            estimates,
+            seen + c_out * away if takes_away else None,
             # Drawn only now: on a GPU the host draws while the model runs.
-            held.append(upload(torch.stack([slot.noise() for slot in slots]), self._device))
-        following = self._updated([slot.step for slot in slots], held)
+            self._noise(slots) if takes_noise else None,
+        ]
+        columns = numbers[:, SCALING:].unflatten(1, update.shape[1:]).unbind(2)
+        following = _summed(compress(zip(columns, held, strict=True), used))
         # A sum is finite only if all it adds up is, and is one small number to bring home.
         checksums = download(following[:, 0].sum(dim=(1, 2, 3)))
-        for slot, made in zip(slots, following.unbind(), strict=True):
-            slot.advance(made)
+        for place, slot in enumerate(slots):
+            slot.advance(following, place)
         watch.stop()
-        return Stepped(rows, watch, checksums, held[REGISTERS])
+        return Stepped(rows, watch, checksums, estimates)
 
     def forget(self) -> None:
         """Let go of everything kept for the next step."""
@@ -87,6 +101,9 @@ class Runner:
 
     def _packed(self, slots: Sequence[Slot], *, bucket: int, blocks: int) -> Rows:
         if self._packs and self._packs[-1].slots != slots:
+            for slot in self._packs[-1].slots:
+                if slot not in slots and not slot.finished:
+                    slot.leave()
             self._packs.clear()
         for packed in self._packs:
             if packed.fits(slots, bucket=bucket, blocks=blocks):
@@ -95,39 +112,50 @@ class Runner:
         self._packs.append(packed)
         return packed
 
-    def _columns(self, table: Sequence[tuple[float, ...]]) -> tuple[Tensor, ...]:
-        """One column a number, [S, 1, 1, 1] each."""
-        return upload(torch.tensor(table), self._device).view(len(table), -1, 1, 1, 1).unbind(1)
+    def _column(self, *tables: NDArray[np.float64]) -> Tensor:
+        """[S, numbers, 1, 1, 1], to be multiplied with latents."""
+        numbers = torch.from_numpy(np.concatenate(tables, axis=1, dtype=np.float32))
+        return upload(numbers, self._device)[..., None, None, None]
 
-    def _updated(self, steps: Sequence[Step], held: Sequence[Tensor]) -> Tensor:
-        """Every register of every slot, each the sum that its step says.
-
-        Products are added one by one, without fusing and in a fixed order, so that a slot's
-        numbers do not depend on its place among the others.
-
-        Args:
-            held: what is summed up, [S, 4, h, w] each, in the order of ``Step.update``.
-
-        Returns:
-            [S, 4, 4, h, w].
-        """
-        weights = torch.tensor([step.update for step in steps])
-        used = weights.any(dim=0).any(dim=0).tolist()
-        columns = upload(weights, self._device)[..., None, None, None].unbind(2)
-        total = held[0].new_zeros(len(steps), REGISTERS, *held[0].shape[1:])
-        for column, source, use in zip(columns, held, used, strict=False):
-            if use:
-                total += column * source[:, None]
-        return total
+    def _noise(self, slots: Sequence[Slot]) -> Tensor:
+        return upload(torch.stack([slot.noise() for slot in slots]), self._device)
 
 
-def _numbers(prediction: str, step: Step) -> tuple[float, ...]:
-    """c_in, t, c_skip and c_out.
+def _together(slots: Sequence[Slot]) -> Tensor:
+    """[S, 4, 4, h, w], the registers of slots; they lie there while the same go on together."""
+    home = slots[0].home
+    if len(home) == len(slots) and all(s.lives(home, place) for place, s in enumerate(slots)):
+        return home
+    return torch.stack([slot.registers for slot in slots])
+
+
+def _summed(terms: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """[S, 4, 4, h, w], every register of every slot, each the sum that its step says.
+
+    Products are added one by one, without fusing and in a fixed order, so that a slot's
+    numbers do not depend on its place among the others.
+
+    Args:
+        terms: what each register takes of a source, [S, 4, 1, 1, 1], and the source,
+            [S, 4, h, w], in the order of ``Step.update``.
+    """
+    (column, source), *rest = terms
+    total = column * source[:, None]
+    for column, source in rest:
+        total += column * source[:, None]
+    return total
+
+
+def _scaling(prediction: str, table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[S, 4]: c_in, t, c_skip and c_out of steps by their numbers.
 
     The model sees ``c_in x``, and ``c_skip x + c_out output`` is its estimate of the clean
     latent (Karras et al. 2022, table 1; v as in Salimans and Ho 2022, arXiv 2202.00512).
     """
-    power = step.sigma**2 + 1
+    sigma, t = table[:, 0], table[:, 1]
+    power = sigma**2 + 1
     if prediction == "v_prediction":
-        return power**-0.5, step.t, 1 / power, -step.sigma * power**-0.5
-    return power**-0.5, step.t, 1.0, -step.sigma
+        columns = power**-0.5, t, 1 / power, -sigma * power**-0.5
+    else:
+        columns = power**-0.5, t, np.ones_like(sigma), -sigma
+    return np.stack(columns, axis=1)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from farm.errors import InvalidInput
 from farm.worker.engine.guide import Guide, Mix
 from farm.worker.engine.requests import Denoise
 from farm.worker.engine.transfer import upload
@@ -12,6 +17,10 @@ from farm.worker.samplers import Draw, Program, Step
 from farm.worker.samplers.noise import ImageNoise
 
 REGISTERS = 4
+
+_drawing = ThreadPoolExecutor(2, thread_name_prefix="noise")
+"""Follows Brownian paths to their next steps while the device is at work on this one. torch draws
+without Python's lock."""
 
 
 class Slot:
@@ -21,6 +30,9 @@ class Slot:
         registers: [4, 4, height/8, width/8] float32: the latent, and what its sampler remembers,
             see :mod:`farm.worker.samplers.algebra`.
         position: calls of the model done.
+
+    Raises:
+        InvalidInput: the latent to begin with has another size.
     """
 
     def __init__(self, request: Denoise, program: Program, device: torch.device) -> None:
@@ -30,12 +42,23 @@ class Slot:
         self._shape = (4, request.height // 8, request.width // 8)
         self._guide = Guide(request)
         self._noise = ImageNoise(self._shape, request.seed, request.noise, program.levels)
-        self._drawn: tuple[int, Tensor] | None = None
+        self._drawn: tuple[int, Tensor | Future[Tensor]] | None = None
+        self._home, self._place = upload(self._begun(), device)[None], 0
+
+    def _begun(self) -> Tensor:
+        start, begin = self.program.start, self.request.begin
         registers = torch.zeros(REGISTERS, *self._shape)
-        registers[0] = self._noise.first * program.start.noise
-        if program.start.churn is not None:
-            registers[0] += self._noise.draw(Draw()) * program.start.churn
-        self.registers = upload(registers, device)
+        registers[0] = self._noise.first * start.noise
+        if start.churn is not None:
+            registers[0] += self._noise.draw(Draw()) * start.churn
+        if begin:
+            _check(begin.latent.value, self._shape)
+            registers[0] += begin.latent.value.cpu()
+        return registers
+
+    @property
+    def registers(self) -> Tensor:
+        return self._home[self._place]
 
     @property
     def x(self) -> Tensor:
@@ -45,6 +68,12 @@ class Slot:
     @property
     def step(self) -> Step:
         return self.program.steps[self.position]
+
+    @property
+    def numbers(self) -> NDArray[np.float64]:
+        """Those of the step at hand, see :class:`Step`."""
+        numbers: NDArray[np.float64] = self.program.table[self.position]
+        return numbers
 
     @property
     def rows(self) -> int:
@@ -65,16 +94,49 @@ class Slot:
 
         Asked again for the same step it is the same noise: a forward that failed is retried.
         """
-        if self.step.draw is None:
+        wanted = self.step.draw
+        if wanted is None:
             return torch.zeros(self._shape)
         if self._drawn is None or self._drawn[0] != self.position:
-            self._drawn = (self.position, self._noise.draw(self.step.draw))
-        return self._drawn[1]
+            self._drawn = self.position, self._noise.draw(wanted)
+        drawn = self._drawn[1]
+        return drawn if isinstance(drawn, Tensor) else drawn.result()
 
     def settle(self) -> None:
         """Decide how to go on, where that depends on what the last step made."""
 
-    def advance(self, registers: Tensor) -> None:
-        """Record what the step at hand has made."""
-        self.registers = registers
+    def lives(self, home: Tensor, place: int) -> bool:
+        """Whether its registers are the ``place``-th of ``home``."""
+        return self._home is home and self._place == place
+
+    @property
+    def home(self) -> Tensor:
+        """[S, 4, 4, height/8, width/8], the registers of all slots it was last stepped with."""
+        return self._home
+
+    def move(self, home: Tensor, place: int) -> None:
+        """Its registers are now the ``place``-th of ``home``."""
+        self._home, self._place = home, place
+
+    def leave(self) -> None:
+        """Keep nobody else's registers while it stands."""
+        self.move(self.registers.clone()[None], 0)
+
+    def advance(self, home: Tensor, place: int) -> None:
+        """Record what the step at hand has made, and have the next one's noise drawn if that is
+        long work."""
+        self.move(home, place)
         self.position += 1
+        if not self.finished and (wanted := self.step.draw) and wanted.between:
+            self._drawn = self.position, _drawing.submit(self._noise.draw, wanted)
+
+
+def _check(latent: Tensor, shape: tuple[int, int, int]) -> None:
+    if latent.shape == shape:
+        return
+    raise InvalidInput(
+        f"A latent of {list(latent.shape)} cannot become one of {list(shape)}.",
+        field="begin",
+        value=list(latent.shape),
+        remedy="Begin with a latent of the image's own size.",
+    )

@@ -1,6 +1,6 @@
 """Samplers are tables: pure host arithmetic in double precision.
 
-Only :mod:`noise` and the Brownian path below it need torch; nothing here imports them.
+Only :mod:`noise` and what it is made of need torch; nothing here imports them.
 """
 
 from farm.worker.samplers.program import Draw, Program, Step

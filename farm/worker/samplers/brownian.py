@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache, reduce
+from dataclasses import dataclass
+from functools import reduce
 from math import sqrt
 from operator import add
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -16,7 +17,6 @@ Normal: TypeAlias = Callable[[int], Tensor]
 
 POOL = 24
 DIGITS = 6
-CACHED = 64
 
 # The constants of numpy's SeedSequence. Filling and mixing a pool has used the first of them POOL
 # times POOL, and the first word of a key POOL times more.
@@ -27,14 +27,17 @@ _STATE, _MULTIPLY_STATE = 0x8B51F9DD, 0x58F38DED
 _SPAWNING = tuple(_START * pow(_MULTIPLY, POOL * (POOL + word), 2**32) & _WORD for word in range(2))
 
 
-class _Piece(NamedTuple):
-    """The path between two times: where in the tree of halves, and how far it leads."""
+@dataclass(eq=False, slots=True)
+class _Piece:
+    """The path between two times: where in the tree of halves, how far it leads, and its halves
+    if they are known."""
 
     depth: int
     place: int
     start: float
     end: float
     increment: Tensor
+    halves: tuple[_Piece, _Piece] | None = None
 
 
 class BrownianPath:
@@ -42,7 +45,7 @@ class BrownianPath:
 
     Time is halved until a piece begins or ends where asked, to a millionth (the virtual Brownian
     tree of Li et al. 2020, arXiv 2001.01328). Each half's noise has a seed of its own, drawn
-    from the path's seed and its place, so nothing needs to be remembered.
+    from the path's seed and its place, so nothing must be remembered.
 
     This is that package's one construction of a dozen, without its dependency on scipy, and with
     noise from any source, where webui must replace a function of it while it runs.
@@ -59,7 +62,6 @@ class BrownianPath:
         self._pool = int(sequence.pool[0])
         whole = noise(int(sequence.generate_state(1)[0])) * sqrt(end - start)
         self._whole = _Piece(0, 0, _rounded(start), _rounded(end), whole)
-        self._halves = lru_cache(CACHED)(self._split)
 
     def increment(self, start: float, end: float) -> Tensor:
         """How far the path leads between two times, ``start < end``, inside its own."""
@@ -67,37 +69,41 @@ class BrownianPath:
         end = min(_rounded(end), self._whole.end)
         if start >= end:
             return self._whole.increment * 0
-        return reduce(add, (piece.increment for piece in self._pieces(self._whole, start, end)))
+        return reduce(add, (piece.increment for piece in self._pieces(start, end)))
 
-    def _pieces(self, piece: _Piece, start: float, end: float) -> Iterator[_Piece]:
-        """The fewest pieces that cover this time, in order."""
-        if (start, end) == (piece.start, piece.end):
-            yield piece
-            return
-        left, right = self._halves(piece.depth, piece.place)
-        if start < left.end:
-            yield from self._pieces(left, start, min(end, left.end))
-        if end > left.end:
-            yield from self._pieces(right, max(start, left.end), end)
+    def _pieces(self, start: float, end: float) -> Iterator[_Piece]:
+        """The fewest pieces that cover this time, in order.
 
-    def _split(self, depth: int, place: int) -> tuple[_Piece, _Piece]:
-        piece = self._piece(depth, place)
-        middle = 0.5 * (piece.end + piece.start)
-        rounded = _rounded(middle)
-        seed = spawned(self._pool, (place, depth))
+        What lies around its ends stays known for the next time, which mostly begins or ends
+        there too; all else is forgotten, and made again if it is asked for.
+        """
+        ahead = [self._whole]
+        while ahead:
+            piece = ahead.pop()
+            if start <= piece.start and piece.end <= end:
+                piece.halves = None
+                yield piece
+                continue
+            left, right = piece.halves = piece.halves or self._split(piece)
+            for half, wanted in ((right, end > left.end), (left, start < left.end)):
+                if wanted:
+                    ahead.append(half)
+                else:
+                    half.halves = None
+
+    def _split(self, piece: _Piece) -> tuple[_Piece, _Piece]:
+        middle = _rounded(0.5 * (piece.end + piece.start))
         share = 1 / (piece.end - piece.start)
-        before, after = rounded - piece.start, piece.end - rounded
-        bend = sqrt(before * after * share)
-        left = before * piece.increment * share + bend * self._noise(seed)
+        before, after = middle - piece.start, piece.end - middle
+        seed = spawned(self._pool, (piece.place, piece.depth))
+        # In place: most of what a step of an SDE sampler costs the host is done here.
+        left = self._noise(seed).mul_(sqrt(before * after * share))
+        left += (piece.increment * before).mul_(share)
+        depth, place = piece.depth + 1, 2 * piece.place
         return (
-            _Piece(depth + 1, 2 * place, piece.start, rounded, left),
-            _Piece(depth + 1, 2 * place + 1, rounded, piece.end, piece.increment - left),
+            _Piece(depth, place, piece.start, middle, left),
+            _Piece(depth, place + 1, middle, piece.end, piece.increment - left),
         )
-
-    def _piece(self, depth: int, place: int) -> _Piece:
-        if depth == 0:
-            return self._whole
-        return self._halves(depth - 1, place // 2)[place % 2]
 
 
 def spawned(pool: int, key: tuple[int, int]) -> int:

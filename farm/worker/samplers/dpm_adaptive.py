@@ -40,7 +40,10 @@ class DpmAdaptive:
         self._here = self._there = self._begin
         self._up = 0.0
         self._pace = _Pace(1.5 if course.eta else 3.0)
-        self._attempt()
+        if self._here < self._end - NEAR:
+            self._attempt()
+        else:  # an image that begins with its last step
+            self.steps, self.done, self.ended = [course.step(course.sigmas[0], D)], [total], True
 
     def judge(self, error: float) -> float | None:
         """Decide on the latest attempt, and what to attempt next.

@@ -22,6 +22,9 @@ def dpm_fast(course: Course) -> Iterator[Step]:
     calls = len(course.sigmas) - 1
     high = course.sigmas[0]
     low = course.sigmas[-2] if calls > 1 else course.model.smallest
+    if low >= high:  # an image that begins with its last step
+        yield course.step(high, D)
+        return
     orders = [3] * (calls // 3 - 1) + [2, 1] if calls % 3 == 0 else [3] * (calls // 3) + [calls % 3]
     levels = np.exp(np.linspace(log(high), log(low), len(orders) + 1)).tolist()
     for order, (sigma, following) in zip(orders, pairwise(levels), strict=True):

@@ -33,7 +33,7 @@ def _nv(seed: int) -> Source:
         nonlocal calls
         numbers = normal(seed, calls, shape[0] * shape[1] * shape[2])
         calls += 1
-        return torch.from_numpy(numbers).view(shape)
+        return numbers.view(shape)
 
     return draw
 

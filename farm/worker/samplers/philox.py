@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 Words: TypeAlias = NDArray[np.uint64]
 """Words of 32 bits, each in 64, so that they can be multiplied."""
@@ -27,16 +29,16 @@ def philox(counters: Words, key: tuple[int, int]) -> Words:
     """Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
 
     Args:
-        counters: [4, N].
+        counters: [4, N]; they become the random words.
         key: two words of 32 bits.
 
     Returns:
         [4, N] random words.
     """
-    a, b, c, d = counters.copy()
+    a, b, c, d = counters
     low, high = key
     first, third = np.empty_like(a), np.empty_like(a)
-    # In place, which halves the time again: an SDE sampler draws two dozen times a step.
+    # In place, which halves the time: an SDE sampler draws two dozen times a step.
     for _ in range(ROUNDS):
         np.multiply(a, _MULTIPLIERS[0], out=first)
         np.multiply(c, _MULTIPLIERS[1], out=third)
@@ -49,28 +51,29 @@ def philox(counters: Words, key: tuple[int, int]) -> Words:
         np.bitwise_and(third, _LOW, out=b)
         np.bitwise_and(first, _LOW, out=d)
         low, high = (low + _KEY_STEPS[0]) & 0xFFFFFFFF, (high + _KEY_STEPS[1]) & 0xFFFFFFFF
-    return np.stack([a, b, c, d])
+    return counters
 
 
-def normal(seed: int, call: int, count: int) -> NDArray[np.float32]:
-    """``count`` standard normal numbers, as ``torch.randn`` on a card draws them.
+def normal(seed: int, call: int, count: int) -> Tensor:
+    """``count`` standard normal numbers, as ``torch.randn`` on a card draws them. Float32.
 
     Number i comes from stream i, whose ``call``-th block of four words this is; of the pair that
     Box and Muller's method makes of two words, it is the first. That holds for as many numbers
     as a card has threads, at least 100 000 or so; beyond, cards differ from each other.
     """
     key = seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF
-    blocks = [
-        _normal(key, call, np.arange(first, min(first + BLOCK, count), dtype=np.uint64))
-        for first in range(0, count, BLOCK)
-    ]
-    return np.concatenate(blocks)
+    made = torch.empty(count)
+    for first in range(0, count, BLOCK):
+        block = made[first : first + BLOCK]
+        counters = np.zeros((4, len(block)), dtype=np.uint64)
+        counters[0] = call
+        counters[2] = np.arange(first, first + len(block))
+        block.copy_(_box_muller(philox(counters, key)))
+    return made
 
 
-def _normal(key: tuple[int, int], call: int, streams: Words) -> NDArray[np.float32]:
-    none = np.zeros_like(streams)
-    words = philox(np.stack([none + np.uint64(call), none, streams, none]), key)
-    u = words[0] * _STEP + _STEP / 2
-    v = words[1] * _ANGLE_STEP + _ANGLE_STEP / 2
-    made: NDArray[np.float64] = np.sqrt(-2.0 * np.log(u)) * np.sin(v)
-    return made.astype(np.float32)
+def _box_muller(words: Words) -> Tensor:
+    """In double precision. torch's sines and logarithms take a third of numpy's time."""
+    u, v = (torch.from_numpy(row.view(np.int64)).double() for row in words[:2])
+    radius = u.mul_(_STEP).add_(_STEP / 2).log_().mul_(-2.0).sqrt_()
+    return radius.mul_(v.mul_(_ANGLE_STEP).add_(_ANGLE_STEP / 2).sin_())

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from farm.worker.samplers.algebra import A, B, C, Sum
 
@@ -50,9 +54,15 @@ class Step:
         """[4, 7]: rows are the new ``X``, ``A``, ``B``, ``C``; columns as in :class:`Sum`."""
         return self.x.weights, self.a.weights, self.b.weights, self.c.weights
 
+    @property
+    def numbers(self) -> NDArray[np.float64]:
+        """[2 + 4 * 7]: the noise level, the timestep, and the update row by row."""
+        return np.array((self.sigma, self.t, *(w for row in self.update for w in row)))
+
 
 class Start(NamedTuple):
-    """How an image begins: ``noise * first draw + churn * second draw``.
+    """How an image begins: ``latent + noise * first draw + churn * second draw``; the latent is 0
+    where none is given.
 
     Attributes:
         noise: the noise level, as a multiple of standard normal noise.
@@ -75,18 +85,18 @@ class Pilot(Protocol):
     def judge(self, error: float) -> float | None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Program:
-    """A sampler, a schedule and a number of steps, compiled.
+    """A sampler, a schedule and a number of steps, compiled. Jobs share it.
 
     Attributes:
         name: the sampler's name as people know it.
         steps: calls of the model, at least one; after the last the latent is clean, or as good
             as clean where the sampler's authors stop just above noise level 0.
         start: the latent before the first of them.
-        levels: the lowest and highest noise level > 0 of the schedule, between which the
-            Brownian path of its noise runs.
-        total: steps as the user counts them.
+        levels: the lowest and highest noise level > 0 of the whole schedule, also where its
+            beginning is skipped; between them the Brownian path of its noise runs.
+        total: steps as the user counts them, without skipped ones.
         done: for each call, how many of them are done after it.
         pilot: decides further calls while the image is made; None where all are known.
     """
@@ -98,3 +108,8 @@ class Program:
     total: int
     done: Sequence[int]
     pilot: Pilot | None = None
+
+    @cached_property
+    def table(self) -> NDArray[np.float64]:
+        """[calls, 2 + 4 * 7], the numbers of every step of a program without a pilot."""
+        return np.stack([step.numbers for step in self.steps])

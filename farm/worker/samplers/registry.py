@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from math import inf, isfinite, sqrt
 
@@ -53,6 +55,11 @@ _BUILDERS: Mapping[str, Builder] = {
     "TCD": tcd,
 }
 
+ADAPTIVE = "DPM adaptive"
+"""The one sampler that decides its steps while it goes."""
+KEPT = 32
+"""Programs that are remembered; a batch has mostly one."""
+
 _UNIT_VARIANCE = {"DDIM", "PLMS", "UniPC", "TCD"}
 """Samplers that begin with a latent of variance 1, which is ``sqrt(1 + sigma²)`` here."""
 
@@ -64,39 +71,72 @@ def compile_program(
     *,
     options: SamplingOptions | None = None,
     family: str = "sd15",
+    skipped: int | None = None,
 ) -> Program:
     """Compile a sampler for a model into the table that the engine runs.
 
+    A program is compiled once for all who ask for the same, unless it has a pilot.
+
     Args:
         sampler: one of :data:`farm.spec.samplers.SAMPLERS`, or an alias.
-        steps: as the user counts them, at least 1.
+        steps: of the whole schedule, as the user counts them, at least 1.
         alphas_cumprod: the model's cumulative signal power a training timestep.
         options: settings of the sampler and its schedule.
         family: of the model; align-your-steps has a table for each.
+        skipped: how many steps of the schedule to leave out at the beginning, 0..steps - 1, for
+            an image that begins with a given latent; None for one that begins with noise alone.
 
     Raises:
         InvalidInput: an unknown sampler, no steps, or options that leave no way down.
         CheckpointError: the model's schedule is unusable.
     """
     known = SAMPLERS[sampler_name(sampler)]
-    _check(steps)
-    options = options or SamplingOptions()
+    _check(steps, skipped)
+    # What a pilot decides is one image's alone.
+    build = _compiled.__wrapped__ if known.name == ADAPTIVE else _compiled
+    return build(
+        known,
+        steps,
+        tuple(alphas_cumprod),
+        options=options or SamplingOptions(),
+        family=family,
+        skipped=skipped,
+    )
+
+
+@lru_cache(KEPT)
+def _compiled(
+    known: Sampler,
+    steps: int,
+    alphas_cumprod: tuple[float, ...],
+    *,
+    options: SamplingOptions,
+    family: str,
+    skipped: int | None,
+) -> Program:
     if options.zero_terminal_snr:
-        alphas_cumprod = zero_terminal_snr(alphas_cumprod)
-    course = _course(known, steps, ModelSigmas(alphas_cumprod, family), options)
-    high = course.sigmas[0]
-    unit = options.sgm_noise_multiplier or known.name in _UNIT_VARIANCE
-    pilot = DpmAdaptive(course, steps) if known.name == "DPM adaptive" else None
+        alphas_cumprod = tuple(zero_terminal_snr(alphas_cumprod))
+    whole = _course(known, steps, ModelSigmas(alphas_cumprod, family), options)
+    course = replace(whole, sigmas=whole.sigmas[skipped or 0 :])
+    taken = steps - (skipped or 0)
+    pilot = DpmAdaptive(course, taken) if known.name == ADAPTIVE else None
     table = pilot.steps if pilot else tuple(_builder(known)(course))
     return Program(
         name=known.name,
         steps=table,
-        start=Start(sqrt(1 + high**2) if unit else high, first_churn(course)),
-        levels=(min(level for level in course.sigmas if level > 0), high),
-        total=steps,
+        start=_start(known, course, options, alone=skipped is None),
+        levels=(min(level for level in whole.sigmas if level > 0), whole.sigmas[0]),
+        total=taken,
         done=pilot.done if pilot else tuple(accumulate(int(step.whole) for step in table)),
         pilot=pilot,
     )
+
+
+def _start(known: Sampler, course: Course, options: SamplingOptions, *, alone: bool) -> Start:
+    """Noise alone may have variance 1; beside a latent it is as strong as its level says."""
+    high = course.sigmas[0]
+    unit = alone and (options.sgm_noise_multiplier or known.name in _UNIT_VARIANCE)
+    return Start(sqrt(1 + high**2) if unit else high, first_churn(course))
 
 
 def _builder(sampler: Sampler) -> Builder:
@@ -125,13 +165,20 @@ def _course(sampler: Sampler, steps: int, model: ModelSigmas, options: SamplingO
     )
 
 
-def _check(steps: int) -> None:
+def _check(steps: int, skipped: int | None) -> None:
     if steps < 1:
         raise InvalidInput(
             f"A sampler cannot take {steps} steps.",
             field="steps",
             value=steps,
             remedy="Ask for at least 1.",
+        )
+    if not 0 <= (skipped or 0) < steps:
+        raise InvalidInput(
+            f"A schedule of {steps} steps has no step to begin with after {skipped}.",
+            field="skipped",
+            value=skipped,
+            remedy=f"Skip 0 to {steps - 1} steps.",
         )
 
 

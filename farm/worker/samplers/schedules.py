@@ -37,8 +37,13 @@ def sgm_uniform(model: ModelSigmas, steps: int, span: Span) -> list[float]:
 
 
 def simple(model: ModelSigmas, steps: int, _span: Span) -> list[float]:
-    """Trained timesteps picked from the last one down, at even distances, rounded up."""
+    """Trained timesteps picked from the last one down, at even distances, rounded up.
+
+    More steps than there are timesteps lie between them.
+    """
     count = model.last_timestep + 1
+    if steps > count:
+        return uniform(model, steps, Span(model.smallest, model.largest))
     return _of_timesteps(model, (count - 1 - int(i * count / steps) for i in range(steps)))
 
 
@@ -46,11 +51,12 @@ def ddim(model: ModelSigmas, steps: int, span: Span) -> list[float]:
     """Every (1000 / steps)th timestep from 1 up, as the first DDIM for latent diffusion.
 
     Where webui takes more steps than asked, as 1000 does not divide by them, these are spread
-    evenly instead; and a single step begins at the top, not at timestep 1.
+    evenly instead; and a single step begins at the top, not at timestep 1. Hundreds of steps lie
+    between timesteps.
     """
-    if steps == 1:
-        return uniform(model, steps, span)
     count = model.last_timestep + 1
+    if steps == 1 or steps > count / 2:
+        return uniform(model, steps, span)
     return _of_timesteps(model, (1 + i * count // steps for i in reversed(range(steps))))
 
 
@@ -107,9 +113,10 @@ def tcd(model: ModelSigmas, steps: int, _span: Span) -> list[float]:
     More steps than that lie between them.
     """
     taught = consistency_timesteps(model)[::-1]
-    places = np.linspace(0, len(taught), steps, endpoint=False)
-    picked = np.floor(places) if steps <= len(taught) else places
-    timesteps = taught[0] - picked * (taught[0] - taught[1])
+    if steps > len(taught):
+        timesteps = np.linspace(taught[0], 0, steps, endpoint=False)
+    else:
+        timesteps = taught[np.linspace(0, len(taught), steps, endpoint=False).astype(int)]
     return [*_of_timesteps(model, timesteps)[:-1], model.smallest]
 
 

@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from k_diffusion import external, sampling
 
-from tests.analytic import denoised, fresh, kept, path
+from tests.analytic import BEGUN, denoised, fresh, kept, path
 from tests.fake_models import ALPHAS
 
 STEPS = (1, 2, 3, 20, 150)
+SLICES = ((20, 19), (20, 18), (20, 17), (30, 10), (150, 147))
+"""(steps, of which so many are skipped), for images that begin with a latent."""
 LOWEST = ((1 - ALPHAS[0]) / ALPHAS[0]) ** 0.5
 CHURN = {"s_churn": 20.0, "s_tmin": 0.1, "s_tmax": 10.0, "s_noise": 1.003}
 SDE = {"eta": 0.7, "s_noise": 1.01}
@@ -72,7 +74,9 @@ def schedule(name: str, steps: int) -> torch.Tensor:
     return function(steps, model.sigma_min.item(), model.sigma_max.item())
 
 
-def trajectory(function: str, sigmas: torch.Tensor, arguments: dict[str, Any]) -> np.ndarray:
+def trajectory(
+    function: str, sigmas: torch.Tensor, arguments: dict[str, Any], begun: Any = 0.0
+) -> np.ndarray:
     """The latents that the model sees, one row a call, and the last one."""
     seen: list[np.ndarray] = []
     draws = count(1)
@@ -86,7 +90,7 @@ def trajectory(function: str, sigmas: torch.Tensor, arguments: dict[str, Any]) -
         arguments = arguments | {
             "noise_sampler": lambda s0, s1: torch.from_numpy(path(float(s0), float(s1)))[None]
         }
-    x = torch.from_numpy(fresh(0))[None] * sigmas[0]
+    x = begun + torch.from_numpy(fresh(0))[None] * sigmas[0]
     sample = getattr(sampling, f"sample_{function}")
     if function == "dpm_fast":
         x = sample(model, x, LOWEST, sigmas[0].item(), len(sigmas) - 1, disable=True, **arguments)
@@ -109,6 +113,13 @@ def main() -> None:
             if alone.get(function.replace("3m", "2m"), True):
                 rows = trajectory(function, schedule(levels, steps), arguments)
                 found[f"{name}/{steps}"] = kept(rows)
+        for steps, skipped in SLICES:
+            # Nor can these take a last step alone.
+            if steps - skipped > 1 or function[:5] not in ("dpm_f", "dpm_a", "dpmpp"):
+                sigmas = schedule(levels, steps)[skipped:]
+                begun = torch.from_numpy(BEGUN)[None]
+                rows = trajectory(function, sigmas, arguments, begun)
+                found[f"{name}/{steps}-{skipped}"] = kept(rows)
     np.savez_compressed(Path(__file__).with_name("k_diffusion.npz"), **found)
 
 

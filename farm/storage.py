@@ -75,6 +75,16 @@ class ImageStore:
                 self._files.makedirs(whole.rpartition("/")[0], exist_ok=True)
                 self._files.pipe_file(whole, data)
 
+    def probe(self, size: int) -> None:
+        """Write and remove a file of ``size`` bytes, to find out whether an image would fit."""
+        whole = f"{self._root}/{_PARTIAL}/{uuid4().hex}"
+        with self._reaching("A new file"):
+            if self._on_disk:
+                self._write_partial(bytes(size)).unlink()
+                return
+            self._files.pipe_file(whole, bytes(size))
+            self._files.rm_file(whole)
+
     def get(self, path: str) -> bytes:
         """The file's content."""
         with self._reaching(path):
@@ -137,15 +147,9 @@ class ImageStore:
         return f"{self._root}/{path}"
 
     def _put_on_disk(self, path: Path, data: bytes) -> None:
-        partial = Path(self._root, _PARTIAL, uuid4().hex)
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._write_partial(data)
         try:
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                # An image that Postgres knows must outlive a power cut: 1.6 ms for both syncs.
-                os.fsync(file.fileno())
+            path.parent.mkdir(parents=True, exist_ok=True)
             partial.replace(path)
         except BaseException:
             partial.unlink(missing_ok=True)
@@ -155,6 +159,20 @@ class ImageStore:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+    def _write_partial(self, data: bytes) -> Path:
+        partial = Path(self._root, _PARTIAL, uuid4().hex)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                # An image that Postgres knows must outlive a power cut: 1.6 ms for both syncs.
+                os.fsync(file.fileno())
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        return partial
 
     @contextmanager
     def _reaching(self, path: str) -> Iterator[None]:

@@ -52,6 +52,8 @@ def _workers(context: typer.Context, as_json: AsJson = False) -> None:
     for worker in found:
         if away := worker["quarantine"]:
             screen.print(_away(worker["name"], away), markup=False)
+        if refusal := worker["stats"].get("refuses"):
+            screen.print(f"{worker['name']} begins no job: {refusal}", markup=False)
     for checkpoint in checkpoints:
         what = checkpoint["error"] or f"{checkpoint['family']}, {output.size(checkpoint['bytes'])}"
         screen.print(f"checkpoint {checkpoint['name']}: {what}", markup=False)

@@ -29,6 +29,7 @@ class Facts:
         free: places that are free on those.
         queued: jobs that its worker holds and was given before it.
         away: workers in quarantine, each with its reason.
+        refusing: live workers that can begin no job now, each with its reason.
     """
 
     checkpoint: str
@@ -47,6 +48,7 @@ class Facts:
     free: int
     queued: int
     away: tuple[str, ...] = ()
+    refusing: tuple[str, ...] = ()
 
 
 _FACTS = """
@@ -93,7 +95,8 @@ def facts(db: Database, batch_id: int, ord: int, checkpoint: str) -> Facts:
         },
     )
     assert row is not None
-    live = [session for session in sessions.live(db) if session.state == "live"]
+    known = sessions.live(db)
+    live = [session for session in known if session.takes_jobs]
     loadable = assets.loadable(db)
     able = [
         session
@@ -106,5 +109,6 @@ def facts(db: Database, batch_id: int, ord: int, checkpoint: str) -> Facts:
         able=tuple(session.worker for session in able),
         free=sum(max(0, s.capacity - s.running - s.assigned) for s in able),
         away=tuple(f"{each.worker}: {each.reason}" for each in health.active(db)),
+        refusing=tuple(f"{each.worker}: {each.refusal}" for each in known if each.refusal),
         **row,
     )

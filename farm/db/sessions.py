@@ -98,6 +98,16 @@ class Session(NewSession):
     running: int
     assigned: int
 
+    @property
+    def refusal(self) -> str | None:
+        """Why it can begin no job now, as it told with its last heartbeat."""
+        return self.stats.get("refuses")
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether it may be given any."""
+        return self.state == "live" and not self.refusal
+
 
 def open(db: Database, session: NewSession, *, lease: float) -> str:
     """Begin a session; one with the same worker name on the same host is over at once.

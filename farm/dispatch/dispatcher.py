@@ -120,7 +120,7 @@ class Dispatcher:
                 can_load=self._loadable.get(session.host),
             )
             for session in live
-            if session.state == "live" and session.id not in suspects
+            if session.takes_jobs and session.id not in suspects
         ]
         free = max((seat.capacity - seat.held for seat in seats), default=-INTERACTIVE_EXTRA)
         if free <= -INTERACTIVE_EXTRA:

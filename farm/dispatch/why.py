@@ -39,6 +39,11 @@ def _waiting(facts: Facts) -> Why:
 def _pending(batch_id: int, facts: Facts) -> Why:
     if facts.batch_state == "paused":
         return Why(f"Batch {batch_id} is paused.", f"farm resume {batch_id}")
+    if not facts.workers and facts.refusing:
+        return Why(
+            f"No worker can begin a job: {'; '.join(facts.refusing)}",
+            "They try again all the time, and go on by themselves.",
+        )
     if not facts.workers and facts.away:
         return Why(
             f"Every worker is in quarantine: {'; '.join(facts.away)}",

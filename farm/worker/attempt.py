@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +23,10 @@ from farm.spec.infotext import infotext
 from farm.spec.job import JobSpec
 from farm.spec.moves import Move, judge
 from farm.spec.uses import Use
-from farm.storage import ImageStore
 from farm.worker import picture
 from farm.worker.accountant import Accountant, Owner
 from farm.worker.engine.stats import EngineStats, Rendered
+from farm.worker.keeper import Keeper
 from farm.worker.models.hashes import SHORT, SHORT_WEIGHTS
 from farm.worker.models.kinds import CHECKPOINT, LORA
 from farm.worker.writer import Writer
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _RETRY = 0.5
+_REFUSED = 5.0
+"""Seconds after which the dispatcher has surely heard that this worker's store refuses."""
 
 JobKey = tuple[int, int, int]
 """Batch, ord and attempt."""
@@ -59,7 +61,7 @@ class Attempts:
         *,
         session_id: str,
         profile: str,
-        images: ImageStore,
+        keeper: Keeper,
         writer: Writer,
         progress: Progress,
         hashes: Callable[[str, str], str | None],
@@ -69,7 +71,7 @@ class Attempts:
         self._engine = engine
         self._session_id = session_id
         self._profile = profile
-        self._images = images
+        self._keeper = keeper
         self._writer = writer
         self._progress = progress
         self._hashes = hashes
@@ -128,6 +130,7 @@ class Attempts:
         """Give back what still runs, uncharged."""
         with self._lock:
             self._released |= self._running
+        self._keeper.leave()
         for job in list(self._released):
             self._engine.cancel(name(job))
 
@@ -141,16 +144,17 @@ class Attempts:
         """The ending of an attempt, whatever happens."""
         if started.cancel_requested:
             return Ending(*job, Move.STOP)
+        released = Ending(*job, Move.RELEASE, failures=started.failures)
         if self._stopping.is_set():
-            return Ending(*job, Move.RELEASE, failures=started.failures)
+            return released
+        if refusal := self._keeper.refusal:
+            return replace(released, error={"detail": refusal}, delay=_REFUSED)
         try:
             return self._succeed(job, started)
         except Cancelled:
-            released = job in self._released
-            move = Move.RELEASE if released else Move.STOP
-            return Ending(*job, move, failures=started.failures)
+            return released if job in self._released else Ending(*job, Move.STOP)
         except Exception as error:
-            return _failed(job, started, error)
+            return released if job in self._released else _failed(job, started, error)
 
     def _succeed(self, job: JobKey, started: Started) -> Ending:
         spec = self._job(job)
@@ -160,7 +164,7 @@ class Attempts:
             self._rendered.add(job)
         began = time.monotonic()
         text = infotext(spec, self._parameters(spec, rendered, job))
-        row = picture.store(self._images, picture.encode(rendered.image, text), job)
+        row = self._keeper.keep(picture.encode(rendered.image, text), job)
         ended = time.monotonic()
         self._engine.timeline.add("store", "store", began, ended, job=name(job))
         stats = {
@@ -197,17 +201,10 @@ class Attempts:
         if state is None:
             _log.warning("%s was fenced; its result is dropped", name(job))
         if state != "succeeded" and ending.image:
-            self._drop(ending.image)
+            self._keeper.drop(ending.image)
         if state:
             self.succeeded += state == "succeeded"
             self._progress.tell(job[0], {"job": f"{job[0]}-{job[1]}", "state": state})
-
-    def _drop(self, image: Mapping[str, Any]) -> None:
-        for path in (image["path"], image["thumb_path"]):
-            try:
-                self._images.delete(path)
-            except FarmError as error:
-                _log.warning("orphan %s stays behind: %s", path, error)
 
     def _job(self, job: JobKey) -> JobSpec:
         batch_id, ord, _ = job

@@ -69,8 +69,12 @@ def remark(pixels: NDArray[np.uint8]) -> str | None:
 
 def store(images: ImageStore, encoded: Encoded, job: tuple[int, int, int]) -> dict[str, Any]:
     """Put both files under names unique to (batch, ord, attempt); the row that names them."""
-    path = image_path(*job, ".png")
-    thumb_path = image_path(*job, ".thumb.webp")
-    images.put(thumb_path, encoded.thumb)
-    images.put(path, encoded.png)
-    return {"path": path, "thumb_path": thumb_path, **encoded.columns}
+    where = paths(job)
+    images.put(where["thumb_path"], encoded.thumb)
+    images.put(where["path"], encoded.png)
+    return {**where, **encoded.columns}
+
+
+def paths(job: tuple[int, int, int]) -> dict[str, str]:
+    """Where the two files of (batch, ord, attempt) are kept, as columns of its row."""
+    return {"path": image_path(*job, ".png"), "thumb_path": image_path(*job, ".thumb.webp")}

@@ -16,6 +16,7 @@ from farm.spec.batch import INTERACTIVE_EXTRA
 from farm.storage import ImageStore
 from farm.worker.accountant import Accountant
 from farm.worker.attempt import Attempts
+from farm.worker.keeper import Keeper
 from farm.worker.session import Session
 from farm.worker.tasks import consume
 from farm.worker.writer import Writer
@@ -59,12 +60,13 @@ class Service:
         self._obey = obey
         self._accountant = accountant
         self._writer = Writer(db, new.id, new.worker)
+        self._keeper = Keeper(images)
         self._attempts = Attempts(
             db,
             engine,
             session_id=new.id,
             profile=new.profile,
-            images=images,
+            keeper=self._keeper,
             writer=self._writer,
             progress=progress,
             hashes=hashes,
@@ -73,6 +75,7 @@ class Service:
 
     def work(self) -> None:
         """Consume until told to stop; what cannot be finished in time is given back."""
+        self._keeper.check()
         self._session = Session(
             self._db,
             self._new,
@@ -93,6 +96,7 @@ class Service:
             )
         finally:
             self._session.close()
+            self._keeper.leave()
             self._writer.stop()
 
     def settle(self, seconds: float) -> None:
@@ -101,7 +105,8 @@ class Service:
 
     def _tell(self) -> tuple[Sequence[str], dict[str, Any]]:
         resident, stats = self._report()
-        return resident, {"images": self._attempts.succeeded, **stats}
+        told = {"images": self._attempts.succeeded, "refuses": self._keeper.refusal}
+        return resident, {**told, **stats}
 
     def _begin_drain(self) -> None:
         """Called in a signal handler, so all it does is start a thread."""

@@ -37,6 +37,11 @@ NOTHING = Facts(
         ("waiting", {"retry_seconds": -2.0, "retry_reason": "x."}, "about to be tried again: x."),
         ("pending", {"batch_state": "paused"}, "Batch 7 is paused."),
         ("pending", {"workers": (), "able": ()}, "No worker is alive."),
+        (
+            "pending",
+            {"workers": (), "able": (), "refusing": ("gpu0: the disk is full.",)},
+            "No worker can begin a job: gpu0: the disk is full.",
+        ),
         ("pending", {"able": ()}, "No host with a live worker has the checkpoint 'demo'."),
         ("pending", {"cap": 1, "in_flight": 1}, "ann has 1 job in flight, and may have 1."),
         ("pending", {"free": 2}, "A place is free; it is about to be placed."),

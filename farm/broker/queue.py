@@ -22,6 +22,9 @@ _log = logging.getLogger(__name__)
 RENDER = "farm.render"
 """The one Celery task: ``render(batch_id, ord, attempt)``."""
 
+_PATIENCE = 1.0
+"""Seconds in which a broker answers the dispatcher; a message it has not taken is sent again."""
+
 _SETTINGS: dict[str, Any] = {
     "broker_transport_options": {
         # A message that was fetched is gone. Giving work back is the reaper's task, not Celery's:
@@ -76,9 +79,15 @@ class Publisher:
 
     def __init__(self, broker_url: str) -> None:
         self._app = celery_app(broker_url)
+        # The dispatcher has more to do than to wait for a broker that is frozen.
+        self._app.conf.broker_transport_options = {
+            **self._app.conf.broker_transport_options,
+            "socket_timeout": _PATIENCE,
+            "socket_connect_timeout": _PATIENCE,
+        }
         self._producer = self._app.amqp.Producer(self._app.connection_for_write())
         self._redis = redis.Redis.from_url(
-            client_url(broker_url), socket_timeout=5, socket_connect_timeout=2
+            client_url(broker_url), socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE
         )
 
     def publish(self, leases: Iterable[tuple[int, int, int, str]]) -> bool:

@@ -12,10 +12,12 @@ from farm.db import leases
 from farm.db.database import Database
 from farm.db.leases import Ending
 from farm.errors import Unavailable
+from farm.spec.moves import Move
 
 _log = logging.getLogger(__name__)
 
 _GROUP = 64
+_UNWRITABLE = "The result cannot be recorded"
 _RETRY = 0.5
 
 _Waiting: TypeAlias = "tuple[Ending, Future[str | None]]"
@@ -64,6 +66,8 @@ class Writer:
             if len(group) == _GROUP or self._queue.empty():
                 break
             waiting = self._queue.get()
+        if waiting is None and group:
+            self._queue.put(None)  # it is for the next one
         return group
 
     def _write(self, group: list[_Waiting]) -> None:
@@ -78,11 +82,33 @@ class Writer:
                     _give_up(group, error)
                     return
             except Exception as error:
-                _log.exception("results could not be written")
-                _give_up(group, error)
+                _log.exception("%d results could not be written", len(endings))
+                self._write_apart(group, error)
                 return
         for ending, accepted in group:
             accepted.set_result(states.get((ending.batch_id, ending.ord, ending.attempt)))
+
+    def _write_apart(self, group: list[_Waiting], error: Exception) -> None:
+        """One of them cannot be written at all: its job fails, and the others lose nothing."""
+        if len(group) > 1:
+            for waiting in group:
+                self._write([waiting])
+            return
+        ending, accepted = group[0]
+        if ending.error and ending.error.get("title") == _UNWRITABLE:
+            _give_up(group, error)
+        else:
+            self._write([(_unwritable(ending, error), accepted)])
+
+
+def _unwritable(ending: Ending, error: Exception) -> Ending:
+    told = {
+        "class": "worker",
+        "title": _UNWRITABLE,
+        "detail": f"Postgres does not take it: {type(error).__name__}: {error}".replace("\0", ""),
+        "remedy": "Look at the job's prompt for characters that are none, and at the worker's log.",
+    }
+    return Ending(ending.batch_id, ending.ord, ending.attempt, Move.FAIL, error=told)
 
 
 def _give_up(group: list[_Waiting], error: Exception) -> None:

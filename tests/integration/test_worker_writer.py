@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -121,3 +123,37 @@ def test_a_worker_that_stops_without_postgres_does_not_know(
         writer.stop()
         with pytest.raises(Unavailable):
             waiting.result(timeout=30)
+
+
+def test_an_ending_that_cannot_be_written_harms_no_other(
+    db: Database, claimed: list[Lease], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for lease in claimed:
+        leases.start(db, lease)
+    bad = {**IMAGE, "infotext": "a null \0 in a prompt"}
+    endings = [
+        Ending(*lease[:3], Move.SUCCEED, image=bad if lease.ord == 1 else IMAGE)
+        for lease in claimed
+    ]
+    writer = Writer(db, "s", "cpu0")
+    held, end = threading.Event(), leases.end
+
+    def wait_and_end(*all_of_it: Any) -> Any:
+        held.wait(timeout=20)
+        return end(*all_of_it)
+
+    monkeypatch.setattr(leases, "end", wait_and_end)
+    with ThreadPoolExecutor(4) as pool:
+        states = [pool.submit(writer.end, ending) for ending in endings]
+        held.set()
+        assert [state.result(timeout=20) for state in states] == [
+            "succeeded",
+            "failed",
+            "succeeded",
+            "succeeded",
+        ]
+    writer.stop()
+    failed = db.one("SELECT error FROM outcomes WHERE state = 'failed'")
+    assert failed
+    assert failed["error"]["title"] == "The result cannot be recorded"
+    assert db.all("SELECT FROM leases") == []

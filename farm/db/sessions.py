@@ -14,7 +14,7 @@ from farm.db.database import Database
 from farm.db.usage import Spent
 
 _OPEN = """
-INSERT INTO sessions (id, worker, host, pid, device, profile, capacity, lease_until)
+INSERT INTO sessions (id, worker, host, pid, device, profile, capacity, lease_until, state)
 VALUES (%(id)s, %(worker)s, %(host)s, %(pid)s, %(device)s, %(profile)s, %(capacity)s,
         now() + make_interval(secs => %(lease)s),
         CASE WHEN EXISTS (SELECT FROM quarantines WHERE host = %(host)s AND worker = %(worker)s

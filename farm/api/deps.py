@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -11,6 +12,7 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 from farm.db import users
 from farm.db.database import Database
 from farm.db.users import User
+from farm.dispatch.outlook import Outlook
 from farm.errors import Forbidden, Unauthorized
 from farm.storage import ImageStore
 
@@ -28,6 +30,11 @@ class Services:
     images: ImageStore
     broker_url: str
     local: bool
+
+    @cached_property
+    def outlook(self) -> Outlook:
+        """When batches will end."""
+        return Outlook(self.db)
 
 
 def _services(request: Request) -> Services:

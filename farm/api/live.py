@@ -36,9 +36,11 @@ async def follow(look: Callable[[], Batch | None], progress: Progress) -> AsyncI
     try:
         while True:
             batch = await _look(look)
-            if batch and batch != last:
+            # When it will end changes all the time; that alone is no news.
+            state = batch and batch.model_copy(update={"eta": None})
+            if batch and state != last:
                 yield _event("batch", batch.model_dump(mode="json"))
-                last = batch
+                last = state
             if batch and batch.ended:
                 yield _event("end", batch.model_dump(mode="json"))
                 return

@@ -38,10 +38,11 @@ def ls(
             batch.counts["failed"] or "",
             batch.data["user"],
             output.age(batch.data["created_at"]),
+            output.until(batch.data["eta"]["p50"]) if batch.data["eta"] else "",
         )
         for batch in found
     ]
-    columns = (">id", "name", "state", ">images", ">failed", "user", ">age")
+    columns = (">id", "name", "state", ">images", ">failed", "user", ">age", ">ends in")
     screen = output.console()
     if rows:
         screen.print(output.table("", columns, rows))
@@ -207,6 +208,8 @@ def _show_batch(batch: Batch, summary: dict[str, Any]) -> None:
     name = f" {data['name']!r}" if data["name"] else ""
     head = f"batch {batch.id}{name}: {batch.state}, {output.counts_line(batch.counts)}"
     screen.print(head, markup=False)
+    if data["eta"]:
+        screen.print(output.eta_line(data["eta"]))
     if data["spec"]:
         varied = {axis["field"] for axis in data["spec"]["axes"]}
         for field, value in data["spec"]["template"].items():

@@ -28,6 +28,7 @@ _MAKE, _FARM, _PROCESSES = "Make images", "Run a farm", "Single processes of a l
 _COMMANDS = {
     "demo": _Lazy("farm.cli.demo:demo", "Make a batch of pictures and a contact sheet.", _MAKE),
     "submit": _Lazy("farm.cli.submit:submit", "Submit a prompt or a batch file.", _MAKE),
+    "quote": _Lazy("farm.cli.quote:quote", "Say what a batch would take.", _MAKE),
     "ls": _Lazy("farm.cli.batches:ls", "List batches, newest first.", _MAKE),
     "show": _Lazy("farm.cli.batches:show", "Show a batch or a job.", _MAKE),
     "why": _Lazy("farm.cli.batches:why", "Say why a job is where it is.", _MAKE),

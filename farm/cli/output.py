@@ -44,6 +44,11 @@ def counts_line(counts: dict[str, int]) -> str:
     return ", ".join(f"{number} {state}" for state, number in counts.items() if number) or "no job"
 
 
+def jobs(count: int) -> str:
+    """``1 job``, ``12 jobs``."""
+    return "1 job" if count == 1 else f"{count} jobs"
+
+
 def duration(seconds: float | None) -> str:
     """``0.42 s``, ``12.3 s``, ``3:05``, ``2:10:00``."""
     if seconds is None:
@@ -69,6 +74,17 @@ def size(count: float | None) -> str:
 def age(when: str) -> str:
     """How long ago an ISO time was."""
     return duration(max(0.0, (datetime.now(UTC) - datetime.fromisoformat(when)).total_seconds()))
+
+
+def until(when: str) -> str:
+    """How long it is to an ISO time; ``0.00 s`` once it has passed."""
+    left = (datetime.fromisoformat(when) - datetime.now(UTC)).total_seconds()
+    return duration(max(0.0, left))
+
+
+def eta_line(eta: dict[str, Any]) -> str:
+    """``ends in 3:05, nine times in ten in 4:10``."""
+    return f"ends in {until(eta['p50'])}, nine times in ten in {until(eta['p90'])}"
 
 
 def stage_table(stats: dict[str, Any]) -> Table:
@@ -103,6 +119,8 @@ def statistics_lines(stats: dict[str, Any]) -> list[str]:
         active, reserved = size(stats.get("vram_active")), size(stats.get("vram_reserved"))
         share = f"{size(used)}/{size(total)} ({100 * used / total:.1f}%)"
         lines.append(f"A: {active}, R: {reserved}, Sys: {share}")
+    if remark := stats.get("remark"):
+        lines.append(f"The picture is {remark}.")
     return lines
 
 

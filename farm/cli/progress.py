@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from farm.cli.output import console, counts_line, duration
+from farm.cli.output import console, counts_line, eta_line
 from farm.client import Batch
 
 _INTERRUPTED = 130
@@ -33,7 +33,7 @@ def follow(batch: Batch) -> Batch:
 
 
 class Pace:
-    """Images a minute since it was made, and what that promises for the rest."""
+    """Images a minute since it was made, and when the farm thinks that the batch ends."""
 
     def __init__(self, batch: Batch) -> None:
         self._begun = time.monotonic()
@@ -42,11 +42,12 @@ class Pace:
     def text(self, batch: Batch) -> str:
         made = batch.counts["succeeded"] - self._before
         seconds = time.monotonic() - self._begun
-        if not made or not seconds:
-            return ""
-        left = batch.counts["pending"] + batch.counts["running"]
-        eta = f", {duration(left * seconds / made)} left" if left else ""
-        return f"{60 * made / seconds:.1f} images/min{eta}"
+        eta = batch.data["eta"]
+        parts = [
+            f"{60 * made / seconds:.1f} images/min" if made and seconds else "",
+            eta_line(eta) if eta else "",
+        ]
+        return ", ".join(filter(None, parts))
 
 
 def _bar(batch: Batch, screen: Console) -> None:

@@ -11,12 +11,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from farm.client import Batch, Job
 from farm.errors import SetupError
-from farm.spec.sheet import Grid, fitting, grid
+from farm.spec.sheet import MARGIN, Grid, fitting, grid, largest_cell
 
-_LARGEST_CELL = 384
 _LABEL = 14
 _LINE = _LABEL + 4
-_MARGIN = 200, 80
 _PAPER, _INK, _MISSING, _FAILED = "#ffffff", "#202020", "#e4e4e4", "#f6d5d5"
 
 
@@ -51,7 +49,7 @@ def draw(batch: Batch, folder: Path, path: Path) -> Path:
     Jobs that made none have a cell that says why. Cells are scaled down until the sheet has at
     most 200 megapixels.
     """
-    sheet = _blank(batch, _largest(batch))
+    sheet = _blank(batch, largest_cell(list(_sizes(batch))))
     _draw_labels(sheet)
     for job in batch.jobs():
         file = folder / batch.file_name(job)
@@ -68,14 +66,6 @@ def draw(batch: Batch, folder: Path, path: Path) -> Path:
             f"{path} could not be written: {error.strerror}.", field="folder", value=str(folder)
         ) from error
     return path
-
-
-def _largest(batch: Batch) -> tuple[int, int]:
-    """The largest width and height of its images, within the bound of a cell."""
-    sizes = list(_sizes(batch))
-    width, height = max(w for w, _ in sizes), max(h for _, h in sizes)
-    scale = min(1.0, _LARGEST_CELL / max(width, height))
-    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _sizes(batch: Batch) -> Iterator[tuple[int, int]]:
@@ -95,8 +85,8 @@ def _blank(batch: Batch, cell: tuple[int, int]) -> _Sheet:
     axes = [(axis["field"], axis["values"]) for axis in spec["axes"]]
     cells = grid(axes, spec["count"], batch.total)
     margin = (
-        _MARGIN[0] if cells.row_labels else 0,
-        _MARGIN[1] if cells.column_labels else 0,
+        MARGIN[0] if cells.row_labels else 0,
+        MARGIN[1] if cells.column_labels else 0,
     )
     width, height = fitting(cell, (cells.columns, cells.rows), margin=margin)
     whole = (margin[0] + cells.columns * width, margin[1] + cells.rows * height)
@@ -111,10 +101,10 @@ def _draw_labels(sheet: _Sheet) -> None:
         while column + span < len(labels) and not labels[column + span]:
             span += 1
         corner = (sheet.margin[0] + column * width + 4, 4)
-        sheet.write(text, corner, span * width - 8, (_MARGIN[1] - 8) // _LINE)
+        sheet.write(text, corner, span * width - 8, (MARGIN[1] - 8) // _LINE)
     for row, text in enumerate(sheet.grid.row_labels):
         corner = (4, sheet.margin[1] + row * height + 4)
-        sheet.write(text, corner, _MARGIN[0] - 8, max(1, (height - 8) // _LINE))
+        sheet.write(text, corner, MARGIN[0] - 8, max(1, (height - 8) // _LINE))
 
 
 def _paste(sheet: _Sheet, job: Job, file: Path) -> None:

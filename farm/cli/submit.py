@@ -55,9 +55,6 @@ Priority = Annotated[
     str | None, _option("--priority", help="interactive, normal, background, or 0 to 100.")
 ]
 Name = Annotated[str | None, _option("--name", help="To know it again in `farm ls`.")]
-AskQuote = Annotated[
-    bool, typer.Option("--quote", help="Only say what it would take at today's load.")
-]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only check and count; needs no farm.")]
 Watch = Annotated[
     bool, typer.Option("--watch", "-w", help="Follow it; exit with 1 if an image is missing.")
@@ -84,7 +81,6 @@ def submit(
     priority: Priority = None,
     name: Name = None,
     dry_run: DryRun = False,
-    quote: AskQuote = False,
     watch: Watch = False,
     download: Download = None,
     as_json: AsJson = False,
@@ -117,8 +113,6 @@ def submit(
     request = request_of(what, options, axis or [])
     if dry_run:
         _dry_run(request, as_json)
-    elif quote:
-        _quote(request, as_json)
     else:
         _send(request, watch=watch, download=download, as_json=as_json)
 
@@ -175,29 +169,7 @@ def _dry_run(request: dict[str, Any], as_json: bool) -> None:
         return
     sizes = [f"{values} {field}" for field, values in axes.items()]
     product = f" = {' x '.join(sizes)} x {request.get('count', 1)} each" if sizes else ""
-    output.console().print(f"{_jobs(total)}{product}. Nothing was submitted.", markup=False)
-
-
-def _quote(request: dict[str, Any], as_json: bool) -> None:
-    with Farm() as farm:
-        told = farm.quote(request)
-    if as_json:
-        output.print_json(told)
-        return
-    screen = output.console()
-    names = ", ".join(f"{name} ({jobs})" for name, jobs in told["checkpoints"].items())
-    how = "as measured" if told["measured"] else "a guess: no such job has been timed yet"
-    screen.print(f"{_jobs(told['jobs'])} on {names}; {told['loads']} to load", markup=False)
-    screen.print(f"GPU time   {output.duration(told['gpu_seconds'])}, {how}")
-    screen.print(f"disk       {output.size(told['disk_bytes'])}, roughly")
-    if told["seconds"] is None:
-        screen.print("No live worker has all of its checkpoints; `farm model ls` shows them.")
-        return
-    workers = "1 worker" if told["workers"] == 1 else f"{told['workers']} workers"
-    load = f"on {workers} at today's load"
-    screen.print(f"done in    {output.duration(told['seconds'])} {load}")
-    screen.print(f"           {output.duration(told['seconds_alone'])} with the farm to itself")
-    screen.print("Nothing was submitted.")
+    output.console().print(f"{output.jobs(total)}{product}. Nothing was submitted.", markup=False)
 
 
 def _counted(request: BatchRequest) -> tuple[int, dict[str, int]]:
@@ -217,10 +189,5 @@ def _accepted(data: dict[str, Any], as_json: bool) -> None:
     if as_json:
         output.print_json(data)
         return
-    output.console().print(
-        f"batch {data['id']}: {_jobs(data['total'])} accepted. Follow it: farm watch {data['id']}"
-    )
-
-
-def _jobs(count: int) -> str:
-    return "1 job" if count == 1 else f"{count} jobs"
+    accepted = f"batch {data['id']}: {output.jobs(data['total'])} accepted."
+    output.console().print(f"{accepted} Follow it: farm watch {data['id']}")

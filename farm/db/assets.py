@@ -181,6 +181,17 @@ def defaults(db: Database) -> dict[str, dict[str, Any]]:
     return {row["name"]: row["defaults"] for row in rows}
 
 
+def families(db: Database) -> dict[str, str]:
+    """The family of each usable checkpoint, by name."""
+    rows = db.all(
+        """SELECT DISTINCT ON (name) name, family FROM asset_files
+           WHERE kind = %(kind)s AND error IS NULL AND family IS NOT NULL
+           ORDER BY name, seen_at DESC, host, path""",
+        {"kind": CHECKPOINT},
+    )
+    return {row["name"]: row["family"] for row in rows}
+
+
 def forget_hosts(db: Database, *, days: float) -> int:
     """Forget the files of hosts that have had no worker for so long; how many."""
     with db.connection() as connection:

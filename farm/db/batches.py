@@ -10,7 +10,7 @@ from typing import Any
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from farm.db import queries
+from farm.db import forecasts, queries
 from farm.db.database import Connection, Database
 from farm.errors import Conflict
 from farm.spec.batch import BatchSpec
@@ -154,6 +154,7 @@ def cancel(db: Database, batch_id: int) -> Batch | None:
 
 def pause(db: Database, batch_id: int) -> Batch | None:
     """Place no more of its jobs; those in flight go on. Doing it twice is fine."""
+    forecasts.void(db, batch_id)
     return _move(db, batch_id, "open", "paused")
 
 
@@ -164,6 +165,7 @@ def resume(db: Database, batch_id: int) -> Batch | None:
 
 def set_priority(db: Database, batch_id: int, priority: int) -> Batch | None:
     """Change how important a batch is, for the jobs that are not placed yet."""
+    forecasts.void(db, batch_id)
     with db.connection() as connection:
         connection.execute(
             "UPDATE batches SET priority = %s WHERE id = %s AND ended_at IS NULL",
@@ -187,6 +189,12 @@ def specification(db: Database, batch_id: int) -> BatchSpec | None:
     """The template and axes of a batch; None when its jobs are listed or it does not exist."""
     row = db.one("SELECT spec FROM batches WHERE id = %(id)s", {"id": batch_id})
     return BatchSpec.restored(row["spec"]) if row and row["spec"] else None
+
+
+def specifications(db: Database, batch_ids: Sequence[int]) -> dict[int, BatchSpec | None]:
+    """The same of those of these batches that exist."""
+    rows = db.all("SELECT id, spec FROM batches WHERE id = ANY(%(ids)s)", {"ids": list(batch_ids)})
+    return {row["id"]: row["spec"] and BatchSpec.restored(row["spec"]) for row in rows}
 
 
 def summary(db: Database, batch_id: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -65,7 +66,7 @@ LEFT JOIN requeue r ON r.batch_id = b.id AND r.ord = g.ord
 LEFT JOIN attempts t ON t.batch_id = b.id AND t.ord = g.ord AND t.attempt = o.attempt
 LEFT JOIN images i ON i.batch_id = b.id AND i.ord = g.ord
 LEFT JOIN inputs n ON n.batch_id = b.id AND n.ord = g.ord
-WHERE b.id = %(batch_id)s
+WHERE b.id = %(batch_id)s AND b.state NOT IN ('loading', 'pruned')
 ORDER BY g.ord
 """
 
@@ -169,3 +170,13 @@ def checkpoint_run(db: Database, batch_id: int, ord: int) -> tuple[JobSpec, int]
     if row is None:
         raise LookupError(f"batch {batch_id} lists no job {ord}")
     return JobSpec.model_validate(row["spec"]), row["until"]
+
+
+def listed(db: Database, batch_id: int, ords: Iterable[int]) -> list[tuple[int, JobSpec]]:
+    """Those of the listed jobs of a batch that have these numbers, in order."""
+    rows = db.all(
+        """SELECT ord, spec FROM inputs
+           WHERE batch_id = %(batch_id)s AND ord = ANY(%(ords)s) ORDER BY ord""",
+        {"batch_id": batch_id, "ords": list(ords)},
+    )
+    return [(row["ord"], JobSpec.model_validate(row["spec"])) for row in rows]

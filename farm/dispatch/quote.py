@@ -5,34 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from farm.db import assets, backlog, sessions
+from farm.db import assets, users
 from farm.db.database import Database
-from farm.db.rates import rates
-from farm.dispatch.cost import Costs, units
-from farm.dispatch.needs import Needs
+from farm.db.sessions import Session
+from farm.dispatch.fit import fits_of, nearest
+from farm.dispatch.forecast import NEW, Eta, Work, alone, expected
+from farm.dispatch.outlook import Outlook, Picture, cards, work_of
+from farm.dispatch.parts import Part, parts_of, shapes_of
 from farm.spec.batch import BatchSpec
 from farm.spec.job import JobSpec
+from farm.spec.sheet import sheet_size
 
-SAMPLED = 64
-"""Jobs of a checkpoint whose size is looked at; the others are taken for like them."""
 BYTES_A_PIXEL = 1.6
 """Of a PNG with its thumbnail, as the demo's are; photographs take more, flat art less."""
-_MANY, _EACH = 500, 64
 
 
 @dataclass(frozen=True)
-class Part:
-    """The jobs of a batch on one checkpoint.
+class Shape:
+    """The jobs of a batch on one checkpoint that have one size.
 
     Attributes:
-        size: units of work of all of them.
-        pixels: of all their images.
+        fits: whether a live worker can make them; None where no worker says.
+        vram_bytes: that one such image takes of the card where it takes least, at its peak.
+        remedy: the nearest change that fits.
     """
 
     checkpoint: str
+    width: int
+    height: int
     jobs: int
-    size: float
-    pixels: float
+    fits: bool | None
+    vram_bytes: int | None
+    remedy: str | None
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,16 @@ class Quote:
 
     Attributes:
         jobs: images it asks for.
+        checkpoints: jobs on each.
         loads: checkpoints that no worker holds yet.
-        gpu_seconds: of all jobs, loads not counted.
+        gpu_seconds: of all jobs, loads not counted, on the first card the farm has known.
         measured: whether jobs of all its checkpoints have been timed; else it is a guess.
         workers: live ones whose hosts have all its checkpoints.
-        seconds: until it has ended, beside all that waits now; None without workers.
+        eta: seconds until it has ended, beside all that waits now; None without workers.
         seconds_alone: the same if it had the farm for itself.
+        shapes: what fits and what does not, the most jobs first.
+        unfit: jobs that fit no live worker.
+        sheet: width and height of its contact sheet in pixels.
         disk_bytes: for its images, roughly.
     """
 
@@ -56,103 +64,95 @@ class Quote:
     gpu_seconds: float
     measured: bool
     workers: int
-    seconds: float | None
+    eta: Eta | None
     seconds_alone: float | None
+    shapes: Sequence[Shape]
+    unfit: int
+    sheet: tuple[int, int]
     disk_bytes: int
 
 
-def parts_of(batch: BatchSpec | Sequence[JobSpec]) -> list[Part]:
-    """A batch by checkpoint; nothing is expanded, a few jobs stand for the others."""
-    if isinstance(batch, BatchSpec):
-        return [_part(batch, first, end) for first, end in _runs(batch)]
-    by_name: dict[str, list[JobSpec]] = {}
-    for job in batch:
-        by_name.setdefault(job.checkpoint, []).append(job)
+def quote(
+    db: Database,
+    outlook: Outlook,
+    user: users.User,
+    batch: BatchSpec | Sequence[JobSpec],
+    *,
+    priority: int,
+) -> Quote:
+    """What ``batch`` of a user will take at today's load."""
+    parts, picture = parts_of(batch), outlook.now()
+    names: dict[str, int] = {}
+    for part in parts:
+        names[part.checkpoint] = names.get(part.checkpoint, 0) + part.jobs
+    jobs = sum(names.values())
+    able = picture.able(names)
+    eta, by_itself = _times(picture, parts, able, user.id, priority)
+    shapes = _shapes(db, picture, batch)
+    return Quote(
+        jobs=jobs,
+        checkpoints=names,
+        loads=len(set(names) - picture.held),
+        gpu_seconds=work_of(parts, picture.costs),
+        measured=set(names) <= picture.measured,
+        workers=len(able),
+        eta=eta,
+        seconds_alone=by_itself,
+        shapes=shapes,
+        unfit=sum(shape.jobs for shape in shapes if shape.fits is False),
+        sheet=_sheet(batch, [(shape.width, shape.height) for shape in shapes]),
+        disk_bytes=int(BYTES_A_PIXEL * sum(part.pixels * part.jobs for part in parts)),
+    )
+
+
+def _times(
+    picture: Picture, parts: Sequence[Part], able: Sequence[Session], user: int, priority: int
+) -> tuple[Eta | None, float | None]:
+    """When it ends beside all else, and with the farm for itself."""
+    if not able:
+        return None, None
+    seconds = work_of(parts, picture.costs, picture.held)
+    work = Work(NEW, user, priority, seconds, sum(part.jobs for part in parts))
+    least = alone(work, cards(able, picture.costs))
+    model = max(picture.with_new(work), least)
+    return expected(model, picture.ratios), least
+
+
+def _shapes(db: Database, picture: Picture, batch: BatchSpec | Sequence[JobSpec]) -> list[Shape]:
+    families = assets.families(db)
     return [
-        Part(name, len(jobs), sum(map(units, jobs)), sum(job.width * job.height for job in jobs))
-        for name, jobs in by_name.items()
+        _shape(picture, families.get(name), name, (width, height), jobs)
+        for (name, width, height), jobs in shapes_of(batch).most_common()
     ]
 
 
-def finish_seconds(work: float, others: Sequence[tuple[float, float]], devices: int) -> float:
-    """When ``work`` is done that shares ``devices`` evenly, by weight, with others.
-
-    Args:
-        work: GPU-seconds of one user of weight 1.
-        others: (weight, GPU-seconds) of everybody else who has work.
-        devices: how many work at once.
-    """
-    left, now = work, 0.0
-    waiting = sorted((size / weight, weight) for weight, size in others if size > 0)
-    total = 1.0 + sum(weight for _, weight in waiting)
-    had = 0.0  # GPU-seconds that each has had, a unit of weight
-    for share, weight in waiting:
-        if left <= share - had:
-            break
-        now += (share - had) * total / devices
-        left -= share - had
-        had, total = share, total - weight
-    return now + left * total / devices
-
-
-def quote(db: Database, user_id: int, batch: BatchSpec | Sequence[JobSpec]) -> Quote:
-    """What ``batch`` of a user will take at today's load."""
-    parts = parts_of(batch)
-    known, costs = rates(db), Costs()
-    for checkpoint, rate in known.items():
-        costs.learn(checkpoint, 1.0, rate)
-    work = sum(costs.estimate(part.checkpoint, part.size) for part in parts)
-    names = {part.checkpoint for part in parts}
-    live = [session for session in sessions.live(db) if session.state == "live"]
-    loadable = assets.loadable(db)
-    able = [s for s in live if s.host not in loadable or names <= loadable[s.host]]
-    held = {name for session in able for name in session.resident}
-    waiting = _waiting(db, costs)
-    own = work + waiting.pop(user_id, 0.0)
-    weights = {user.user_id: user.weight for user in backlog.entitled(db, list(waiting))}
-    others = [(weights.get(user, 1.0), size) for user, size in waiting.items()]
-    return Quote(
-        jobs=sum(part.jobs for part in parts),
-        checkpoints={part.checkpoint: part.jobs for part in parts},
-        loads=len(names - held),
-        gpu_seconds=work,
-        measured=names <= set(known),
-        workers=len(able),
-        seconds=finish_seconds(own, others, len(able)) if able else None,
-        seconds_alone=work / len(able) if able else None,
-        disk_bytes=int(BYTES_A_PIXEL * sum(part.pixels for part in parts)),
+def _shape(
+    picture: Picture, family: str | None, name: str, size: tuple[int, int], jobs: int
+) -> Shape:
+    """Whether jobs of a shape fit, and what would if they do not."""
+    pixels = size[0] * size[1]
+    able = picture.able([name])
+    known = [fits_of(session.device).get(family or "") for session in able]
+    fits = [fit for fit in known if fit]
+    fitting = [fit for fit in fits if pixels <= fit.most]
+    vram = min((fit.peak(pixels) for fit in fitting or fits), default=None)
+    if fitting or not picture.live or (able and len(fits) < len(able)):
+        return Shape(name, *size, jobs, True if fitting else None, vram, None)
+    if not able:
+        return Shape(name, *size, jobs, False, None, f"No live worker has {name}; add it to one.")
+    most = max(fit.most for fit in fits)
+    other = nearest(*size, most)
+    remedy = (
+        f"The nearest size that fits is {other[0]}x{other[1]}."
+        if other
+        else "Use a smaller checkpoint or a card with more memory."
     )
+    return Shape(name, *size, jobs, False, vram, remedy)
 
 
-def _waiting(db: Database, costs: Costs) -> dict[int, float]:
-    """GPU-seconds that wait, by user."""
-    needs, found = Needs(db), dict[int, float]()
-    for batch in backlog.open_batches(db, least=0, each=_EACH, limit=_MANY):
-        need = needs.of(batch.id, batch.cursor)
-        cost = costs.estimate(need.checkpoint, need.size) * (batch.total - batch.cursor)
-        found[batch.user_id] = found.get(batch.user_id, 0.0) + cost
-    return found
-
-
-def _runs(batch: BatchSpec) -> list[tuple[int, int]]:
-    """First and end of the jobs on each checkpoint."""
-    runs, first = [], 0
-    while first < batch.total:
-        _, end = batch.checkpoint_run(first)
-        runs.append((first, end))
-        first = end
-    return runs
-
-
-def _part(batch: BatchSpec, first: int, end: int) -> Part:
-    jobs = end - first
-    # Every so many, and no round number, so that no axis is looked at in one place only.
-    step = max(1, jobs // SAMPLED) | 1
-    looked = [batch.job(ord) for ord in range(first, end, step)]
-    scale = jobs / len(looked)
-    return Part(
-        checkpoint=looked[0].checkpoint,
-        jobs=jobs,
-        size=scale * sum(map(units, looked)),
-        pixels=scale * sum(job.width * job.height for job in looked),
-    )
+def _sheet(
+    batch: BatchSpec | Sequence[JobSpec], sizes: Sequence[tuple[int, int]]
+) -> tuple[int, int]:
+    if isinstance(batch, BatchSpec):
+        return sheet_size(batch.axes, batch.count, batch.total, sizes)
+    return sheet_size((), 1, len(batch), sizes)

@@ -9,6 +9,10 @@ from itertools import product
 from typing import Any
 
 MAX_PIXELS = 200_000_000
+LARGEST_CELL = 384
+"""Pixels of a cell's longer side."""
+MARGIN = 200, 80
+"""Width of the labels beside the rows and height of those above the columns, in pixels."""
 
 Axes = Sequence[tuple[str, Sequence[Any]]]
 
@@ -57,6 +61,34 @@ def grid(axes: Axes, count: int, total: int) -> Grid:
     ]
     above = [text if image == 0 else "" for text in across for image in range(count)]
     return Grid(len(beside), len(above), tuple(beside), tuple(above))
+
+
+def sheet_size(
+    axes: Axes, count: int, total: int, sizes: Sequence[tuple[int, int]]
+) -> tuple[int, int]:
+    """Width and height in pixels of the sheet of a batch whose images have these sizes."""
+    across, down = _extent(axes, count, total)
+    margin = (MARGIN[0] if len(axes) > 1 or (axes and count > 1) else 0, MARGIN[1] if axes else 0)
+    width, height = fitting(largest_cell(sizes), (across, down), margin=margin)
+    return margin[0] + across * width, margin[1] + down * height
+
+
+def largest_cell(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """A cell for images of these sizes, at most :data:`LARGEST_CELL` wide and high."""
+    width, height = max(w for w, _ in sizes), max(h for _, h in sizes)
+    scale = min(1.0, LARGEST_CELL / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _extent(axes: Axes, count: int, total: int) -> tuple[int, int]:
+    """Cells across and down, as :func:`grid` lays them out."""
+    if not axes:
+        columns = math.ceil(math.sqrt(total))
+        return columns, math.ceil(total / columns)
+    across = len(axes[-1][1])
+    if len(axes) == 1:
+        return across, count
+    return across * count, total // (across * count)
 
 
 def fitting(

@@ -11,6 +11,8 @@ from starlette.testclient import TestClient
 from farm.api.deps import Services
 from farm.db import leases, sessions
 from farm.db.leases import Claim, Ending, Lease
+from farm.dispatch import outlook
+from farm.dispatch.cost import FIRST_LOAD
 from farm.spec.moves import Move
 from tests.records import IMAGE
 from tests.standin import ERROR, STATS, StandIn
@@ -284,6 +286,14 @@ def test_why_a_job_is_where_it_is(api: TestClient, services: Services, worker: S
     assert (missing.status_code, missing.json()["field"]) == (404, "job")
 
 
+@pytest.fixture
+def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The API looks at the farm anew whenever it is asked."""
+    monkeypatch.setattr(outlook, "FRESH", 0.0)
+    monkeypatch.setattr(outlook, "LEARN", 0.0)
+
+
+@pytest.mark.usefixtures("attentive")
 def test_a_quote_counts_and_stores_nothing(
     api: TestClient, services: Services, worker: StandIn
 ) -> None:
@@ -291,7 +301,13 @@ def test_a_quote_counts_and_stores_nothing(
     first = api.post("/v1/batches:quote", json=body).json()
     assert (first["jobs"], first["checkpoints"], first["loads"]) == (100, {"demo": 100}, 1)
     assert (first["workers"], first["measured"]) == (1, False)
-    assert first["seconds"] == pytest.approx(first["gpu_seconds"])
+    took = first["gpu_seconds"] + FIRST_LOAD
+    assert first["seconds_alone"] == pytest.approx(took)
+    assert first["eta"]["p50_seconds"] == pytest.approx(took)
+    assert first["eta"]["p90_seconds"] > took
+    assert first["eta"]["p50"] < first["eta"]["p90"]
+    assert first["sheet"] == [200 + 128 * 2, 80 + 128 * 50]
+    assert first["disk_bytes"] > 100 * 128 * 128
     assert api.get("/v1/batches").json()["batches"] == []
 
     made = api.post("/v1/batches", json={"prompt": "a frog", "seed": 1}).json()["id"]

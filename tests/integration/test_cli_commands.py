@@ -310,8 +310,9 @@ def test_batches_are_paused_resumed_and_moved() -> None:
 
 
 def test_a_quote_says_what_it_would_take(worker: StandIn) -> None:
-    shown = farm("submit", "a lion", "-n", "3", "--quote").stdout
+    shown = farm("quote", "a lion", "-n", "3").stdout
     assert "3 jobs on demo (3); 1 to load" in shown
     assert "on 1 worker at today's load" in shown
     assert "No batch yet" in farm("ls").stdout
-    assert told("submit", "a lion", "-n", "3", "--quote")["jobs"] == 3
+    assert "sheet      256x256 pixels" in shown
+    assert told("quote", "a lion", "-n", "3")["jobs"] == 3

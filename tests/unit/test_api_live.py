@@ -22,7 +22,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "SELDOM", 0.02)
 
 
-def batch(succeeded: int, *, total: int = 3) -> Batch:
+def batch(succeeded: int, *, total: int = 3, eta: str | None = None) -> Batch:
     counts = {"pending": total - succeeded, "running": 0, "failed": 0, "cancelled": 0}
     return Batch.model_validate(
         {
@@ -36,6 +36,7 @@ def batch(succeeded: int, *, total: int = 3) -> Batch:
             "counts": {**counts, "succeeded": succeeded},
             "created_at": "2026-01-01T00:00:00Z",
             "ended_at": None,
+            "eta": eta and {"p50": eta, "p90": eta, "p50_seconds": 1.0, "p90_seconds": 2.0},
             "links": {},
         }
     )
@@ -82,6 +83,12 @@ def test_each_change_is_told_once_and_then_the_end() -> None:
     events = told(looks(batch(0), batch(0), batch(1), batch(1), batch(3)))
     assert list(names(events)) == ["batch", "batch", "batch", "end"]
     assert [data["counts"]["succeeded"] for _, data in events] == [0, 1, 3, 3]
+
+
+def test_when_it_will_end_is_told_with_changes_but_is_none() -> None:
+    early, late = "2026-01-01T01:00:00Z", "2026-01-01T02:00:00Z"
+    events = told(looks(batch(0, eta=early), batch(0, eta=late), batch(1, eta=late), batch(3)))
+    assert [data["eta"] and data["eta"]["p50"] for _, data in events] == [early, late, None, None]
 
 
 def test_a_batch_that_has_ended_is_told_at_once() -> None:

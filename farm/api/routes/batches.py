@@ -14,6 +14,7 @@ from farm.api.submission import checked, submit
 from farm.db import batches, failures, jobs
 from farm.db.database import Database
 from farm.db.users import User
+from farm.dispatch.outlook import Outlook
 from farm.dispatch.quote import quote
 from farm.errors import Conflict, Forbidden, InvalidInput
 from farm.spec.batch import BatchRequest, Priority
@@ -43,14 +44,16 @@ def create(
     accepted = submit(services.db, caller, request, idempotency_key)
     response.status_code = 202 if accepted.created else 200
     response.headers["Location"] = f"/v1/batches/{accepted.id}"
-    return WholeBatch.whole(existing(services.db, str(accepted.id)))
+    # No forecast: accepting is quick whatever the farm has to do.
+    return WholeBatch.whole(existing(services.db, str(accepted.id)), None)
 
 
 @router.post(":quote", summary="What a batch would take")
 def ask(request: BatchRequest, services: Serving, caller: Caller) -> Quotation:
     """Checks it as if it were submitted, and says what it would take; nothing is stored."""
-    found = quote(services.db, caller.id, checked(services.db, request))
-    return Quotation(**vars(found))
+    batch = checked(services.db, request)
+    found = quote(services.db, services.outlook, caller, batch, priority=request.priority)
+    return Quotation.of(found)
 
 
 @router.get("", summary="List batches, newest first")
@@ -60,14 +63,14 @@ def listing(services: Serving, limit: Limit = 50, cursor: Cursor = None) -> Batc
     shown = found[:limit]
     more = len(found) > limit
     return BatchPage(
-        batches=[Batch.of(batch) for batch in shown],
+        batches=[Batch.of(batch, services.outlook) for batch in shown],
         next_cursor=names.cursor("batches", shown[-1].id) if more else None,
     )
 
 
 @router.get("/{batch}", summary="One batch")
 def show(batch: str, services: Serving) -> WholeBatch:
-    return WholeBatch.whole(existing(services.db, batch))
+    return WholeBatch.whole(existing(services.db, batch), services.outlook)
 
 
 @router.get("/{batch}/jobs", summary="Jobs of a batch, in order")
@@ -115,25 +118,29 @@ class Change(BaseModel):
 @router.post("/{batch}:cancel", summary="Cancel what has not ended")
 def cancel(batch: str, services: Serving, caller: Caller) -> Batch:
     """Running jobs stop at their next step; what is made stays. Doing it twice is fine."""
-    return _changed(batches.cancel(services.db, own(services.db, batch, caller)), batch)
+    number = own(services.db, batch, caller)
+    return _changed(batches.cancel(services.db, number), batch, services.outlook)
 
 
 @router.post("/{batch}:pause", summary="Begin no more of its jobs")
 def pause(batch: str, services: Serving, caller: Caller) -> Batch:
     """Jobs in flight go on to their end. Doing it twice, or to a batch that ended, is fine."""
-    return _changed(batches.pause(services.db, own(services.db, batch, caller)), batch)
+    number = own(services.db, batch, caller)
+    return _changed(batches.pause(services.db, number), batch, services.outlook)
 
 
 @router.post("/{batch}:resume", summary="Go on with a paused batch")
 def resume(batch: str, services: Serving, caller: Caller) -> Batch:
-    return _changed(batches.resume(services.db, own(services.db, batch, caller)), batch)
+    number = own(services.db, batch, caller)
+    return _changed(batches.resume(services.db, number), batch, services.outlook)
 
 
 @router.patch("/{batch}", summary="Change a batch's priority")
 def change(batch: str, change: Change, services: Serving, caller: Caller) -> Batch:
     """It counts for the jobs that no worker holds yet."""
     number = own(services.db, batch, caller)
-    return _changed(batches.set_priority(services.db, number, change.priority), batch)
+    found = batches.set_priority(services.db, number, change.priority)
+    return _changed(found, batch, services.outlook)
 
 
 @router.post("/{batch}:retry", summary="Try its failed jobs again")
@@ -144,7 +151,7 @@ def retry(batch: str, services: Serving, caller: Caller) -> Retried:
     found = existing(services.db, batch)
     if found.state == "cancelled":
         raise cancelled(batch)
-    return Retried.of(found, retried=retried)
+    return Retried.of(found, services.outlook, retried=retried)
 
 
 def cancelled(batch: str) -> Conflict:
@@ -170,10 +177,10 @@ def own(db: Database, name: str, caller: User) -> int:
     return found.id
 
 
-def _changed(found: batches.Batch | None, name: str) -> Batch:
+def _changed(found: batches.Batch | None, name: str, outlook: Outlook) -> Batch:
     if found is None:
         raise names.no_batch(name)
-    return Batch.of(found)
+    return Batch.of(found, outlook)
 
 
 def existing(db: Database, name: str) -> batches.Batch:

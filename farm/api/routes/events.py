@@ -35,7 +35,7 @@ async def events(
     """
 
     def look() -> Batch:
-        return Batch.of(existing(services.db, batch))
+        return Batch.of(existing(services.db, batch), services.outlook)
 
     found = await to_thread.run_sync(look)
 

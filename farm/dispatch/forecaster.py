@@ -1,0 +1,64 @@
+"""The leader writes down when batches are to end, and later when they did."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from farm.db import forecasts
+from farm.db.database import Database
+from farm.db.forecasts import Forecast, Moment
+from farm.dispatch.outlook import FRESH, Outlook
+from farm.errors import FarmError
+
+_log = logging.getLogger(__name__)
+
+
+class Forecaster:
+    """Forecasts each batch when it is first seen, and once more when half of it is left."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._outlook = Outlook(db)
+        self._made: set[tuple[int, Moment]] = set()
+
+    def note(self) -> None:
+        """Judge the forecasts of batches that have ended; make those that are due."""
+        forecasts.judge(self._db)
+        picture = self._outlook.now()
+        open_ids = {left.id for left in picture.left}
+        self._made = {made for made in self._made if made[0] in open_ids}
+        due: list[Forecast] = []
+        for left in picture.left:
+            moment: Moment = "half" if 2 * left.jobs <= left.total else "accepted"
+            eta = picture.etas.get(left.id)
+            if eta and (left.id, moment) not in self._made:
+                model = picture.models[left.id]
+                due.append(Forecast(left.id, moment, model, eta.p50, eta.p90))
+        forecasts.make(self._db, due)
+        self._made.update((forecast.batch_id, forecast.moment) for forecast in due)
+
+
+@contextmanager
+def forecasting(db: Database) -> Iterator[None]:
+    """Forecast in a thread while the block runs; no job waits for it."""
+    forecaster, stop = Forecaster(db), threading.Event()
+
+    def run() -> None:
+        while not stop.wait(FRESH):
+            try:
+                forecaster.note()
+            except FarmError as error:
+                _log.warning("no forecasts: %s", error)
+            except Exception:
+                _log.exception("no forecasts")
+
+    thread = threading.Thread(target=run, name="forecaster", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=5)

@@ -1,0 +1,184 @@
+"""What the farm has to do, what does it, and so when each batch will end."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from time import monotonic
+
+from farm.db import assets, forecasts, rates, sessions
+from farm.db.database import Database
+from farm.db.forecasts import Left
+from farm.db.sessions import Session
+from farm.dispatch.cost import Costs
+from farm.dispatch.forecast import NEW, Cards, Eta, Work, band, expected, finish_times
+from farm.dispatch.parts import Part, stored_parts
+
+FRESH = 2.0
+"""Seconds for which a picture of the farm will do."""
+LEARN = 60.0
+"""Seconds for which costs and past errors will do."""
+UNDER_WAY = 0.5
+"""Of a job in flight, what is left of it on average."""
+_MANY = 5000
+_JUDGED = 300
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The farm at a moment.
+
+    Attributes:
+        left, works: what is left of each open batch, in jobs and in seconds.
+        checkpoints: that each of them still needs.
+        weights: of users.
+        live: sessions that take jobs.
+        loadable: checkpoints by host.
+        measured: checkpoints whose jobs have been timed.
+        ratios: see :func:`farm.dispatch.forecast.expected`.
+    """
+
+    left: Sequence[Left]
+    works: Sequence[Work]
+    checkpoints: Mapping[int, frozenset[str]]
+    weights: Mapping[int, float]
+    live: Sequence[Session]
+    loadable: Mapping[str, frozenset[str]]
+    costs: Costs
+    measured: frozenset[str]
+    ratios: Mapping[int, Sequence[float]]
+
+    @property
+    def cards(self) -> Cards:
+        return cards(self.live, self.costs)
+
+    @property
+    def held(self) -> frozenset[str]:
+        """Checkpoints that some session holds."""
+        return frozenset(name for session in self.live for name in session.resident)
+
+    def able(self, names: Iterable[str]) -> list[Session]:
+        """The sessions whose hosts have all these checkpoints."""
+        wanted = frozenset(names)
+        return [s for s in self.live if wanted <= self.loadable.get(s.host, wanted)]
+
+    @cached_property
+    def models(self) -> Mapping[float, float]:
+        """Seconds until each open batch ends, as costs add up; nothing of those that cannot."""
+        if not self.live:
+            return {}
+        able = {names: bool(self.able(names)) for names in set(self.checkpoints.values())}
+        works = [work for work in self.works if able[self.checkpoints[int(work.batch_id)]]]
+        return finish_times(works, self.weights, self.cards)
+
+    @cached_property
+    def etas(self) -> Mapping[float, Eta]:
+        """When each open batch ends, in seconds from now."""
+        return {id: expected(seconds, self.ratios) for id, seconds in self.models.items()}
+
+    def with_new(self, work: Work) -> float:
+        """Seconds until one more batch would end, as costs add up; the farm must have cards."""
+        return finish_times([*self.works, work], self.weights, self.cards)[NEW]
+
+
+class Outlook:
+    """Pictures of the farm, hardly older than :data:`FRESH`. Safe with threads."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._lock = threading.Lock()
+        self._parts: dict[int, list[Part]] = {}
+        self._picture: Picture | None = None
+        self._seen = self._learnt = 0.0
+        self._costs = Costs()
+        self._measured: frozenset[str] = frozenset()
+        self._ratios: dict[int, list[float]] = {}
+
+    def now(self) -> Picture:
+        """The farm as it is, or as it was while somebody else looks."""
+        if self._picture and monotonic() - self._seen < FRESH:
+            return self._picture
+        if not self._lock.acquire(blocking=self._picture is None):
+            return self._picture
+        try:
+            if self._picture is None or monotonic() - self._seen > FRESH:
+                self._learn()
+                self._picture = self._look()
+                self._seen = monotonic()
+            return self._picture
+        finally:
+            self._lock.release()
+
+    def _learn(self) -> None:
+        if self._learnt and monotonic() - self._learnt < LEARN:
+            return
+        known, self._costs = rates.rates(self._db), Costs()
+        for checkpoint, rate in known.items():
+            self._costs.learn(checkpoint, 1.0, rate)
+        self._measured = frozenset(known)
+        ratios: dict[int, list[float]] = defaultdict(list)
+        for past in forecasts.past(self._db, limit=_JUDGED):
+            if past.model > 0:
+                ratios[band(past.model)].append(past.taken / past.model)
+        self._ratios = ratios
+        self._learnt = monotonic()
+
+    def _look(self) -> Picture:
+        left = forecasts.left(self._db, limit=_MANY)
+        live = [session for session in sessions.live(self._db) if session.state == "live"]
+        held = frozenset(name for session in live for name in session.resident)
+        self._read(left)
+        left = [one for one in left if one.id in self._parts]
+        return Picture(
+            left=left,
+            works=[self._work(one, held) for one in left],
+            checkpoints={one.id: _needed(one, self._parts[one.id]) for one in left},
+            weights={one.user_id: one.weight for one in left},
+            live=live,
+            loadable=assets.loadable(self._db),
+            costs=self._costs,
+            measured=self._measured,
+            ratios=self._ratios,
+        )
+
+    def _read(self, left: Sequence[Left]) -> None:
+        """Know what each of these batches consists of, and no others; that never changes."""
+        known = {one.id: self._parts[one.id] for one in left if one.id in self._parts}
+        new = {one.id: one.total for one in left if one.id not in known}
+        self._parts = {**known, **stored_parts(self._db, new)}
+
+    def _work(self, left: Left, held: frozenset[str]) -> Work:
+        parts = self._parts[left.id]
+        whole = work_of(parts, self._costs)
+        begun = whole / left.total * (UNDER_WAY * left.in_flight + left.waiting)
+        seconds = begun + work_of(parts, self._costs, held, after=left.cursor)
+        return Work(left.id, left.user_id, left.priority, seconds, left.jobs)
+
+
+def work_of(
+    parts: Iterable[Part], costs: Costs, held: frozenset[str] | None = None, *, after: int = 0
+) -> float:
+    """Seconds of a card of speed 1 that the jobs from ``after`` on take.
+
+    Args:
+        held: the checkpoints that need not be loaded; None to leave loads out.
+    """
+    jobs = sum(costs.estimate(part.checkpoint, part.size) * part.after(after) for part in parts)
+    if held is None:
+        return jobs
+    cold = {part.checkpoint for part in parts if part.after(after)} - held
+    return jobs + sum(map(costs.load, cold))
+
+
+def cards(live: Sequence[Session], costs: Costs) -> Cards:
+    """What these sessions can do together."""
+    return Cards(len(live), sum(costs.speed(session.device.get("name", "")) for session in live))
+
+
+def _needed(left: Left, parts: Sequence[Part]) -> frozenset[str]:
+    """The checkpoints of the jobs past the cursor, or of all where only the last are left."""
+    ahead = frozenset(part.checkpoint for part in parts if part.after(left.cursor))
+    return ahead or frozenset(part.checkpoint for part in parts)

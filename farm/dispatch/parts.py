@@ -1,0 +1,101 @@
+"""What a batch consists of: jobs by checkpoint and size, counted without being expanded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, product
+from typing import Any
+
+from farm.db import batches, jobs
+from farm.db.database import Database
+from farm.dispatch.cost import units
+from farm.spec.batch import BatchSpec
+from farm.spec.job import JobSpec
+
+SAMPLED, FEW = 64, 9
+"""Jobs of a checkpoint whose size is looked at; the others are taken for like them. Fewer where
+many batches are looked at."""
+MAX_SHAPES = 10_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """Jobs of a batch on one checkpoint, from ``first`` to before ``end``.
+
+    Attributes:
+        size: units of work of one of them, on average.
+        pixels: of one of their images, on average.
+    """
+
+    checkpoint: str
+    first: int
+    end: int
+    size: float
+    pixels: float
+
+    @property
+    def jobs(self) -> int:
+        return self.end - self.first
+
+    def after(self, ord: int) -> int:
+        """How many of them have that number or a higher one."""
+        return max(0, self.end - max(self.first, ord))
+
+
+def parts_of(batch: BatchSpec | Sequence[JobSpec], *, sampled: int = SAMPLED) -> list[Part]:
+    """A batch by checkpoint, in order; a few jobs stand for the others."""
+    if not isinstance(batch, BatchSpec):
+        return _stretches(list(enumerate(batch)), len(batch))
+    parts, first = [], 0
+    while first < batch.total:
+        _, end = batch.checkpoint_run(first)
+        ords = sample(first, end, sampled)
+        looked = [batch.job(ord) for ord in ords]
+        size, pixels = sum(map(units, looked)), sum(job.width * job.height for job in looked)
+        number = len(looked)
+        parts.append(Part(looked[0].checkpoint, first, end, size / number, pixels / number))
+        first = end
+    return parts
+
+
+def stored_parts(db: Database, totals: Mapping[int, int]) -> dict[int, list[Part]]:
+    """The same of batches that were accepted, a little more roughly; given with their totals."""
+    found: dict[int, list[Part]] = {}
+    for batch_id, spec in batches.specifications(db, list(totals)).items():
+        if spec is not None:
+            found[batch_id] = parts_of(spec, sampled=FEW)
+        else:
+            total = totals[batch_id]
+            looked = jobs.listed(db, batch_id, sample(0, total, FEW))
+            found[batch_id] = _stretches(looked, total)
+    return found
+
+
+def sample(first: int, end: int, sampled: int) -> range:
+    """Numbers of jobs to look at: every so many, and no round number, so that no axis is looked
+    at in one place only."""
+    return range(first, end, max(1, (end - first) // sampled) | 1)
+
+
+def shapes_of(batch: BatchSpec | Sequence[JobSpec]) -> Counter[tuple[str, int, int]]:
+    """How many jobs there are of each checkpoint, width and height; exact."""
+    if not isinstance(batch, BatchSpec):
+        return Counter((job.checkpoint, job.width, job.height) for job in batch)
+    axes: dict[str, Sequence[Any]] = dict(batch.axes)
+    varied = [axes.get(name, [batch.template[name]]) for name in ("checkpoint", "width", "height")]
+    cells = len(varied[0]) * len(varied[1]) * len(varied[2])
+    found: Counter[tuple[str, int, int]] = Counter()
+    for shape in islice(product(*varied), MAX_SHAPES):
+        found[shape] += batch.total // cells
+    return found
+
+
+def _stretches(looked: Sequence[tuple[int, JobSpec]], total: int) -> list[Part]:
+    """Each job that was looked at stands for those up to the next one that was."""
+    ends = [ord for ord, _ in looked[1:]] + [total]
+    parts: list[Part] = []
+    for (ord, job), end in zip(looked, ends, strict=True):
+        parts.append(Part(job.checkpoint, ord, end, units(job), job.width * job.height))
+    return parts

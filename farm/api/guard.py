@@ -12,6 +12,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from farm.api.errors import of_fault, problem
 
 MAX_BODY = 32 * 1024 * 1024
+MAX_STREAM = 64 * 1024**3
+"""Of what is taken in line by line and never held."""
+
+NDJSON = "application/x-ndjson"
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -47,7 +51,7 @@ class Guard:
             await send(message)
 
         try:
-            await self._app(scope, _limited(receive), sending)
+            await self._app(scope, _limited(receive, _limit(headers)), sending)
         except Exception as fault:  # the last line: no traceback ever reaches a client
             answer = of_fault(fault, f"{scope['method']} {scope['path']}")
             if started:
@@ -87,28 +91,37 @@ def _name(host: str) -> str | None:
         return None
 
 
+def is_stream(headers: Headers) -> bool:
+    """Whether the body is one JSON object a line."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower() == NDJSON
+
+
+def _limit(headers: Headers) -> int:
+    return MAX_STREAM if is_stream(headers) else MAX_BODY
+
+
 def _oversize(headers: Headers) -> Response | None:
-    told = headers.get("content-length", "0")
+    told, limit = headers.get("content-length", "0"), _limit(headers)
     # Compared by length first: a number of a million digits is never converted.
-    if told.isdecimal() and (len(told) > 12 or int(told) > MAX_BODY):
+    if told.isdecimal() and (len(told) > 12 or int(told) > limit):
         return problem(
             413,
             "Content Too Large",
-            f"The body is larger than {MAX_BODY} bytes.",
-            remedy="Split the batch, or use axes instead of listing jobs.",
+            f"The body is larger than {limit} bytes.",
+            remedy=f"Split the batch, use axes instead of listing jobs, or send them as {NDJSON}.",
         )
     return None
 
 
-def _limited(receive: Receive) -> Receive:
+def _limited(receive: Receive, limit: int) -> Receive:
     total = 0
 
     async def receiving() -> Message:
         nonlocal total
         message = await receive()
         total += len(message.get("body", b""))
-        if total > MAX_BODY:
-            raise HTTPException(413, f"The body is larger than {MAX_BODY} bytes")
+        if total > limit:
+            raise HTTPException(413, f"The body is larger than {limit} bytes")
         return message
 
     return receiving

@@ -12,8 +12,9 @@ from farm.db.batches import Accepted, NewBatch
 from farm.db.database import Database
 from farm.db.users import User
 from farm.errors import Forbidden, InvalidInput
-from farm.spec.batch import BatchRequest, BatchSpec, freeze, freeze_listed
+from farm.spec.batch import BatchRequest, BatchSpec, freeze
 from farm.spec.job import JobSpec
+from farm.spec.listing import freeze_listed
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _MAX_DEPTH = 8

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,12 +12,14 @@ import typer
 from farm.cli import output, progress
 from farm.cli.batches import AsJson, exit_code, outcome
 from farm.cli.download import fetch
-from farm.client import Farm
+from farm.client import Batch, Farm
 from farm.errors import InvalidInput
 from farm.spec.axes import parse_values
-from farm.spec.batch import BatchRequest, freeze, freeze_listed
+from farm.spec.batch import BatchRequest, freeze
 from farm.spec.batchfile import read
 from farm.spec.job import MAX_STEPS
+from farm.spec.linefile import SUFFIXES, LineFile
+from farm.spec.listing import freeze_listed
 from farm.spec.problems import validated
 
 _SUFFIXES = (".yaml", ".yml", ".json", ".txt")
@@ -28,7 +32,8 @@ def _option(*names: str, help: str) -> Any:
 What = Annotated[
     str,
     typer.Argument(
-        metavar="PROMPT|FILE", help="A prompt, or a batch file: .yaml, .json, or prompts in a .txt."
+        metavar="PROMPT|FILE",
+        help="A prompt, or a batch file: .yaml, .json, .ndjson, or prompts in a .txt.",
     ),
 ]
 Count = Annotated[int | None, _option("--count", "-n", help="Images of each cell, seeds in a row.")]
@@ -95,6 +100,8 @@ def submit(
     farm submit "a lion" -x "steps=10-30(+10)" -x "sampler=Euler a,DPM++ 2M Karras" -o lions
 
     farm submit examples/sweep.yaml --dry-run
+
+    farm submit jobs.ndjson --name mine
     """
     options = {
         "name": name,
@@ -110,11 +117,20 @@ def submit(
         "count": count,
         "priority": int(priority) if priority and priority.isdecimal() else priority,
     }
-    request = request_of(what, options, axis or [])
-    if dry_run:
-        _dry_run(request, as_json)
+    if what.lower().endswith(SUFFIXES):
+        given = {**options, "axes": axis or None}
+        lines = LineFile(what, {name: each for name, each in given.items() if each is not None})
+        if dry_run:
+            _counted_out(lines.count(), {}, as_json)
+            return
+        accept = partial(Farm.submit_lines, lines=lines.__iter__)
     else:
-        _send(request, watch=watch, download=download, as_json=as_json)
+        request = request_of(what, options, axis or [])
+        if dry_run:
+            _dry_run(request, as_json)
+            return
+        accept = partial(Farm.submit, request=request)
+    _send(accept, watch=watch, download=download, as_json=as_json)
 
 
 def request_of(what: str, options: dict[str, Any], axes: list[str]) -> dict[str, Any]:
@@ -133,9 +149,11 @@ def request_of(what: str, options: dict[str, Any], axes: list[str]) -> dict[str,
     return request
 
 
-def _send(request: dict[str, Any], *, watch: bool, download: Path | None, as_json: bool) -> None:
+def _send(
+    accept: Callable[[Farm], Batch], *, watch: bool, download: Path | None, as_json: bool
+) -> None:
     with Farm() as farm:
-        batch = farm.submit(request)
+        batch = accept(farm)
         if not (watch or download):
             _accepted(batch.data, as_json)
             return
@@ -164,11 +182,15 @@ def _axis(text: str) -> tuple[str, str]:
 
 def _dry_run(request: dict[str, Any], as_json: bool) -> None:
     total, axes = _counted(validated(BatchRequest, request))
+    _counted_out(total, axes, as_json, each=request.get("count", 1))
+
+
+def _counted_out(total: int, axes: dict[str, int], as_json: bool, *, each: int = 1) -> None:
     if as_json:
         output.print_json({"total": total, "axes": axes})
         return
     sizes = [f"{values} {field}" for field, values in axes.items()]
-    product = f" = {' x '.join(sizes)} x {request.get('count', 1)} each" if sizes else ""
+    product = f" = {' x '.join(sizes)} x {each} each" if sizes else ""
     output.console().print(f"{output.jobs(total)}{product}. Nothing was submitted.", markup=False)
 
 

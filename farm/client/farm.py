@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +16,7 @@ from farm.errors import NotFound
 from farm.settings import Settings
 
 _POLL = 0.25
+_CHUNK = 1 << 18
 
 
 class Farm:
@@ -74,6 +75,24 @@ class Farm:
         """
         key = idempotency_key or uuid4().hex
         answer = self._transport.post("/v1/batches", {**(request or {}), **fields}, key=key)
+        return Batch(answer, self._transport)
+
+    def submit_lines(
+        self, lines: Callable[[], Iterable[bytes]], *, idempotency_key: str | None = None
+    ) -> Batch:
+        """Submit any number of explicit jobs, one JSON object a line, without holding them.
+
+        The first line may be ``{"batch": {...}}`` with the fields that the jobs share.
+
+        Args:
+            lines: gives them, each with its line end, as often as they have to be sent.
+
+        Raises:
+            InvalidInput: names the line and the field; nothing was submitted.
+            Conflict: the key was used for another request.
+        """
+        key = idempotency_key or uuid4().hex
+        answer = self._transport.stream("/v1/batches", lambda: _chunked(lines()), key=key)
         return Batch(answer, self._transport)
 
     def quote(self, request: Mapping[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
@@ -168,6 +187,18 @@ class Farm:
     def _order(self, checkpoint: str, action: str, worker: str | None) -> list[str]:
         address = f"/v1/assets/checkpoint/{_path(checkpoint)}:{action}"
         return list(self._transport.post(address, {"worker": worker})["workers"])
+
+
+def _chunked(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The same in pieces worth sending."""
+    held, size = [], 0
+    for line in lines:
+        held.append(line)
+        size += len(line)
+        if size >= _CHUNK:
+            yield b"".join(held)
+            held, size = [], 0
+    yield b"".join(held)
 
 
 def _segment(id: str | int) -> str:

@@ -16,6 +16,8 @@ _PAUSES = (0.2, 0.6, 1.5)
 
 # The server sends a heartbeat every ten seconds, so silence means a lost connection.
 _TIMEOUT = httpx.Timeout(30, connect=5)
+# Between two lines, and for the answer to the last, the farm may store a while.
+_PATIENT = httpx.Timeout(300, connect=5)
 _UNAVAILABLE = frozenset({502, 503, 504})
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -70,6 +72,18 @@ class Transport:
         """The JSON answer to a POST; ``key`` is its idempotency key."""
         headers = {"Idempotency-Key": key} if key else {}
         return self._answer(lambda: self._http.post(path, json=body, headers=headers)).json()
+
+    def stream(self, path: str, lines: Callable[[], Iterator[bytes]], *, key: str) -> Any:
+        """The JSON answer to a POST of one JSON object a line.
+
+        Args:
+            lines: gives them anew each time the request has to be sent.
+            key: its idempotency key.
+        """
+        headers = {"Idempotency-Key": key, "Content-Type": "application/x-ndjson"}
+        return self._answer(
+            lambda: self._http.post(path, content=lines(), headers=headers, timeout=_PATIENT)
+        ).json()
 
     def patch(self, path: str, body: Mapping[str, Any]) -> Any:
         """The JSON answer to a PATCH."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -78,9 +78,12 @@ CROSS JOIN LATERAL (
     FROM leases WHERE batch_id = b.id) l
 """
 
-_PAGE = _SELECT + "WHERE b.id < %(before)s ORDER BY b.id DESC LIMIT %(limit)s"
+# Hidden are batches that are not whole: still being loaded, or being pruned.
+_SEEN = "b.state NOT IN ('loading', 'pruned')"
 
-_ONE = _SELECT + "WHERE b.id = %(batch_id)s"
+_PAGE = _SELECT + f"WHERE b.id < %(before)s AND {_SEEN} ORDER BY b.id DESC LIMIT %(limit)s"
+
+_ONE = _SELECT + f"WHERE b.id = %(batch_id)s AND {_SEEN}"
 
 _SUMMARY = """
 SELECT count(*) AS images,
@@ -126,9 +129,9 @@ def accept(db: Database, batch: NewBatch) -> Accepted:
     with db.connection() as connection:
         row = connection.execute(_INSERT, values).fetchone()
         if row is None:
-            return _accepted_before(connection, batch)
+            return accepted_before(connection, batch)
         if batch.jobs:
-            _copy_inputs(connection, row["id"], batch.jobs)
+            copy_inputs(connection, row["id"], batch.jobs)
         connection.execute(queries.WAKE)
     return Accepted(row["id"], created=True)
 
@@ -212,7 +215,8 @@ def summary(db: Database, batch_id: int) -> dict[str, Any]:
     }
 
 
-def _accepted_before(connection: Connection, batch: NewBatch) -> Accepted:
+def accepted_before(connection: Connection, batch: NewBatch) -> Accepted:
+    """The batch by the idempotency key of this one; Conflict if that was another request."""
     row = connection.execute(
         "SELECT id, request_hash FROM batches WHERE user_id = %s AND idempotency_key = %s",
         (batch.user_id, batch.idempotency_key),
@@ -227,13 +231,16 @@ def _accepted_before(connection: Connection, batch: NewBatch) -> Accepted:
     return Accepted(row["id"], created=False)
 
 
-def _copy_inputs(connection: Connection, batch_id: int, jobs: Sequence[JobSpec]) -> None:
+def copy_inputs(
+    connection: Connection, batch_id: int, jobs: Iterable[JobSpec], *, first: int = 0
+) -> None:
+    """Store listed jobs from number ``first`` on: what was given, no defaults."""
     with (
         connection.cursor() as cursor,
         cursor.copy("COPY inputs (batch_id, ord, spec) FROM STDIN") as copy,
     ):
-        for ord, job in enumerate(jobs):
-            copy.write_row((batch_id, ord, job.model_dump_json()))
+        for ord, job in enumerate(jobs, start=first):
+            copy.write_row((batch_id, ord, job.model_dump_json(exclude_unset=True)))
 
 
 def _batch(row: DictRow) -> Batch:

@@ -186,29 +186,9 @@ def _values(field: str, given: Any, defaults: Defaults) -> tuple[Any, ...]:
     if field != "checkpoint":
         return tuple(values)
     return tuple(
-        _known_checkpoint(name, defaults, f"axes.checkpoint[{index}]")
+        known_checkpoint(name, defaults, f"axes.checkpoint[{index}]")
         for index, name in enumerate(values)
     )
-
-
-def freeze_listed(request: BatchRequest, defaults: Defaults) -> list[JobSpec]:
-    """The explicit ``jobs`` of a request, each validated; the first wrong one is named."""
-    if request.axes or request.count != 1:
-        raise InvalidInput(
-            "jobs: a batch lists its jobs or spans axes, not both.",
-            field="jobs",
-            remedy="Leave out axes and count, or leave out jobs.",
-        )
-    listed = []
-    for index, overrides in enumerate(request.jobs or []):
-        where = f"jobs[{index}]"
-        merged = validated(
-            BatchRequest,
-            {**request.model_dump(exclude={"jobs"}, exclude_unset=True), **overrides},
-            prefix=where,
-        )
-        listed.append(validated(JobSpec, _template(merged, defaults, {}), prefix=where))
-    return listed
 
 
 def _template(
@@ -217,15 +197,25 @@ def _template(
     if "checkpoint" in axes:
         checkpoint = axes["checkpoint"][0]
     else:
-        checkpoint = _known_checkpoint(request.checkpoint, defaults)
+        checkpoint = known_checkpoint(request.checkpoint, defaults)
     fields = set(JobSpec.model_fields)
-    given = {
-        field: value
-        for field, value in request.model_dump(include=fields, exclude_unset=True).items()
-        if value is not None
-    }
-    template = {**PLAIN, **defaults[checkpoint], **given, "checkpoint": checkpoint}
-    varies = "variation_strength" in template or "variation_strength" in axes
+    given = request.model_dump(include=fields, exclude_unset=True)
+    return completed({**given, "checkpoint": checkpoint}, defaults, varied=frozenset(axes))
+
+
+def completed(
+    given: Mapping[str, Any], defaults: Defaults, *, varied: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """The fields of a job: those given, the checkpoint's own for what is None or left out, and
+    seeds for those that are to be drawn.
+
+    Args:
+        given: its ``checkpoint`` is one of ``defaults``.
+        varied: fields that axes set.
+    """
+    said = {field: value for field, value in given.items() if value is not None}
+    template = {**PLAIN, **defaults[given["checkpoint"]], **said}
+    varies = "variation_strength" in template or "variation_strength" in varied
     for name in ("seed", "variation_seed") if varies else ("seed",):
         if template.get(name, -1) == -1:
             template[name] = random.randrange(2**32)
@@ -250,7 +240,8 @@ def meant_checkpoint(name: str, names: Iterable[str]) -> str | None:
     return same[0] if len(same) == 1 else None
 
 
-def _known_checkpoint(name: str | None, defaults: Defaults, where: str = "checkpoint") -> str:
+def known_checkpoint(name: str | None, defaults: Defaults, where: str = "checkpoint") -> str:
+    """The checkpoint that ``name`` means, or the only one; InvalidInput says which there are."""
     if name is None and len(defaults) == 1:
         return next(iter(defaults))
     if name and (meant := meant_checkpoint(name, defaults)):

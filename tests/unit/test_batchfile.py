@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from farm.errors import InvalidInput
 from farm.spec import batchfile
-from farm.spec.batch import BatchRequest, freeze, freeze_listed
+from farm.spec.batch import BatchRequest, freeze
 from farm.spec.batchfile import read
+from farm.spec.listing import freeze_listed
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DEFAULTS = {"demo": {"width": 128, "height": 128}}

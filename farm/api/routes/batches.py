@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from farm.api import names
 from farm.api.deps import Caller, Serving
+from farm.api.guard import NDJSON
 from farm.api.schemas import Batch, BatchPage, Job, JobPage, Quotation, Retried, WholeBatch
 from farm.api.submission import checked, submit
 from farm.db import batches, failures, jobs
@@ -28,7 +29,19 @@ Cursor = Annotated[
 ]
 
 
-@router.post("", status_code=202, summary="Submit a batch")
+_LINES = {
+    "requestBody": {
+        "content": {
+            NDJSON: {
+                "schema": {"type": "string"},
+                "example": '{"batch": {"steps": 8}}\n{"prompt": "a lion"}\n{"prompt": "a tiger"}\n',
+            }
+        }
+    }
+}
+
+
+@router.post("", status_code=202, summary="Submit a batch", openapi_extra=_LINES)
 def create(
     request: BatchRequest,
     response: Response,
@@ -40,6 +53,9 @@ def create(
 
     With an `Idempotency-Key`, sending the same request again answers 200 with the batch made
     the first time, so that a client may repeat a request whose answer it never got.
+
+    As `application/x-ndjson` the body is one job a line, up to ten million of them; the first line
+    may be `{"batch": {...}}` with the fields that they share.
     """
     accepted = submit(services.db, caller, request, idempotency_key)
     response.status_code = 202 if accepted.created else 200

@@ -45,6 +45,7 @@ _COMMANDS = {
     "workers": _Lazy(
         "farm.cli.workers:workers", "List workers; drain, resume or trace one.", _FARM
     ),
+    "usage": _Lazy("farm.cli.usage:usage", "Show what GPUs spent their seconds on.", _FARM),
     "model": _Lazy("farm.cli.model:model", "List, add, warm and evict model files.", _FARM),
     "doctor": _Lazy("farm.cli.doctor:doctor", "Check this machine, and say what to do.", _FARM),
     "worker": _Lazy("farm.cli.processes:worker", "Run workers on this host's GPUs.", _PROCESSES),

@@ -168,6 +168,18 @@ class Farm:
                     raise
             time.sleep(_POLL)
 
+    def usage(self, *, by: str = "user", since: str = "30d") -> dict[str, Any]:
+        """What cards spent their seconds on, by user, batch, checkpoint, day or worker.
+
+        Args:
+            since: a date and time, or how long ago: ``24h``, ``7d``.
+        """
+        return dict(self._transport.get("/v1/usage", by=by, since=since))
+
+    def forecasts(self) -> list[dict[str, Any]]:
+        """How good forecasts of batches were: those made at the start, and with half of it left."""
+        return list(self._transport.get("/v1/usage/forecasts")["forecasts"])
+
     def assets(self, kind: str | None = None) -> list[dict[str, Any]]:
         """The assets that workers have seen, or those of one kind such as ``checkpoint``."""
         return list(self._transport.get("/v1/assets", kind=kind)["assets"])

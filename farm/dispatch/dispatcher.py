@@ -8,11 +8,12 @@ import time
 from collections.abc import Mapping
 
 from farm.broker.queue import Publisher
-from farm.db import assets, backlog, leases, sessions
+from farm.db import assets, backlog, leases, sessions, usage
 from farm.db.database import Database
 from farm.db.rates import rates
 from farm.dispatch import health
 from farm.dispatch.accounts import Accounts
+from farm.dispatch.forecaster import forecasting
 from farm.dispatch.leadership import Leadership, leadership
 from farm.dispatch.needs import Needs
 from farm.dispatch.placement import Placed, place
@@ -33,6 +34,8 @@ _TIDY = 1.0
 _CLEAN = 3600.0
 _FORGOTTEN_DAYS = 7.0
 """Days without a worker after which the files of a host are forgotten."""
+_DAYS_BY_HOUR = 7.0
+"""Days of which usage is known by hour and session; before them, by day and worker."""
 _MANY = 2000
 _EACH = 64
 """Batches of one user that are looked at."""
@@ -71,12 +74,13 @@ class Dispatcher:
     def _lead(self, lead: Leadership, stop: threading.Event) -> None:
         self._db = lead.db
         self._accounts.know(rates(self._db))
-        while not stop.is_set():
-            lead.beat()
-            self.cycle()
-            # Several wishes that come together are served by one cycle.
-            stop.wait(_PAUSE)
-            lead.wait(IDLE)
+        with forecasting(self._db):
+            while not stop.is_set():
+                lead.beat()
+                self.cycle()
+                # Several wishes that come together are served by one cycle.
+                stop.wait(_PAUSE)
+                lead.wait(IDLE)
 
     def cycle(self) -> int:
         """One round: tidy at times, place what waits, publish it. The number of jobs placed."""
@@ -197,6 +201,7 @@ class Dispatcher:
         if time.monotonic() - self._cleaned > _CLEAN:
             self._cleaned = time.monotonic()
             assets.forget_hosts(self._db, days=_FORGOTTEN_DAYS)
+            usage.roll_up(self._db, days=_DAYS_BY_HOUR)
         self._accounts.settle(backlog.spent(self._db, seconds=_LOOK_BACK))
         for batch_id in backlog.finish(self._db):
             self._needs.forget(batch_id)

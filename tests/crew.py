@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -15,19 +17,21 @@ from tests.conftest import eventually
 from tests.wholefarm import WholeFarm
 
 ROOT = Path(__file__).parents[1]
+_WORKER, _DISPATCHER = "tests.standin_worker", "farm.dispatch"
 
 
 class Crew:
-    """Joins ``farm`` with ``workers`` stand-in workers, ``cpu0`` and so on, and ``dispatchers``.
+    """Joins ``farm`` with a stand-in worker of each name, and with so many dispatchers.
 
     Args:
         environment: for the workers, see :mod:`tests.standin_worker`.
     """
 
     def __init__(
-        self, farm: WholeFarm, *, workers: int = 2, dispatchers: int = 0, **environment: str
+        self, farm: WholeFarm, names: Sequence[str], *, dispatchers: int = 0, **environment: str
     ) -> None:
         self.farm = farm
+        self.names = names
         self.faults = farm.home / "faults"
         self.faults.mkdir(exist_ok=True)
         database, broker = sockets.urls(farm.home)
@@ -39,25 +43,17 @@ class Crew:
             "PYTHONPATH": str(ROOT),
         }
         self._processes = [
-            Process(f"standby{number}", [sys.executable, "-m", "farm.dispatch"], told)
+            Process(f"standby{number}", [sys.executable, "-m", _DISPATCHER], told)
             for number in range(dispatchers)
         ]
-        self.names = [f"cpu{number}" for number in range(workers)]
-        self._processes += [
-            Process(
-                name,
-                [sys.executable, "-m", "tests.standin_worker"],
-                {
-                    **told,
-                    "FARM_WORKER_NAME": name,
-                    "FARM_DRAIN_SECONDS": "3",
-                    "STANDIN_FAULTS": str(self.faults),
-                    **environment,
-                },
-                grace=20,
-            )
-            for name in self.names
-        ]
+        for name in names:
+            own = {
+                "FARM_WORKER_NAME": name,
+                "FARM_DRAIN_SECONDS": "3",
+                "STANDIN_FAULTS": str(self.faults),
+            }
+            argv = [sys.executable, "-m", _WORKER]
+            self._processes.append(Process(name, argv, {**told, **own, **environment}, grace=20))
         self._supervisor = Supervisor(farm.home / "crew")
         self._thread = threading.Thread(target=self._supervisor.run)
 
@@ -67,19 +63,18 @@ class Crew:
         self.wait_live()
 
     def wait_live(self) -> None:
-        """Wait until every worker has a session."""
+        """Wait until every worker's present process takes jobs."""
         eventually(lambda: set(self.names) <= self._live(), within=60)
 
-    def _live(self) -> set[str]:
-        with self.farm.database() as db:
-            rows = db.all("SELECT worker FROM sessions WHERE ended_at IS NULL AND state = 'live'")
-        return {row["worker"] for row in rows}
-
-    def worker(self, name: str) -> psutil.Process:
-        """The process of a worker."""
+    def find(self, name: str) -> psutil.Process:
+        """The process of a worker, or of the first ``standby``."""
         for child in psutil.Process(os.getpid()).children():
-            if _module(child) == "tests.standin_worker" and child.environ()["FARM_WORKER_NAME"] == name:
-                return child
+            with contextlib.suppress(psutil.Error, IndexError):
+                module, told = child.cmdline()[2], child.environ()
+                if told.get("FARM_HOME") != str(self.farm.home):
+                    continue
+                if name == (told["FARM_WORKER_NAME"] if module == _WORKER else "standby"):
+                    return child
         raise LookupError(name)
 
     def stop(self) -> None:
@@ -87,10 +82,10 @@ class Crew:
         self._thread.join()
         self._supervisor.stop()
 
-
-def _module(process: psutil.Process) -> str | None:
-    try:
-        line = process.cmdline()
-        return line[2] if line[1:2] == ["-m"] else None
-    except (psutil.Error, IndexError):
-        return None
+    def _live(self) -> set[str]:
+        with self.farm.database() as db:
+            rows = db.all(
+                """SELECT worker, pid FROM sessions
+                   WHERE ended_at IS NULL AND state = 'live' AND stats ->> 'refuses' IS NULL"""
+            )
+        return {row["worker"] for row in rows if psutil.pid_exists(row["pid"])}

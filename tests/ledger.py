@@ -51,7 +51,7 @@ class Fault:
 
     name: str
     began: datetime = field(default_factory=_now)
-    ended: datetime = field(default_factory=_now)
+    ended: datetime = datetime.max.replace(tzinfo=UTC)
 
     def __enter__(self) -> Fault:
         self.began = _now()

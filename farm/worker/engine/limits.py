@@ -115,18 +115,47 @@ class RowLimits:
     @contextmanager
     def measuring(self, checkpoint: Checkpoint, forward: Forward) -> Iterator[None]:
         """Learn what the forward in the block takes, the first times that there is one."""
-        call = self.call(checkpoint, forward.width * forward.height, forward.bucket)
-        if self._meter is None or forward.lift or not self._experience.wants_bytes(call):
+        if forward.lift:
+            yield
+            return
+        with self._taking(self.call(checkpoint, forward.width * forward.height, forward.bucket)):
+            yield
+
+    def timed(self, checkpoint: Checkpoint, size: Denoise, *, rows: int, seconds: float) -> None:
+        """Learn what a forward of an image's size took on the clock."""
+        self._experience.timed(self.call(checkpoint, size.width * size.height, rows), seconds)
+
+    @contextmanager
+    def decoding(self, checkpoint: Checkpoint, pixels: int) -> Iterator[None]:
+        """Learn what the decoding in the block takes, and never try whole again what was too much.
+
+        Tiles show in a picture, if one looks closely: that is better than none.
+        """
+        whole = replace(checkpoint.vae_call, pixels=pixels)
+        failed = [one.call.pixels for one in self._experience.like(whole) if one.failed]
+        checkpoint.tile_over = before = min([checkpoint.tile_over, *(each - 1 for each in failed)])
+        call = replace(whole, mode="tiles") if pixels > before else whole
+        try:
+            with self._taking(call):
+                yield
+        finally:
+            if checkpoint.tile_over < before:
+                self._experience.failed(whole)
+
+    def decoded(self, checkpoint: Checkpoint, pixels: int, seconds: float) -> None:
+        """Learn what a decoding took on the clock."""
+        mode = "tiles" if pixels > checkpoint.tile_over else "whole"
+        self._experience.timed(replace(checkpoint.vae_call, mode=mode, pixels=pixels), seconds)
+
+    @contextmanager
+    def _taking(self, call: Call) -> Iterator[None]:
+        if self._meter is None or not self._experience.wants_bytes(call):
             yield
             return
         with self._meter.taking() as taken:
             yield
         if taken.bytes is not None and taken.outside is not None:
             self._experience.took(call, taken.bytes, taken.outside)
-
-    def timed(self, checkpoint: Checkpoint, size: Denoise, *, rows: int, seconds: float) -> None:
-        """Learn what a forward of an image's size took on the clock."""
-        self._experience.timed(self.call(checkpoint, size.width * size.height, rows), seconds)
 
     def call(self, checkpoint: Checkpoint, pixels: int, rows: int) -> Call:
         """What a forward of this checkpoint is measured as."""

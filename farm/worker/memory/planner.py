@@ -118,26 +118,38 @@ def peak_bytes(
         beside: pixels of a picture that is decoded at the same time, on a stream of its own.
     """
     weights = family_weights(profile, family) if weights_bytes is None else weights_bytes
+    forward = denoise_bytes(profile, family, pixels, rows, learnt=learnt)
+    if beside:
+        forward += decode_bytes(profile, beside, learnt=learnt)
+    activations = max(forward, decode_bytes(profile, pixels, learnt=learnt))
+    context = (learnt.experience.outside if learnt else None) or CONTEXT
+    return int((weights + WORKSPACE + activations) * RESERVE_SHARE + RESERVE + context)
 
-    def unet(pixels: int, rows: int) -> float:
+
+def denoise_bytes(
+    profile: MemoryProfile, family: str, pixels: int, rows: int, *, learnt: Learnt | None = None
+) -> float:
+    """What a forward takes beyond the weights."""
+
+    def predicted(pixels: int, rows: int) -> float:
         return _worked(profile, UNET_ROW[family] * pixels / PIXELS_1024 * rows)
 
-    def vae(pixels: int, _: int) -> float:
+    if learnt is None:
+        return predicted(pixels, rows)
+    call = replace(learnt.unet, pixels=pixels, rows=rows)
+    return _corrected(learnt.experience, call, predicted)
+
+
+def decode_bytes(profile: MemoryProfile, pixels: int, *, learnt: Learnt | None = None) -> float:
+    """What the decoding of one picture takes beyond the weights."""
+
+    def predicted(pixels: int, _: int) -> float:
         return _worked(profile, _vae_bytes(profile, pixels))
 
-    def decoding(pixels: int) -> float:
-        if learnt is None or not pixels:
-            return vae(pixels, 1)
-        call = replace(learnt.vae, mode=vae_mode(profile, pixels), pixels=pixels)
-        return _corrected(learnt.experience, call, vae)
-
-    forward, context = unet(pixels, rows), CONTEXT
-    if learnt is not None:
-        call = replace(learnt.unet, pixels=pixels, rows=rows)
-        forward = _corrected(learnt.experience, call, unet)
-        context = learnt.experience.outside or CONTEXT
-    activations = max(forward + decoding(beside), decoding(pixels))
-    return int((weights + WORKSPACE + activations) * RESERVE_SHARE + RESERVE + context)
+    if learnt is None:
+        return predicted(pixels, 1)
+    call = replace(learnt.vae, mode=vae_mode(profile, pixels), pixels=pixels)
+    return _corrected(learnt.experience, call, predicted)
 
 
 def vae_mode(profile: MemoryProfile, pixels: int) -> str:

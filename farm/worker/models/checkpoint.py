@@ -15,7 +15,7 @@ from farm.spec.networks import Loras
 from farm.spec.reading import ReadingOptions
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.attention import Attention
-from farm.worker.models.decoder import Decoder, Draft
+from farm.worker.models.decoder import FACTOR, Decoder, Draft
 from farm.worker.models.embeddings import EmbeddingShelf
 from farm.worker.models.lora import LoraFile
 from farm.worker.models.offload import Streamed, streamed
@@ -108,6 +108,15 @@ class Checkpoint:
     def tile_over(self) -> int:
         """Pixels above which pictures are decoded in tiles; lower once memory ran out in one."""
         return self._decoder.tile_over
+
+    @tile_over.setter
+    def tile_over(self, pixels: int) -> None:
+        self._decoder.tile_over = pixels
+
+    @property
+    def side(self) -> int:
+        """Pixels of the side that its UNet was made for."""
+        return int(self._unet.config.sample_size) * FACTOR
 
     def stream(self) -> bool:
         """Have the UNet's weights leave the device, and pass through it in each forward.

@@ -13,7 +13,7 @@ from farm.spec.guidance import GuidanceOptions
 from farm.spec.problems import refusal
 from farm.spec.prompt.comments import without_comments
 from farm.spec.prompt.composition import Part, parts
-from farm.spec.prompt.emphasis import sections
+from farm.spec.prompt.emphasis import is_mild, sections
 from farm.spec.prompt.table import timeline
 from farm.spec.reading import ReadingOptions
 from farm.spec.samplers import SAMPLERS, sampler_name
@@ -76,6 +76,9 @@ class JobSpec(SamplingOptions, NoiseOptions, ReadingOptions, GuidanceOptions):
     @field_validator("prompt")
     @classmethod
     def _sound(cls, prompt: str) -> str:
+        # Most are plain, and a batch may list millions of them.
+        if "<" not in prompt and "AND" not in prompt and is_mild(prompt):
+            return prompt
         try:
             for part in parts(networks.parse(prompt).text):
                 sections(part.text)
@@ -86,6 +89,8 @@ class JobSpec(SamplingOptions, NoiseOptions, ReadingOptions, GuidanceOptions):
     @field_validator("negative_prompt")
     @classmethod
     def _sound_weights(cls, prompt: str) -> str:
+        if is_mild(prompt):
+            return prompt
         try:
             sections(without_comments(prompt))
         except InvalidInput as error:

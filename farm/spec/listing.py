@@ -18,6 +18,13 @@ OPTIONS = "batch"
 """The name under which the first line may give the fields that all jobs share."""
 
 
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number)
+
+
 class Listing:
     """Freezes listed jobs, quickly where there are a million of them.
 
@@ -62,7 +69,7 @@ def parsed(line: bytes, where: str) -> dict[str, Any]:
         remedy = "Put each job on a line of its own."
         raise InvalidInput(f"{where}: over {MAX_LINE} bytes.", field=where, remedy=remedy)
     try:
-        found = json.loads(line, parse_constant=_no_number)
+        found = _DECODER.decode(line.decode())
     except (ValueError, RecursionError) as error:
         reason = f"{error.msg} at {error.pos}" if isinstance(error, json.JSONDecodeError) else error
         raise InvalidInput(
@@ -102,7 +109,3 @@ def options(given: Mapping[str, Any], where: str) -> BatchRequest:
             remedy = "Remove it: each line is one job."
             raise InvalidInput(f"{field}: not possible here.", field=field, remedy=remedy)
     return validated(BatchRequest, shared, prefix=f"{where}.{OPTIONS}")
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number")

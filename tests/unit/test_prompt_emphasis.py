@@ -15,7 +15,7 @@ from farm.cli import main
 from farm.errors import InvalidInput
 from farm.spec.networks import Lora
 from farm.spec.prompt.comments import without_comments
-from farm.spec.prompt.emphasis import sections
+from farm.spec.prompt.emphasis import is_mild, sections
 from farm.spec.prompt.explanation import explain
 
 BRACKETS = st.text(st.sampled_from("()[]:\\ .12-+ab BREAK"), max_size=40)
@@ -240,3 +240,25 @@ def test_the_command_line_explains_without_a_farm() -> None:
     refused = run(main.app, ["prompt", "explain", "<lora:x:y>"])
     assert refused.exit_code == 2
     assert "not a number" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("text", "mild"),
+    [
+        ("a (red:1.2) cat, at 10:30", True),
+        ("(" * 70, True),
+        ("(" * 80, False),
+        ("(" * 20_000, False),
+        ("(a:999)", False),
+        ("(a:1.2.3)", False),
+        ("(a:" + "9" * 400 + ")", False),
+    ],
+)
+def test_what_is_mild_needs_no_reading(text: str, mild: bool) -> None:
+    assert is_mild(text) == mild
+
+
+@given(BRACKETS)
+def test_what_is_mild_is_never_refused(text: str) -> None:
+    if is_mild(text):
+        sections(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -68,6 +68,7 @@ class FakeCheckpoint:
         self.lift = 0
         self.lifts: list[int] = []
         self.mode, self.streamable = "resident", False
+        self.tile_over, self.side = 2**30, 64
         self._worn: dict[str, Loras] = {}
 
     @contextmanager
@@ -170,6 +171,7 @@ class FakeModels:
     def __init__(self, *checkpoints: FakeCheckpoint) -> None:
         self.known = {checkpoint.name: checkpoint for checkpoint in checkpoints}
         self.loads: list[str] = []
+        self.prefetched: list[list[str]] = []
         self.resident: tuple[str, ...] = ()
         self.bytes = 0
         self.idle = 0
@@ -186,10 +188,15 @@ class FakeModels:
     def use(self, name: str) -> Iterator[FakeCheckpoint]:
         yield self.get(name)
 
+    def prefetch(self, names: Sequence[str]) -> None:
+        """Notes whatever is wanted, once."""
+        if names and self.prefetched[-1:] != [list(names)]:
+            self.prefetched.append(list(names))
+
     def shed(self) -> bool:
-        """One more checkpoint that nobody uses leaves, if there is one."""
+        """One more checkpoint that nobody uses leaves, or weights of one in use."""
         self.idle -= 1
-        return self.idle >= 0
+        return self.idle >= 0 or any(self.known[name].stream() for name in self.resident)
 
 
 def profile(rows: int = 16) -> MemoryProfile:

@@ -19,6 +19,7 @@ from farm.worker.models.cache import ModelCache
 from farm.worker.models.catalogue import scan
 from farm.worker.models.checkpoint import Checkpoint
 from tests.checkpoints import make_tiny
+from tests.conftest import eventually
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -95,3 +96,20 @@ def test_two_hundred_switches_leave_no_memory_behind(folder: Path) -> None:
     assert behind.statistics.host_loads == 202
     # One leaked checkpoint of every ten would be three of them.
     assert grown < 2.5 * size, f"{grown / MIB:.1f} MiB more; a checkpoint is {size / MIB:.1f} MiB"
+
+
+@torch.no_grad()
+def test_read_ahead_it_is_bit_for_bit_what_is_read_from_disk(folder: Path) -> None:
+    probe = ModelCache(scan([folder]), room_for(GIB), CPU)
+    expected, size = probe.get("mixed"), probe.get("b").bytes
+    cache = ModelCache(scan([folder]), room_for(2 * size), CPU, host_bytes=GIB)
+    beside = cache.get("b")
+    cache.prefetch(["mixed"])
+    eventually(lambda: cache.in_host == ("mixed",))
+    found = cache.get("mixed")
+    assert cache.statistics.disk_loads == 1
+    assert list(map(torch.equal, weights(found), weights(expected))) == [True] * len(weights(found))
+    assert len({*found.held} & {*beside.held}) == 1  # they have one VAE
+    latent = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(found.decode(latent), expected.decode(latent))
+    assert torch.equal(found.encode("a cat").tokens, expected.encode("a cat").tokens)

@@ -101,6 +101,13 @@ def test_another_checkpoint_and_another_size_get_their_turn() -> None:
     assert bench.models.loads == ["fake", "other"]
 
 
+def test_checkpoints_that_jobs_wait_for_are_read_ahead_of_their_turn() -> None:
+    bench = Bench(*(FakeCheckpoint(name) for name in ("fake", "second", "third")))
+    bench.render(spec(), spec(checkpoint="third"), spec(checkpoint="second"), spec(seed=2))
+    assert bench.models.prefetched[0] == ["third", "second"]  # while the first is loaded
+    assert all("fake" not in names for names in bench.models.prefetched)
+
+
 def test_the_books_balance() -> None:
     bench = Bench()
     stats = [made.stats for made in bench.render(*MIXED)]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,80 +15,12 @@ from farm.errors import CheckpointError, Conflict, DoesNotFit
 from farm.worker.memory.profiles import by_name
 from farm.worker.models.cache import SPARE, CacheStatistics, ModelCache
 from farm.worker.models.catalogue import AssetFile
-
-
-@dataclass
-class Disk:
-    """Stands in for the loader: sizes by name, what breaks, and what was loaded."""
-
-    sizes: dict[str, int]
-    broken_index: set[str] = field(default_factory=set)
-    broken_weights: set[str] = field(default_factory=set)
-    loaded: list[str] = field(default_factory=list)
-    beside: list[int] = field(default_factory=list)
-    common: dict[str, tuple[nn.Module, int]] = field(default_factory=dict)
-    gate: Callable[[str], object] = lambda name: None
-
-    def parts(self, name: str) -> dict[nn.Module, int]:
-        """A model of its own, and perhaps one that it shares with others."""
-        both, bytes = self.common.get(name, (None, 0))
-        own = {nn.Identity(): self.sizes[name] - bytes}
-        return own if both is None else {**own, both: bytes}
-
-    def prepare(self, file: AssetFile, *_: object, **__: object) -> Prepared:
-        if file.error:
-            raise CheckpointError(file.error)
-        if file.name in self.broken_index:
-            raise CheckpointError(f"{file.name} is cut short.")
-        return Prepared(self, file.name, self.sizes[file.name])
-
-
-@dataclass
-class Prepared:
-    disk: Disk
-    name: str
-    bytes: int
-
-    def load(self, held: Sequence[nn.Module] = ()) -> Resident:
-        self.disk.beside.append(len(held))
-        self.disk.gate(self.name)
-        if self.name in self.disk.broken_weights:
-            raise CheckpointError(f"{self.name} was changed while it was loaded.")
-        self.disk.loaded.append(self.name)
-        return Resident(self.name, self.disk.parts(self.name))
-
-
-@dataclass
-class Resident:
-    """Stands in for a checkpoint: models without weights, and where they are."""
-
-    name: str
-    held: dict[nn.Module, int]
-    load_seconds: float = 0.5
-    in_host: list[nn.Module] = field(default_factory=list)
-
-    @property
-    def bytes(self) -> int:
-        return sum(self.held.values())
-
-    def to_host(self, needed: Container[nn.Module]) -> None:
-        self.in_host = [module for module in self.held if module not in needed]
-
-    def to_device(self) -> None:
-        self.in_host = []
+from tests.fake_disk import Disk, make_cache
 
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
-    disk = Disk({"a": 4, "b": 4, "c": 4, "large": 9, "huge": 11})
-    monkeypatch.setattr("farm.worker.models.cache.prepare", disk.prepare)
-    return disk
-
-
-def make_cache(disk: Disk, *, host_bytes: int = 0, memory_bytes: int = 2 * SPARE) -> ModelCache:
-    files = [AssetFile(name, Path(name), "sd15", 512, 1) for name in disk.sizes]
-    profile = replace(by_name("cpu"), weights_bytes=10, memory_bytes=memory_bytes)
-    return ModelCache(files, profile, torch.device("cpu"), host_bytes=host_bytes)
+    return Disk.installed(monkeypatch)
 
 
 @pytest.fixture

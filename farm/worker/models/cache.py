@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,13 +11,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from farm.errors import CheckpointError, Conflict, DoesNotFit
+from farm.errors import CheckpointError, Conflict
 from farm.worker.memory.profiles import GIB, MemoryProfile
 from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.checkpoint import Checkpoint
+from farm.worker.models.device import DeviceTier, Held
+from farm.worker.models.host import HostTier, Parcel
 from farm.worker.models.kinds import CHECKPOINT, VAE
 from farm.worker.models.library import find
 from farm.worker.models.loader import Prepared, prepare
+from farm.worker.models.prefetch import Prefetcher
+from farm.worker.models.reader import Turn
 from farm.worker.models.vae import external_vae
 
 SPARE = GIB
@@ -32,7 +35,8 @@ class CacheStatistics:
     Attributes:
         hits: uses of a checkpoint that was on the device.
         disk_loads, disk_seconds: reads from disk, and what they took in all.
-        host_loads, host_seconds: returns from host memory.
+        host_loads, host_seconds: moves from host memory to the device.
+        prefetches, prefetch_seconds: reads from disk into host memory, ahead of their use.
         evictions: checkpoints that left the device.
     """
 
@@ -41,21 +45,16 @@ class CacheStatistics:
     disk_seconds: float = 0.0
     host_loads: int = 0
     host_seconds: float = 0.0
+    prefetches: int = 0
+    prefetch_seconds: float = 0.0
     evictions: int = 0
-
-
-@dataclass(frozen=True)
-class _Held:
-    """A checkpoint in memory, and the file it was read from."""
-
-    checkpoint: Checkpoint
-    file: AssetFile
 
 
 class ModelCache:
     """Loads checkpoints when asked for, and keeps the last used ones within two budgets.
 
-    What leaves the device stays in host memory while there is room, and returns from there.
+    What leaves the device stays in host memory while there is room, and returns from there. What
+    is wanted next is read into host memory ahead, while the device works.
     Parts that checkpoints have in common are held, and counted, once.
 
     Safe with threads: one load at a time; those who ask for the same checkpoint share it, and
@@ -65,7 +64,7 @@ class ModelCache:
         files: every known asset; looked through anew for each load, so it may be a
             :class:`farm.worker.models.library.Library` that changes.
         profile: its ``weights_bytes`` is the budget of the device.
-        host_bytes: budget of host memory for checkpoints that have left the device.
+        host_bytes: budget of host memory for checkpoints that are not on the device.
     """
 
     def __init__(
@@ -79,10 +78,10 @@ class ModelCache:
         self._files = files
         self._profile = profile
         self._device = device
-        self._host_bytes = host_bytes
-        self._resident: OrderedDict[str, _Held] = OrderedDict()
-        self._host: OrderedDict[str, _Held] = OrderedDict()
-        self._pins: Counter[str] = Counter()
+        self._resident = DeviceTier(profile)
+        self._host = HostTier(host_bytes)
+        self._prefetcher = Prefetcher(self._missing, self._fetch)
+        self._coming: str | None = None
         self._statistics = CacheStatistics()
         self._loading = threading.Lock()
         self._state = threading.RLock()
@@ -103,7 +102,7 @@ class ModelCache:
     def bytes(self) -> int:
         """Device memory of all weights."""
         with self._state:
-            return _bytes(self._resident.values())
+            return self._resident.bytes
 
     @property
     def statistics(self) -> CacheStatistics:
@@ -113,7 +112,7 @@ class ModelCache:
     @property
     def loading(self) -> bool:
         """Whether a checkpoint is on its way."""
-        return self._loading.locked()
+        return self._loading.locked() or self._prefetcher.busy
 
     def get(self, name: str) -> Checkpoint:
         """The checkpoint called ``name``, loaded if need be.
@@ -128,6 +127,12 @@ class ModelCache:
         """:meth:`get` while the device computes: others leave before this one comes."""
         self._obtain(name, pins=0, busy=True)
 
+    def prefetch(self, names: Sequence[str]) -> None:
+        """These will be asked for, the first one next: have them in host memory by then, as many
+        as there is room for. Waits for nothing, and says nothing of what fails."""
+        if self._host.budget:
+            self._prefetcher.want(names)
+
     def pin(self, name: str) -> Checkpoint:
         """:meth:`get`, and keep it resident until as many calls of :meth:`unpin`."""
         return self._obtain(name, pins=1)
@@ -135,9 +140,7 @@ class ModelCache:
     def unpin(self, name: str) -> None:
         """Undo one :meth:`pin`."""
         with self._state:
-            if self._pins[name] < 1:
-                raise ValueError(f"{name!r} is not pinned")
-            self._pins[name] -= 1
+            self._resident.unpin(name)
 
     @contextmanager
     def use(self, name: str) -> Iterator[Checkpoint]:
@@ -155,7 +158,7 @@ class ModelCache:
             Conflict: it is in use.
         """
         with self._loading, self._state:
-            if self._pins[name]:
+            if self._resident.pinned(name):
                 raise Conflict(
                     f"{name} is in use.",
                     field="checkpoint",
@@ -163,28 +166,32 @@ class ModelCache:
                     remedy="Cancel the jobs that need it, or wait for them.",
                 )
             self._take_off([name], keep=False)
-            self._host.pop(name, None)
+            self._host.pop(name)
 
     def shed(self) -> bool:
-        """Have everything leave the device that is not in use, as its memory ran out.
+        """Make room, as the device's memory ran out: have all leave that are not in use; or else
+        have the weights of UNets leave, and pass through the device in each forward.
 
         Returns:
             Whether anything left.
         """
         with self._loading, self._state:
-            idle = [name for name in self._resident if not self._pins[name]]
+            idle = self._resident.idle
             self._leave(idle)
-        return bool(idle)
+            if idle:
+                return True
+            streams = [checkpoint.stream() for checkpoint in self._resident.checkpoints]
+        if any(streams):
+            torch.cuda.empty_cache()
+        return any(streams)
 
     def drop_changed(self) -> None:
         """Let go of checkpoints that another good file goes by the name of now, unless in use."""
         good = (file for file in self._files if file.kind == CHECKPOINT and not file.error)
         now = {file.name: file.marks for file in good}
         with self._state:
-            held = {**self._host, **self._resident}
-        old = [
-            name for name in held if now.get(name, held[name].file.marks) != held[name].file.marks
-        ]
+            held = {**self._host.files, **self._resident.files}
+        old = [name for name, file in held.items() if now.get(name, file.marks) != file.marks]
         for name in old:
             try:
                 self.evict(name)
@@ -197,82 +204,105 @@ class ModelCache:
         with self._loading:
             if held := self._hit(name, pins):
                 return held
-            loaded = self._return(name) or self._read(name, busy=busy)
-            with self._state:
-                self._resident[name] = loaded
-                self._pins[name] += pins
+            with self._announced(name):
+                loaded = self._return(name) or self._read(name, busy=busy)
+                with self._state:
+                    self._resident.put(name, loaded, pins=pins)
         return loaded.checkpoint
+
+    @contextmanager
+    def _announced(self, name: str) -> Iterator[None]:
+        """In the block it is loaded, and so by nobody else."""
+        with self._state:
+            self._coming = name
+        try:
+            self._prefetcher.join(name)
+            yield
+        finally:
+            with self._state:
+                self._coming = None
+
+    def _missing(self, name: str) -> bool:
+        """Whether it is neither here nor on its way to the device."""
+        with self._state:
+            return not (name in self._resident or name in self._host or name == self._coming)
+
+    def _fetch(self, name: str, sooner: Sequence[str], turn: Turn) -> bool:
+        """From disk into host memory, if there is room beside those that are wanted sooner."""
+        began = time.perf_counter()
+        prepared = self._prepared(name)
+        with self._state:
+            if not self._host.promise(prepared.bytes, keep=sooner):
+                return False
+        parcel = None
+        try:
+            parcel = _ahead(prepared, turn)
+        finally:
+            with self._state:
+                self._host.deliver(name, parcel)
+        self._count(prefetches=1, prefetch_seconds=time.perf_counter() - began)
+        return True
 
     def _hit(self, name: str, pins: int) -> Checkpoint | None:
         with self._state:
-            held = self._resident.get(name)
-            if held is None:
-                return None
-            self._resident.move_to_end(name)
-            self._pins[name] += pins
-            self._count(hits=1)
-            return held.checkpoint
+            checkpoint = self._resident.use(name, pins)
+            if checkpoint is not None:
+                self._count(hits=1)
+            return checkpoint
 
-    def _return(self, name: str) -> _Held | None:
+    def _return(self, name: str) -> Held | None:
         """From host memory."""
         began = time.perf_counter()
-        held = self._host.get(name)
-        if held is None:
-            return None
-        unwanted = self._unwanted(name, held.checkpoint.bytes)
         with self._state:
-            del self._host[name]  # first, lest those that leave push it out
+            parcel = self._host.get(name)
+            if parcel is None:
+                return None
+            unwanted = self._resident.unwanted(name, parcel.bytes)
+            self._host.pop(name)  # first, lest those that leave push it out
         self._leave(unwanted)
-        held.checkpoint.to_device()
+        checkpoint = parcel.unpack(self._modules)
         self._count(host_loads=1, host_seconds=time.perf_counter() - began)
-        return held
+        return Held(checkpoint, parcel.file)
 
-    def _read(self, name: str, *, busy: bool) -> _Held:
+    def _read(self, name: str, *, busy: bool) -> Held:
         """From disk. While the device computes nothing there is room for others to stay until
         all is read, so they survive a file that breaks in the middle."""
+        with self._prefetcher.standing_aside():
+            prepared = self._prepared(name)
+            with self._state:
+                unwanted = self._resident.unwanted(name, prepared.bytes)
+            room = self._profile.memory_bytes - SPARE - self.bytes
+            both = not busy and prepared.bytes <= room
+            if not both:
+                self._leave(unwanted)
+            checkpoint = self._load(prepared, () if both else unwanted)
+            if both:
+                self._leave(unwanted)
+        self._count(disk_loads=1, disk_seconds=checkpoint.load_seconds)
+        return Held(checkpoint, prepared.file)
+
+    def _prepared(self, name: str) -> Prepared:
         files = tuple(self._files)
         file = find(files, CHECKPOINT, name)
         vae = external_vae(file.path, [one.path for one in files if one.kind == VAE])
-        prepared = prepare(file, self._profile, self._device, vae=vae)
-        unwanted = self._unwanted(name, prepared.bytes)
-        room = self._profile.memory_bytes - SPARE - self.bytes
-        both = not busy and prepared.bytes <= room
-        if not both:
-            self._leave(unwanted)
-        checkpoint = self._load(prepared, () if both else unwanted)
-        if both:
-            self._leave(unwanted)
-        self._count(disk_loads=1, disk_seconds=checkpoint.load_seconds)
-        return _Held(checkpoint, file)
+        return prepare(file, self._profile, self._device, vae=vae)
+
+    @property
+    def _modules(self) -> list[nn.Module]:
+        """All models on the device."""
+        with self._state:
+            return list(self._resident.modules)
 
     def _load(self, prepared: Prepared, gone: Sequence[str]) -> Checkpoint:
         """Read it; if that fails, what had to leave for it comes back if host memory has it."""
-        held = [module for one in self._resident.values() for module in one.checkpoint.held]
         try:
-            return prepared.load(held)
+            return prepared.load(self._modules)
         except CheckpointError:
             with self._state:
                 for name in gone:
-                    if kept := self._host.pop(name, None):
-                        kept.checkpoint.to_device()
-                        self._resident[name] = kept
+                    if kept := self._host.pop(name):
+                        self._resident.put(name, Held(kept.unpack(self._modules), kept.file))
             raise
-
-    def _unwanted(self, name: str, needed: int) -> list[str]:
-        """The least recently used that must leave for ``needed`` bytes; raises if that is not
-        enough."""
-        with self._state:
-            pinned = [other for other in self._resident if self._pins[other]]
-            budget = self._profile.weights_bytes
-            if needed > budget - _bytes(self._resident[other] for other in pinned):
-                raise self._too_large(name, needed, pinned)
-            staying = dict(self._resident)
-            for other in self._resident:
-                if _bytes(staying.values()) + needed <= budget:
-                    break
-                if other not in pinned:
-                    del staying[other]
-            return [other for other in self._resident if other not in staying]
 
     def _leave(self, names: Sequence[str]) -> None:
         with self._state:
@@ -283,36 +313,36 @@ class ModelCache:
     def _take_off(self, names: Sequence[str], *, keep: bool) -> None:
         """Off the device, into host memory if it is to be kept and there is room."""
         for name in names:
-            held = self._resident.pop(name, None)
+            held = self._resident.pop(name)
             if held is None:
                 continue
             self._count(evictions=1)
-            if keep and held.checkpoint.bytes <= self._host_bytes:
-                needed = {part for one in self._resident.values() for part in one.checkpoint.held}
-                held.checkpoint.to_host(needed)
-                self._host[name] = held
-        while _bytes(self._host.values()) > self._host_bytes:
-            self._host.popitem(last=False)
+            if keep and held.checkpoint.bytes <= self._host.budget:
+                held.checkpoint.to_host(self._resident.modules)
+                self._host.put(name, _left(held))
 
     def _count(self, **more: float) -> None:
         with self._state:
             now = {name: getattr(self._statistics, name) + value for name, value in more.items()}
             self._statistics = replace(self._statistics, **now)
 
-    def _too_large(self, name: str, needed: int, pinned: Sequence[str]) -> DoesNotFit:
-        beside = f" beside {', '.join(pinned)}, in use" if pinned else ""
-        return DoesNotFit(
-            f"{name} needs {needed / GIB:.1f} GiB; the {self._profile.name} profile has "
-            f"{self._profile.weights_bytes / GIB:.1f} GiB for checkpoints{beside}.",
-            field="checkpoint",
-            value=name,
-            remedy="Use a smaller checkpoint or a card with more memory.",
-        )
+
+def _left(held: Held) -> Parcel:
+    """A checkpoint whose weights were moved to host memory."""
+
+    def unpack(_: Sequence[nn.Module]) -> Checkpoint:
+        held.checkpoint.to_device()
+        return held.checkpoint
+
+    return Parcel(held.file, held.checkpoint.held, unpack)
 
 
-def _bytes(held: Iterable[_Held]) -> int:
-    """Memory of the parts of these checkpoints, each part once."""
-    parts: dict[nn.Module, int] = {}
-    for one in held:
-        parts |= one.checkpoint.held
-    return sum(parts.values())
+def _ahead(prepared: Prepared, turn: Turn) -> Parcel:
+    """A checkpoint in host memory that has not been on the device yet."""
+    fetched = prepared.fetch(turn)
+
+    def unpack(beside: Sequence[nn.Module]) -> Checkpoint:
+        return prepared.load(beside, fetched=fetched)
+
+    parts = {fetched[part]: size for part, size in prepared.sizes.items()}
+    return Parcel(prepared.file, parts, unpack)

@@ -8,10 +8,11 @@ name and shape, so that a bad file is known before anything resident is given up
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -27,9 +28,12 @@ from farm.worker.models.origin import origin_of
 from farm.worker.models.parts import Part, parts_of
 from farm.worker.models.plan import PartPlan
 from farm.worker.models.prediction import PREDICTIONS, measured_prediction
-from farm.worker.models.reader import Readers, check_unchanged
+from farm.worker.models.reader import Readers, Turn, check_unchanged
 from farm.worker.models.sharing import shared
 from farm.worker.models.vae import external_vae
+
+Fetched: TypeAlias = Mapping[str, nn.Module]
+"""A checkpoint's models in host memory, by part."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,12 @@ class Prepared:
     @property
     def bytes(self) -> int:
         """Memory it will take on the device."""
-        return sum(map(self._held, self.plans))
+        return sum(self.sizes.values())
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """That memory by part."""
+        return {plan.part.name: self._held(plan) for plan in self.plans}
 
     def _held(self, plan: PartPlan) -> int:
         if not self.streams or plan.part.name == "vae":
@@ -64,18 +73,28 @@ class Prepared:
             return 0
         return window_bytes(plan.module, plan.dtype.itemsize)
 
-    def load(self, held: Sequence[nn.Module] = ()) -> Checkpoint:
-        """Read the weights onto the device; raises as :func:`load` does.
+    def fetch(self, turn: Turn = nullcontext) -> Fetched:
+        """Read the weights into host memory; raises as :func:`load` does.
+
+        Args:
+            turn: see :class:`farm.worker.models.reader.Readers`.
+        """
+        plans = [replace(plan, device=torch.device("cpu")) for plan in self.plans]
+        with torch.inference_mode(mode=False), Readers(turn) as readers:
+            modules = {name: built() for name, built in _begun(plans, readers)}
+        self._check_unchanged()
+        return modules
+
+    def load(self, held: Sequence[nn.Module] = (), *, fetched: Fetched | None = None) -> Checkpoint:
+        """Have the weights on the device; raises as :func:`load` does.
 
         Args:
             held: models already on the device; one that proves equal is used instead.
+            fetched: the weights, if they are in host memory; otherwise they are read.
         """
         started = time.perf_counter()
         with torch.inference_mode(mode=False):
-            modules = self.modules(held)
-        for plan in self.plans:
-            for source in plan.sources:
-                check_unchanged(source.header)
+            modules = self.modules(held) if fetched is None else self._moved(fetched, held)
         checkpoint = Checkpoint(
             self.file.name,
             modules,
@@ -92,12 +111,31 @@ class Prepared:
         return checkpoint
 
     def modules(self, held: Sequence[nn.Module] = ()) -> dict[str, nn.Module]:
-        """Each built while the next is read, the largest first, so that little is left to do
-        when all is read."""
+        """The weights from disk, on the device, by part."""
         with Readers() as readers:
-            order = sorted(self.plans, key=lambda plan: plan.bytes, reverse=True)
-            begun = {plan.part.name: plan.begin(readers) for plan in order}
-            return {name: shared(built(), held) for name, built in begun.items()}
+            modules = {name: shared(built(), held) for name, built in _begun(self.plans, readers)}
+        self._check_unchanged()
+        return modules
+
+    def _moved(self, fetched: Fetched, held: Sequence[nn.Module]) -> dict[str, nn.Module]:
+        return {
+            plan.part.name: shared(nn.Module.to(fetched[plan.part.name], plan.device), held)
+            for plan in self.plans
+        }
+
+    def _check_unchanged(self) -> None:
+        for plan in self.plans:
+            for source in plan.sources:
+                check_unchanged(source.header)
+
+
+def _begun(
+    plans: Sequence[PartPlan], readers: Readers
+) -> list[tuple[str, Callable[[], nn.Module]]]:
+    """Each is built while the next is read, the largest first, so that little is left to do when
+    all is read."""
+    order = sorted(plans, key=lambda plan: plan.bytes, reverse=True)
+    return [(plan.part.name, plan.begin(readers)) for plan in order]
 
 
 def load(file: AssetFile, profile: MemoryProfile, device: torch.device) -> Checkpoint:

@@ -12,8 +12,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+Turn: TypeAlias = Callable[[], AbstractContextManager[None]]
 READERS = 4
 STAGE = 4 * 2**20
 """Bytes that a reading thread turns at a time; more would not stay in a CPU's cache."""
@@ -67,7 +68,13 @@ class Readers:
     """Threads that read, while the one who asked builds models of what they have read.
 
     ``with Readers() as readers:`` ends them, and what they have not read yet is left unread.
+
+    Args:
+        turn: entered by a thread for each tensor, so that it can be made to wait its turn.
     """
+
+    def __init__(self, turn: Turn = nullcontext) -> None:
+        self._turn = turn
 
     def __enter__(self) -> Readers:
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
@@ -101,7 +108,8 @@ class Readers:
                     name = waiting.popleft()
                 except IndexError:  # another thread was quicker
                     return
-                found[name] = self._read(file, header.tensors[name], dtype, device)
+                with self._turn():
+                    found[name] = self._read(file, header.tensors[name], dtype, device)
 
         threads = [self._pool.submit(read) for _ in range(READERS)]
 

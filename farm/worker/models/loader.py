@@ -118,9 +118,10 @@ class Prepared:
         return modules
 
     def _moved(self, fetched: Fetched, held: Sequence[nn.Module]) -> dict[str, nn.Module]:
+        homes = {plan.part.name: plan.device for plan in self.plans}
         return {
-            plan.part.name: shared(nn.Module.to(fetched[plan.part.name], plan.device), held)
-            for plan in self.plans
+            name: shared(nn.Module.to(module, homes[name]), held)
+            for name, module in fetched.items()
         }
 
     def _check_unchanged(self) -> None:

@@ -59,6 +59,15 @@ class Known:
 
 
 @dataclass(frozen=True)
+class Size:
+    """How large a checkpoint's file is."""
+
+    family: str
+    dtype: str | None
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Unhashed:
     """A file that this worker is to hash."""
 
@@ -181,15 +190,15 @@ def defaults(db: Database) -> dict[str, dict[str, Any]]:
     return {row["name"]: row["defaults"] for row in rows}
 
 
-def families(db: Database) -> dict[str, str]:
-    """The family of each usable checkpoint, by name."""
+def sizes(db: Database) -> dict[str, Size]:
+    """How large each usable checkpoint is, by name."""
     rows = db.all(
-        """SELECT DISTINCT ON (name) name, family FROM asset_files
+        """SELECT DISTINCT ON (name) name, family, dtype, bytes FROM asset_files
            WHERE kind = %(kind)s AND error IS NULL AND family IS NOT NULL
            ORDER BY name, seen_at DESC, host, path""",
         {"kind": CHECKPOINT},
     )
-    return {row["name"]: row["family"] for row in rows}
+    return {row["name"]: Size(row["family"], row["dtype"], row["bytes"]) for row in rows}
 
 
 def forget_hosts(db: Database, *, days: float) -> int:

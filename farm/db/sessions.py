@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -14,9 +14,9 @@ from farm.db.database import Database
 from farm.db.usage import Spent
 
 _OPEN = """
-INSERT INTO sessions (id, worker, host, pid, device, profile, capacity, lease_until, state)
+INSERT INTO sessions (id, worker, host, pid, device, profile, capacity, fits, lease_until, state)
 VALUES (%(id)s, %(worker)s, %(host)s, %(pid)s, %(device)s, %(profile)s, %(capacity)s,
-        now() + make_interval(secs => %(lease)s),
+        %(fits)s, now() + make_interval(secs => %(lease)s),
         CASE WHEN EXISTS (SELECT FROM quarantines WHERE host = %(host)s AND worker = %(worker)s
                           AND ended_at IS NULL) THEN 'quarantined' ELSE 'live' END)
 RETURNING date_trunc('hour', now(), 'UTC')::text AS hour
@@ -60,7 +60,11 @@ ORDER BY s.worker, s.id
 
 @dataclass(frozen=True)
 class NewSession:
-    """A session to open: whose it is, on what, and how many jobs it may hold."""
+    """A session to open: whose it is, on what, and how many jobs it may hold.
+
+    Attributes:
+        fits: see :class:`farm.dispatch.fit.Fit`; not read with the others.
+    """
 
     id: str
     worker: str
@@ -69,6 +73,7 @@ class NewSession:
     device: dict[str, Any]
     profile: str
     capacity: int
+    fits: dict[str, Any] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,8 @@ def open(db: Database, session: NewSession, *, lease: float) -> str:
     Returns:
         The hour it is, by Postgres's clock.
     """
-    values = {**vars(session), "device": Jsonb(session.device), "lease": lease}
+    told = {"device": Jsonb(session.device), "fits": Jsonb(session.fits)}
+    values = {**vars(session), **told, "lease": lease}
     with db.connection() as connection:
         connection.execute(_SUCCEED, values)
         row = connection.execute(_OPEN, values).fetchone()
@@ -208,3 +214,9 @@ def left_behind(db: Database) -> dict[bool, list[str]]:
 def live(db: Database) -> list[Session]:
     """Every session that has not ended, by worker name."""
     return [Session(**row) for row in db.all(_LIVE)]
+
+
+def fits(db: Database) -> dict[str, dict[str, Any]]:
+    """What each session that has not ended says of its card, by id."""
+    rows = db.all("SELECT id, fits FROM sessions WHERE ended_at IS NULL")
+    return {row["id"]: row["fits"] for row in rows}

@@ -5,38 +5,60 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+from farm.db.assets import Size
+
 SIDE_STEP, MIN_SIDE = 8, 64
+_WIDTHS = {"float32": 4, "float64": 8}
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What a card can do with full-size checkpoints of a family.
+    """What a card can do with a checkpoint.
 
     Attributes:
-        most: pixels of the largest image that fits, with guidance.
-        peaks: (pixels, bytes of the card that one such image takes at its peak), ascending.
+        memory: bytes that its memory profile has.
+        weights: bytes of that, for those of the checkpoint that stay there.
+        peaks: (pixels, bytes beside the weights that one image takes at its peak), ascending.
     """
 
-    most: int
+    memory: int
+    weights: int
     peaks: tuple[tuple[int, int], ...]
 
     def peak(self, pixels: int) -> int:
-        """Bytes that an image takes at its peak, between the sizes that are known."""
-        place = bisect_left(self.peaks, (pixels, 0))
-        place = min(max(place, 1), len(self.peaks) - 1)
+        """Bytes that an image takes at its peak, found between the sizes that are known."""
+        places = [known for known, _ in self.peaks]
+        place = min(max(bisect_left(places, pixels), 1), len(places) - 1)
         (less, low), (more, high) = self.peaks[place - 1], self.peaks[place]
-        return int(low + (high - low) * (pixels - less) / (more - less))
+        return self.weights + int(low + (high - low) * (pixels - less) / (more - less))
+
+    @property
+    def most(self) -> int:
+        """Pixels of the largest image that fits; 0 where none does."""
+        room = self.memory - self.weights
+        if self.peaks[-1][1] <= room:
+            return self.peaks[-1][0]
+        for (less, low), (more, high) in reversed(list(pairwise(self.peaks))):
+            if low <= room < high:
+                return int(less + (more - less) * (room - low) / (high - low))
+        return 0
 
 
-def fits_of(device: Mapping[str, Any]) -> dict[str, Fit]:
-    """What a session's description of its device says, by family; nothing if it says nothing."""
-    told = device.get("fits") or {}
-    return {
-        family: Fit(fit["most"], tuple((pixels, peak) for pixels, peak in fit["peaks"]))
-        for family, fit in told.items()
-    }
+def fit(told: Mapping[str, Any], size: Size) -> Fit | None:
+    """What a card can do with a checkpoint of some size, by what its session has told; None where
+    it does not say."""
+    family = told.get("families", {}).get(size.family)
+    if family is None:
+        return None
+    own = size.bytes * told["bytes_a_weight"] / _WIDTHS.get(size.dtype or "", 2)
+    return Fit(
+        memory=told["memory"],
+        weights=int(min(own, family["weights"]) * told["share"]),
+        peaks=tuple((pixels, peak) for pixels, peak in family["peaks"]),
+    )
 
 
 def nearest(width: int, height: int, most: int) -> tuple[int, int] | None:

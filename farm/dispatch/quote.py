@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from farm.db import assets, users
+from farm.db import assets, sessions, users
 from farm.db.database import Database
 from farm.db.sessions import Session
-from farm.dispatch.fit import fits_of, nearest
+from farm.dispatch.fit import Fit, fit, nearest
 from farm.dispatch.forecast import NEW, Eta, Work, alone, expected
 from farm.dispatch.outlook import Outlook, Picture, cards, work_of
 from farm.dispatch.parts import Part, parts_of, shapes_of
@@ -119,35 +119,42 @@ def _times(
 
 
 def _shapes(db: Database, picture: Picture, batch: BatchSpec | Sequence[JobSpec]) -> list[Shape]:
-    families = assets.families(db)
-    return [
-        _shape(picture, families.get(name), name, (width, height), jobs)
-        for (name, width, height), jobs in shapes_of(batch).most_common()
-    ]
+    sizes, told = assets.sizes(db), sessions.fits(db)
+    shapes = shapes_of(batch)
+    known = {
+        name: [
+            fit(told.get(session.id, {}), sizes[name]) if name in sizes else None
+            for session in picture.able([name])
+        ]
+        for name, _, _ in shapes
+    }
+    return [_shape(picture, known[shape[0]], shape, jobs) for shape, jobs in shapes.most_common()]
 
 
 def _shape(
-    picture: Picture, family: str | None, name: str, size: tuple[int, int], jobs: int
+    picture: Picture, fits: Sequence[Fit | None], shape: tuple[str, int, int], jobs: int
 ) -> Shape:
-    """Whether jobs of a shape fit, and what would if they do not."""
+    """Whether jobs of a shape fit, and what would if they do not.
+
+    Args:
+        fits: of the workers that have the checkpoint, where they say.
+    """
+    name, *size = shape
     pixels = size[0] * size[1]
-    able = picture.able([name])
-    known = [fits_of(session.device).get(family or "") for session in able]
-    fits = [fit for fit in known if fit]
-    fitting = [fit for fit in fits if pixels <= fit.most]
-    vram = min((fit.peak(pixels) for fit in fitting or fits), default=None)
-    if fitting or not picture.live or (able and len(fits) < len(able)):
-        return Shape(name, *size, jobs, True if fitting else None, vram, None)
-    if not able:
-        return Shape(name, *size, jobs, False, None, f"No live worker has {name}; add it to one.")
-    most = max(fit.most for fit in fits)
-    other = nearest(*size, most)
+    known = [each for each in fits if each]
+    fitting = [each for each in known if pixels <= each.most]
+    vram = min((each.peak(pixels) for each in fitting or known), default=None)
+    if picture.live and not fits:
+        return Shape(*shape, jobs, False, None, f"No live worker has {name}; add it to one.")
+    if fitting or len(known) < len(fits) or not known:
+        return Shape(*shape, jobs, True if fitting else None, vram, None)
+    other = nearest(size[0], size[1], max(each.most for each in known))
     remedy = (
         f"The nearest size that fits is {other[0]}x{other[1]}."
         if other
         else "Use a smaller checkpoint or a card with more memory."
     )
-    return Shape(name, *size, jobs, False, vram, remedy)
+    return Shape(*shape, jobs, False, vram, remedy)
 
 
 def _sheet(

@@ -28,15 +28,21 @@ from farm.storage import ImageStore
 from farm.supervisor import watch_lifeline
 from farm.worker.accountant import Accountant
 from farm.worker.engine import Engine
+from farm.worker.evidence import Evidence
+from farm.worker.fits import fits
 from farm.worker.launcher import gpus
 from farm.worker.librarian import Librarian
 from farm.worker.memory import profiles
 from farm.worker.memory.custom import is_file, read_profile
+from farm.worker.memory.experience import Experience
 from farm.worker.memory.meter import Meter
 from farm.worker.memory.profiles import GIB, MemoryProfile
+from farm.worker.memory.snapshot import Snapshots
+from farm.worker.models.attention import backend
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.catalogue import builtin_folder
 from farm.worker.models.library import Library
+from farm.worker.notebook import Notebook
 from farm.worker.orders import Orders
 from farm.worker.reporter import Reporter
 from farm.worker.service import Service
@@ -85,7 +91,9 @@ class _Worker:
             patience=settings.hang_seconds,
             settle=self._settle,
         )
-        accountant = Accountant()
+        accountant, described = Accountant(), _describe(device, self._meter)
+        self._notebook = Notebook(db, card=described["name"], torch=torch.__version__)
+        snapshots = Snapshots(device)
         self._engine = Engine(
             self._models,
             profile,
@@ -96,6 +104,7 @@ class _Worker:
             on_preview=self._reporter.show,
             on_lost=self._watchdog.lost,
             accountant=accountant,
+            experience=Experience(self._notebook.known(), self._notebook.note),
         )
         images = ImageStore(settings.storage_url)
         new = NewSession(
@@ -103,11 +112,12 @@ class _Worker:
             worker=_free_name(db, settings.worker_name),
             host=socket.gethostname(),
             pid=os.getpid(),
-            device=_describe(device, self._meter),
+            device=described,
             profile=profile.name,
             # Every message starts at once and waits in the engine, so that a finished job's
             # rows are taken by the next one between two steps, not after a round trip.
             capacity=profile.slots + profile.lookahead,
+            fits=fits(profile),
         )
         self._orders = Orders(
             self._models,
@@ -115,6 +125,7 @@ class _Worker:
             images,
             worker=new.worker,
             accountant=accountant,
+            snapshots=snapshots,
             answer=partial(health.answer, db, new.id),
         )
         self._service = Service(
@@ -128,6 +139,7 @@ class _Worker:
             report=self._report,
             obey=self._orders.obey,
             accountant=accountant,
+            evidence=Evidence(snapshots, images).since,
         )
 
     def work(self) -> None:
@@ -143,12 +155,14 @@ class _Worker:
             self._reporter.stop()
             self._watchdog.stop()
             self._engine.stop()
+            self._notebook.write()
             self._progress.close()
 
     def _settle(self, seconds: float) -> None:
         self._service.settle(seconds)
 
     def _report(self) -> tuple[Sequence[str], dict[str, Any]]:
+        self._notebook.write()
         counters, reading = self._engine.counters, self._meter.sample()
         stats = {
             "busy_seconds": counters.busy_seconds,
@@ -164,7 +178,9 @@ class _Worker:
 def _profile(name: str, device: torch.device, total_bytes: int) -> MemoryProfile:
     if name == "auto":
         return profiles.choose(device.type, total_bytes)
-    return read_profile(Path(name)) if is_file(name) else profiles.by_name(name)
+    found = read_profile(Path(name)) if is_file(name) else profiles.by_name(name)
+    backend(found.attention)  # better now than at every job
+    return found
 
 
 def _library(folders: Sequence[Path]) -> Library:

@@ -207,7 +207,7 @@ def test_batches_are_listed_newest_first(worker: StandIn) -> None:
         farm("submit", "a lion", "--name", name)
     worker.render(2)
     lines = farm("ls", "-n", "2").stdout.splitlines()
-    assert lines[0].split() == ["id", "name", "state", "images", "failed", "user", "age"]
+    assert lines[0].split()[:7] == ["id", "name", "state", "images", "failed", "user", "age"]
     assert lines[1].split()[:5] == ["3", "three", "[bold]", "pending", "0/1"]
     assert lines[2].split()[:4] == ["2", "two", "done", "1/1"]
     assert len(lines) == 3
@@ -222,7 +222,7 @@ def test_a_batch_is_shown_with_what_it_took(worker: StandIn) -> None:
     assert "prompt: a lion" in output
     assert "axis steps: 5, 6" in output
     assert "10.00 it/s, 4.0 rows a forward" in output
-    assert "A: 3.00 GB, R: 4.00 GB, Sys: 5.00 GB/24.00 GB (20.8%)" in output
+    assert "A: 3.00 GB, R: 4.00 GB, Sys: 5.0/24 GB (20.8%)" in output
     assert "1-4 failed: The UNet gave NaN." in output
     rows = [line.split() for line in output.splitlines()]
     assert ["denoise", "2.00", "s", "69%"] in rows

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
+from farm.db.assets import Size
 from farm.dispatch.cost import units
-from farm.dispatch.fit import fits_of, nearest
+from farm.dispatch.fit import fit, nearest
 from farm.dispatch.parts import MAX_SHAPES, parts_of, shapes_of
 from farm.spec.batch import BatchSpec
 from farm.spec.job import JobSpec
 from farm.spec.sheet import MARGIN, MAX_PIXELS, grid, largest_cell, sheet_size
+from farm.worker.fits import fits
+from farm.worker.memory import planner, profiles
 
 TEMPLATE = {"checkpoint": "a", "prompt": "p", "width": 512, "height": 512, "steps": 10, "seed": 1}
 
@@ -82,14 +86,53 @@ def test_the_nearest_size_keeps_the_shape(
     assert nearest(*size, most) == other
 
 
-def test_peaks_are_told_at_a_few_sizes_and_found_between_them() -> None:
-    told = {"fits": {"sd15": {"most": 400, "peaks": [[100, 1000], [200, 1500], [400, 4000]]}}}
-    fit = fits_of(told)["sd15"]
-    assert [fit.peak(pixels) for pixels in (100, 150, 200, 300, 400)] == [
+TOLD = {
+    "memory": 3000,
+    "share": 1.5,
+    "bytes_a_weight": 2,
+    "families": {"sd15": {"weights": 800, "peaks": [[100, 1000], [200, 1500], [400, 4000]]}},
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "weights", "most"),
+    [
+        (Size("sd15", "float16", 400), 600, 272),  # 2400 are left
+        (Size("sd15", "float32", 800), 600, 272),  # held as float16
+        (Size("sd15", "float16", 9000), 1200, 224),  # no more of it than of a whole one
+        (Size("sd15", None, 0), 0, 320),
+    ],
+)
+def test_peaks_are_told_at_a_few_sizes_and_found_between_them(
+    file: Size, weights: int, most: int
+) -> None:
+    found = fit(TOLD, file)
+    assert found
+    assert [found.peak(pixels) - weights for pixels in (100, 150, 200, 300, 400)] == [
         1000, 1250, 1500, 2750, 4000,
     ]  # fmt: skip
-    assert fit.peak(0) == 500
-    assert fits_of({"name": "an older worker"}) == {}
+    assert found.most == most
+    assert found.peak(most) <= 3000 < found.peak(most + 1)
+
+
+@pytest.mark.parametrize("told", [{}, {**TOLD, "families": {}}])
+def test_who_does_not_say_what_fits_is_not_asked(told: dict[str, Any]) -> None:
+    assert fit(told, Size("sd15", "float16", 400)) is None
+
+
+@pytest.mark.parametrize("name", ["24gb", "8gb", "4gb"])
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_a_worker_tells_what_its_planner_would_allow(name: str, family: str) -> None:
+    profile = profiles.by_name(name)
+    whole = Size(family, "float16", 10**12)
+    found = fit(fits(profile), whole)
+    assert found
+    for side in range(256, 4096, 264):
+        rows = planner.rows_allowed(profile, family, side, side)
+        peak = planner.peak_bytes(profile, family, side * side, planner.GUIDED_ROWS)
+        assert found.peak(side * side) == pytest.approx(peak, rel=0.02)
+        if abs(peak - profile.memory_bytes) > 0.02 * peak:
+            assert (side * side <= found.most) == (rows >= planner.GUIDED_ROWS)
 
 
 @pytest.mark.parametrize(

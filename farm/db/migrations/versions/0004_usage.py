@@ -8,8 +8,11 @@ branch_labels = None
 depends_on = None
 
 SCHEMA = """
-ALTER TABLE sessions ADD COLUMN beat_at timestamptz NOT NULL DEFAULT now();
+ALTER TABLE sessions
+    ADD COLUMN beat_at timestamptz NOT NULL DEFAULT now(),
+    ADD COLUMN fits jsonb NOT NULL DEFAULT '{}';
 COMMENT ON COLUMN sessions.beat_at IS 'Its last heartbeat; what came after it nobody knows.';
+COMMENT ON COLUMN sessions.fits IS 'What images its card can make; read for quotes only.';
 
 CREATE TABLE usage (
     worker text NOT NULL,

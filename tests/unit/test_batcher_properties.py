@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import lcm
 
@@ -67,7 +68,12 @@ class Card:
     """Room for some checkpoints; every action takes a second."""
 
     def __init__(self, capacity: int) -> None:
-        self.batcher = Batcher(lambda _, width, __: ALLOWED[width], BUCKETS, patience=PATIENCE)
+        self.batcher = Batcher(
+            lambda _, width, __: ALLOWED[width],
+            BUCKETS,
+            seconds=lambda *_: 1.0,
+            patience=PATIENCE,
+        )
         self.capacity = capacity
         self.resident: list[str] = []
         self.players: dict[int, Player] = {}
@@ -107,7 +113,8 @@ class Card:
         rows = sum(view.rows for view in riding)
         assert riding
         assert forward.checkpoint in self.resident
-        assert all((*view.weights, view.width, view.height) == shape for view in riding)
+        assert len({view.group for view in riding}) == 1
+        assert (*riding[0].group.weights, riding[0].width, riding[0].height) == shape
         assert forward.bucket in BUCKETS
         assert forward.bucket <= most
         assert rows <= forward.bucket or len(riding) == 1
@@ -122,12 +129,18 @@ class Card:
             assert not view.strict or forward.blocks == view.blocks
 
 
-def most_actions(player: Player) -> int:
-    """An upper bound of actions until the oldest job is done: its turn comes within patience and
-    a load; then before each of its steps every row may get a rider that needs two texts, and
-    after it every rider may be decoded."""
+def most_actions(player: Player, others: Sequence[Player]) -> int:
+    """An upper bound of actions until the oldest job is done.
+
+    Before a forward every row may get a rider that needs two texts, and after it every rider may
+    be decoded. Before each of its own steps it waits for a turn of all other weights, and for a
+    forward of all groups of its own.
+    """
     between = 1 + 3 * max(BUCKETS)
-    return int(PATIENCE) + 2 + between * (player.texts + player.steps + 1)
+    groups = {other.view.group for other in others} | {player.view.group}
+    weights = {group.weights for group in groups}
+    wait = len(weights) * (int(PATIENCE) + 1 + between) + len(groups) * between
+    return wait * (player.texts + player.steps + 1)
 
 
 @settings(deadline=None, max_examples=150)
@@ -136,7 +149,9 @@ def test_every_job_ends(jobs: list[Player], capacity: int) -> None:
     card = Card(capacity)
     for player in jobs:
         card.join(player)
-    for _ in range(sum(most_actions(player) for player in jobs)):
+    for _ in range(sum(most_actions(player, jobs) for player in jobs)):
+        if not card.players:
+            break
         card.play()
     assert not card.players
 
@@ -153,8 +168,9 @@ def test_an_endless_stream_of_younger_jobs_starves_nobody(
     card.players.clear()
     card.join(oldest)
     order = oldest.view.order
-    for turn in range(most_actions(oldest)):
-        card.join(replace(stream[turn % len(stream)]))
+    for turn in range(most_actions(oldest, stream)):
+        if len(card.players) < 2 * max(BUCKETS):
+            card.join(replace(stream[turn % len(stream)]))
         card.play()
         if order not in card.players:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -165,51 +166,66 @@ def test_a_job_whose_texts_are_too_unlike_runs_alone_row_by_row() -> None:
     assert forward(job(0), replace(unlike, order=1), job(2)).orders == (0, 2)
 
 
-class TestTurns:
-    """While job 0 waits for checkpoint b, jobs of the resident a keep their turn for a while."""
+def orders(decision: Decision | None) -> tuple[int, ...]:
+    assert isinstance(decision, Forward)
+    return decision.orders
 
-    OLD, RESIDENT = job(0, checkpoint="b"), job(1)
+
+class TestTurns:
+    """While job 1 waits for checkpoint b, jobs of the resident a go on for a while."""
+
+    RESIDENT, OTHER = job(0), job(1, checkpoint="b")
+    BOTH = (RESIDENT, OTHER)
 
     def batcher(self) -> Batcher:
         batcher = Batcher(lambda *_: 8, BUCKETS, patience=10)
-        assert isinstance(batcher.decide([self.RESIDENT], ["a"], 100.0), Forward)
+        assert orders(batcher.decide([self.RESIDENT], ["a"], 50.0)) == (0,)
+        assert orders(batcher.decide(self.BOTH, ["a"], 100.0)) == (0,)
         return batcher
 
-    @pytest.mark.parametrize("now", [100.0, 109.9])
-    def test_the_turn_goes_on_within_patience(self, now: float) -> None:
-        decision = self.batcher().decide([self.OLD, self.RESIDENT], ["a"], now)
-        assert isinstance(decision, Forward)
-        assert decision.orders == (1,)
+    def test_what_is_there_goes_on_within_patience(self) -> None:
+        assert orders(self.batcher().decide(self.BOTH, ["a"], 109.9)) == (0,)
 
-    def test_then_the_oldest_job_gets_its_checkpoint(self) -> None:
-        assert self.batcher().decide([self.OLD, self.RESIDENT], ["a"], 110.0) == Load("b")
+    def test_then_the_other_job_gets_its_checkpoint(self) -> None:
+        assert self.batcher().decide(self.BOTH, ["a"], 110.0) == Load("b")
 
-    def test_without_work_of_its_own_a_turn_ends_at_once(self) -> None:
-        assert self.batcher().decide([self.OLD], ["a"], 100.0) == Load("b")
+    def test_without_work_for_what_is_there_nobody_waits(self) -> None:
+        assert self.batcher().decide([self.OTHER], ["a"], 100.0) == Load("b")
 
-    def test_a_checkpoint_that_was_evicted_has_no_turn(self) -> None:
-        assert self.batcher().decide([self.OLD, self.RESIDENT], [], 100.0) == Load("b")
+    def test_the_weights_that_were_served_longest_ago_are_next(self) -> None:
+        batcher, third = self.batcher(), job(2, checkpoint="c")
+        resident, loads = ["a"], []
+        for now in range(101, 171):
+            decision = batcher.decide([*self.BOTH, third], resident, float(now))
+            if isinstance(decision, Load):
+                loads.append((decision.checkpoint, now))
+                resident = [decision.checkpoint]
+        # The turn of 10 seconds begins with the first forward after the load.
+        assert loads == [("b", 110), ("c", 121), ("a", 132), ("b", 143), ("c", 154), ("a", 165)]
 
-    def test_what_is_resident_needs_no_patience(self) -> None:
-        decision = self.batcher().decide([self.OLD, self.RESIDENT], ["a", "b"], 100.0)
-        assert isinstance(decision, Forward)
-        assert decision.orders == (0,)
-
-    def test_a_turn_begins_after_the_load(self) -> None:
+    def test_a_turn_of_weights_begins_after_their_load(self) -> None:
         batcher = self.batcher()
-        assert batcher.decide([self.OLD, self.RESIDENT], ["a"], 110.0) == Load("b")
-        assert isinstance(batcher.decide([self.OLD, self.RESIDENT], ["b"], 150.0), Forward)
-        newer = [job(2, checkpoint="b")]
-        decision = batcher.decide([self.RESIDENT, *newer], ["b"], 159.9)
-        assert isinstance(decision, Forward)
-        assert decision.orders == (2,)
-        assert batcher.decide([self.RESIDENT, *newer], ["b"], 160.0) == Load("a")
+        assert batcher.decide(self.BOTH, ["a"], 110.0) == Load("b")
+        assert orders(batcher.decide(self.BOTH, ["b"], 150.0)) == (1,)
+        assert orders(batcher.decide(self.BOTH, ["b"], 159.9)) == (1,)
+        assert batcher.decide(self.BOTH, ["b"], 160.0) == Load("a")
+
+    def test_after_a_pause_what_is_there_goes_first(self) -> None:
+        later = [job(2, checkpoint="b"), job(3)]
+        batcher = Batcher(lambda *_: 8, BUCKETS, patience=10)
+        assert orders(batcher.decide([self.RESIDENT], ["a"], 100.0)) == (0,)
+        assert orders(batcher.decide(later, ["a"], 900.0)) == (3,)
+
+    def test_a_load_that_failed_is_not_waited_for(self) -> None:
+        batcher = self.batcher()
+        assert batcher.decide(self.BOTH, ["a"], 110.0) == Load("b")
+        assert orders(batcher.decide([self.RESIDENT], ["a"], 111.0)) == (0,)
 
 
 class TestTurnsOfSets:
     """A set of LoRAs has its turn as a checkpoint has, on a checkpoint that stays resident."""
 
-    WORN, OTHER = job(1, loras=INK), job(0, loras=FUR)
+    WORN, OTHER = job(0, loras=INK), job(1, loras=FUR)
 
     def batcher(self) -> Batcher:
         batcher = Batcher(lambda *_: 8, BUCKETS, patience=10)
@@ -218,41 +234,89 @@ class TestTurnsOfSets:
         assert decision.loras == INK
         return batcher
 
-    @pytest.mark.parametrize(("now", "order"), [(109.9, 1), (110.0, 0)])
+    @pytest.mark.parametrize(("now", "order"), [(109.9, 0), (110.0, 1)])
     def test_the_set_that_is_on_goes_on_within_patience(self, now: float, order: int) -> None:
-        decision = self.batcher().decide([self.OTHER, self.WORN], ["a"], now)
+        batcher, both = self.batcher(), [self.WORN, self.OTHER]
+        assert orders(batcher.decide(both, ["a"], 100.0)) == (0,)
+        decision = batcher.decide(both, ["a"], now)
         assert isinstance(decision, Forward)
         assert decision.orders == (order,)
-        assert decision.loras == (INK if order else FUR)
+        assert decision.loras == (FUR if order else INK)
 
     def test_without_work_of_its_own_it_comes_off_at_once(self) -> None:
-        plain = job(0)
-        decision = self.batcher().decide([plain, self.OTHER], ["a"], 100.0)
+        decision = self.batcher().decide([job(0), self.OTHER], ["a"], 100.0)
         assert isinstance(decision, Forward)
         assert (decision.orders, decision.loras) == ((0,), ())
 
     def test_what_another_checkpoint_wears_needs_no_patience(self) -> None:
-        batcher = self.batcher()
-        assert batcher.decide([job(2, checkpoint="b", loras=FUR)], ["a", "b"], 101.0)
-        assert batcher.decide([self.WORN], ["a", "b"], 102.0)
-        oldest = job(0, checkpoint="b", loras=FUR)
-        decision = batcher.decide([oldest, self.WORN], ["a", "b"], 103.0)
-        assert isinstance(decision, Forward)
-        assert decision.orders == (0,)
+        batcher, other = self.batcher(), job(2, checkpoint="b", loras=FUR)
+        seen = {orders(batcher.decide([other], ["a", "b"], 101.0))}
+        for _ in range(1000):
+            seen.add(orders(batcher.decide([self.WORN, other], ["a", "b"], 102.0)))
+        assert seen == {(0,), (2,)}
 
     def test_a_checkpoint_that_was_loaded_again_wears_nothing(self) -> None:
         batcher = self.batcher()
         assert batcher.decide([self.WORN], ["b"], 101.0) == Load("a")
-        assert batcher.decide([job(2, checkpoint="b")], ["a", "b"], 102.0)
-        decision = batcher.decide([self.WORN, job(2, checkpoint="b")], ["a", "b"], 103.0)
-        assert isinstance(decision, Forward)
-        assert decision.checkpoint == "b"
+        plain = job(2)
+        assert orders(batcher.decide([plain], ["a", "b"], 102.0)) == (2,)
+        # So that the bare checkpoint goes on for a while.
+        assert orders(batcher.decide([plain, self.WORN], ["a", "b"], 103.0)) == (2,)
 
     def test_the_text_of_a_job_with_another_set_waits(self) -> None:
         waiting = job(2, "encode", loras=FUR)
-        decision = self.batcher().decide([self.WORN, waiting], ["a"], 101.0)
-        assert isinstance(decision, Forward)
-        assert decision.orders == (1,)
+        assert orders(self.batcher().decide([self.WORN, waiting], ["a"], 101.0)) == (0,)
+
+
+class TestQuanta:
+    """Groups of the same weights take turns by seconds of the device."""
+
+    SECONDS = {64: 0.125, 128: 0.375, 256: 1.5}  # noqa: RUF012
+
+    def turns(self, jobs: list[Waiting], count: int, quantum: float = 0.5) -> list[int]:
+        """The first order of each of so many forwards."""
+        batcher = Batcher(
+            lambda *_: 8,
+            BUCKETS,
+            seconds=lambda _, width, *__: self.SECONDS[width],
+            quantum=quantum,
+        )
+        return [orders(batcher.decide(jobs, ["a"], 0.0))[0] for _ in range(count)]
+
+    def test_a_turn_is_as_many_forwards_as_a_quantum_pays(self) -> None:
+        # What the last one took too much is paid with the next turn: 4, 1, and 1 are 12 / 8 too.
+        turns = ([0] * 4 + [1] * count for count in (2, 1, 1, 2, 1, 1))
+        assert self.turns([job(0), job(1, width=128)], 32) == list(chain(*turns))
+
+    def test_a_quantum_is_no_less_than_the_longest_forward(self) -> None:
+        turns = ([0] * count + [1] for count in (4, 4, 12, 12, 12))
+        assert self.turns([job(0), job(1, width=256)], 49) == list(chain(*turns))
+
+    def test_who_rides_along_is_served_too(self) -> None:
+        jobs = [job(0), job(1, width=128), job(2), job(3, width=128)]
+        batcher = Batcher(lambda *_: 8, BUCKETS, seconds=lambda *_: 1.0)
+        assert orders(batcher.decide(jobs, ["a"], 0.0)) == (0, 2)
+        assert orders(batcher.decide(jobs, ["a"], 0.0)) == (1, 3)
+
+    def test_who_is_new_comes_last_and_who_was_gone_is_new(self) -> None:
+        batcher = Batcher(lambda *_: 8, BUCKETS, seconds=lambda *_: 1.0)
+        small, wide, high = job(0), job(1, width=128), job(2, height=128)
+        assert orders(batcher.decide([small, wide], ["a"], 0.0)) == (0,)
+        assert orders(batcher.decide([small, wide, high], ["a"], 0.0)) == (1,)
+        assert orders(batcher.decide([wide, high], ["a"], 0.0)) == (2,)
+        back = [orders(batcher.decide([small, wide, high], ["a"], 0.0)) for _ in range(3)]
+        assert back == [(1,), (2,), (0,)]
+
+    def test_several_forwards_of_a_large_job_cost_as_many(self) -> None:
+        batcher = Batcher(lambda *_: 2, BUCKETS, seconds=lambda *_: 0.25, quantum=0.5)
+        jobs = [job(0, rows=8), job(1, width=128)]
+        taken = [orders(batcher.decide(jobs, ["a"], 0.0))[0] for _ in range(9)]
+        assert taken == [0, 1, 1, 0, 1, 1, 1, 1, 0]
+
+    def test_texts_cost_nothing(self) -> None:
+        batcher = Batcher(lambda *_: 8, BUCKETS, seconds=lambda *_: 1.0)
+        jobs = [job(0, "encode"), job(1, width=128)]
+        assert [batcher.decide(jobs, ["a"], 0.0) for _ in range(3)] == [Encode(0)] * 3
 
 
 def test_a_higher_rank_goes_first_and_the_others_ride_along() -> None:

@@ -3,14 +3,11 @@
 The rules, in order:
 
 1. A finished latent is decoded at once: that completes a job and frees its memory.
-2. **The oldest job decides which weights have the turn, and which size.** Weights are a
-   checkpoint with a set of LoRAs on it, or with none. Younger jobs of the same weights and size
-   ride along while there are rows left, the oldest first. So every job is some day the oldest,
-   is then in every forward until it is done, and cannot starve.
-3. The one exception saves loads: while the oldest job's checkpoint is not resident, or wears
-   another set, the weights whose turn it is go on with their own oldest job, for at most
-   ``patience`` seconds from the beginning of their turn. A job waits no longer than that for the
-   sake of warm weights.
+2. **Groups take turns**, by seconds of the device: jobs of the same weights and size, where weights
+   are a checkpoint with a set of LoRAs on it, or with none. See :mod:`farm.worker.engine.turns` for
+   how long a group may have to wait.
+3. Of a group its oldest job is in every forward until it is done, and younger ones ride along while
+   there are rows left, the oldest first. So every job is some day the oldest, and cannot starve.
 4. A rider whose text is not encoded yet is encoded before the next forward, so that batches
    fill up; there are never more such riders than a forward has rows.
 5. Texts of different length share a forward by repeating their blocks to the common multiple,
@@ -20,8 +17,9 @@ The rules, in order:
 6. A forward is padded to the smallest bucket that holds it. A ``strict`` job pins one bucket,
    which nothing that is learnt on the way changes, and its own text length. That makes its image
    bit-equal under any load.
-7. A job of a higher rank is older than all of a lower one. Those stand where they are, between two
-   steps, and go on when it is done; they ride along where there are rows left.
+7. A job of a higher rank is older than all of a lower one, and its group goes before theirs. They
+   stand where they are, between two steps, and go on when it is done; they ride along where there
+   are rows left.
 8. A job that needs a higher precision than its checkpoint is held in runs alone, one row at a
    time, so that it takes no more memory than others do.
 """
@@ -29,16 +27,20 @@ The rules, in order:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from math import lcm
-from typing import Literal, NamedTuple, TypeAlias
+from dataclasses import dataclass, field
+from math import ceil, lcm
+from typing import Literal, TypeAlias
 
 from farm.spec.networks import Loras
+from farm.worker.engine.turns import Group, Turns, Weights
 
 MAX_BLOCKS = 4
+QUANTUM = 0.5
+PATIENCE = 10.0
 
 Stage: TypeAlias = Literal["encode", "denoise", "decode"]
 RowsAllowed: TypeAlias = Callable[[str, int, int], int]
+Seconds: TypeAlias = Callable[[str, int, int, int], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Waiting:
         strict: pins the shape of the forward.
         lift: precisions above the checkpoint's own in which it must be denoised.
         rank: the higher goes first, whatever its age.
+        group: of those it can share a forward with.
     """
 
     order: int
@@ -71,18 +74,12 @@ class Waiting:
     loras: Loras = ()
     lift: int = 0
     rank: int = 1
+    group: Group = field(init=False, repr=False, compare=False)
 
-    @property
-    def weights(self) -> Weights:
-        """What it needs to be denoised."""
-        return Weights(self.checkpoint, self.loras)
-
-
-class Weights(NamedTuple):
-    """A checkpoint, and the LoRAs on its UNet."""
-
-    checkpoint: str
-    loras: Loras
+    def __post_init__(self) -> None:
+        weights = Weights(self.checkpoint, self.loras)
+        group = Group(weights, self.width, self.height, self.lift, self.alone)
+        object.__setattr__(self, "group", group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +135,9 @@ class Batcher:
             resident checkpoints.
         buckets: row counts that forwards are padded to.
         rows_pinned: rows of a forward with ``strict`` jobs, for the same; by default those allowed.
-        patience: most seconds a turn is prolonged to save a load.
+        seconds: that a forward of (checkpoint, width, height, rows) is expected to take; 1 by
+            default.
+        quantum, patience: see :class:`farm.worker.engine.turns.Turns`.
     """
 
     def __init__(
@@ -147,13 +146,15 @@ class Batcher:
         buckets: Iterable[int],
         *,
         rows_pinned: RowsAllowed | None = None,
-        patience: float = 10.0,
+        seconds: Seconds = lambda *_: 1.0,
+        quantum: float = QUANTUM,
+        patience: float = PATIENCE,
     ) -> None:
         self._rows_allowed = rows_allowed
         self._rows_pinned = rows_pinned or rows_allowed
         self._buckets = sorted(buckets)
-        self._patience = patience
-        self._turn: tuple[Weights, float] | None = None
+        self._seconds = seconds
+        self._turns = Turns(quantum=quantum, patience=patience)
         self._worn: dict[str, Loras] = {}
 
     def decide(
@@ -172,28 +173,24 @@ class Batcher:
         for job in jobs:
             if job.stage == "decode":
                 return Decode(job.order)
-        weights = self._weights(jobs, resident, now)
-        if weights.checkpoint not in resident:
-            self._worn.pop(weights.checkpoint, None)
-            return Load(weights.checkpoint)
-        if self._turn is None or self._turn[0] != weights:
-            self._turn = (weights, now)
-            self._worn[weights.checkpoint] = weights.loras
-        return self._advance([job for job in jobs if job.weights == weights])
 
-    def _weights(self, jobs: Sequence[Waiting], resident: Sequence[str], now: float) -> Weights:
-        wanted = jobs[0].weights
-        worn = self._worn.get(wanted.checkpoint, ())
-        if (wanted.checkpoint in resident and worn == wanted.loras) or self._turn is None:
-            return wanted
-        current, began = self._turn
-        goes_on = current.checkpoint in resident and any(
-            job.weights == current and job.rank == jobs[0].rank for job in jobs
-        )
-        return current if goes_on and now - began < self._patience else wanted
+        def ready(weights: Weights) -> bool:
+            worn = self._worn.get(weights.checkpoint, ())
+            return weights.checkpoint in resident and worn == weights.loras
 
-    def _advance(self, jobs: Sequence[Waiting]) -> Encode | Forward:
-        """One step for the oldest of these jobs and all that can ride along."""
+        first = {job.group for job in jobs if job.rank == jobs[0].rank}
+        group = self._turns.choose((job.group for job in jobs), first, ready, now)
+        checkpoint, loras = group.weights
+        if checkpoint not in resident:
+            self._worn.pop(checkpoint, None)
+            return Load(checkpoint)
+        self._worn[checkpoint] = loras
+        decision, seconds = self._advance([job for job in jobs if job.group == group])
+        self._turns.serve(group, seconds, now)
+        return decision
+
+    def _advance(self, jobs: Sequence[Waiting]) -> tuple[Encode | Forward, float]:
+        """One step for the oldest of a group and all that can ride along, and what it takes."""
         oldest = jobs[0]
         most, pinned = (
             1 if oldest.alone or oldest.lift else self._bucket_within(rows, oldest)
@@ -204,17 +201,18 @@ class Batcher:
             batch.take(job)
         for job in batch.jobs:
             if job.stage == "encode":
-                return Encode(job.order)
-        return Forward(
-            checkpoint=oldest.checkpoint,
-            width=oldest.width,
-            height=oldest.height,
+                return Encode(job.order), 0.0
+        shape = oldest.checkpoint, oldest.width, oldest.height
+        bucket = pinned if batch.strict else self._bucket(min(batch.rows, most))
+        forward = Forward(
+            *shape,
             orders=tuple(job.order for job in batch.jobs),
-            bucket=pinned if batch.strict else self._bucket(min(batch.rows, most)),
+            bucket=bucket,
             blocks=batch.blocks,
             loras=oldest.loras,
             lift=oldest.lift,
         )
+        return forward, ceil(batch.rows / bucket) * self._seconds(*shape, bucket)
 
     def _bucket_within(self, rows: RowsAllowed, job: Waiting) -> int:
         allowed = rows(job.checkpoint, job.width, job.height)
@@ -225,7 +223,7 @@ class Batcher:
 
 
 class _Batch:
-    """Jobs that can share one forward."""
+    """Jobs of a group that share one forward."""
 
     def __init__(self, oldest: Waiting, most_rows: int, pinned_rows: int) -> None:
         self.jobs = [oldest]
@@ -243,8 +241,7 @@ class _Batch:
         strict = self.strict or job.strict
         most = min(self._most_rows, self._pinned_rows) if strict else self._most_rows
         if (
-            (job.width, job.height) == (oldest.width, oldest.height)
-            and not job.alone
+            not job.alone
             and not job.lift
             and rows <= most
             and blocks <= max(MAX_BLOCKS, oldest.blocks)

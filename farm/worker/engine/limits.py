@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from math import log
 
 from farm.spec.measurement import Call
 from farm.worker.engine.batcher import Forward
@@ -26,6 +27,8 @@ from farm.worker.models.checkpoint import Checkpoint
 
 OVERHEAD_SECONDS = 0.005
 """A forward this quick is mostly the host's own work, which more rows share."""
+UNKNOWN_SECONDS = 1e-7
+"""Of a pixel of a row, before anything was timed; then only proportions count."""
 WORTH, WORTH_ANEW = 0.03, 0.08
 """Gain in rows a second that keeps a larger bucket, and that brings back one given up."""
 
@@ -52,6 +55,7 @@ class RowLimits:
         self._meter = meter
         self._known: dict[tuple[str, int, int, bool], tuple[int, int]] = {}
         self._worth: dict[Call, int] = {}
+        self._seconds: dict[tuple[str, int, int, int], tuple[int, float]] = {}
 
     def check(self, checkpoint: Checkpoint, request: Denoise) -> None:
         """Raise :class:`farm.errors.DoesNotFit` if this size does not fit beside the weights.
@@ -81,6 +85,30 @@ class RowLimits:
     def pinned(self, name: str, width: int, height: int) -> int:
         """Rows that a forward with a ``strict`` job is padded to; see this module."""
         return self._rows(name, width, height, learnt=False)
+
+    def seconds(self, name: str, width: int, height: int, rows: int) -> float:
+        """What a forward is expected to take; ``name`` must be resident.
+
+        As it was timed, or else as the nearest one that was, by the pixels of all its rows.
+        """
+        shape = (name, width, height, rows)
+        found = self._seconds.get(shape)
+        if found is None or found[0] != self._experience.changes:
+            call = self.call(self._models.get(name), width * height, rows)
+            self._seconds[shape] = found = (self._experience.changes, self._expected(call))
+        return found[1]
+
+    def _expected(self, call: Call) -> float:
+        work = call.pixels * call.rows
+        known = {
+            measured.call.pixels * measured.call.rows: measured.seconds
+            for measured in (*self._experience.like(call), self._experience.of(call))
+            if measured.seconds is not None
+        }
+        if not known:
+            return work * UNKNOWN_SECONDS
+        nearest = min(known, key=lambda other: abs(log(other / work)))
+        return known[nearest] * work / nearest
 
     def beside(self, pixels: int, name: str, width: int, height: int) -> bool:
         """Whether a picture of so many pixels can be decoded while as many rows of this

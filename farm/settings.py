@@ -44,6 +44,10 @@ class Settings(BaseSettings):
         hang_seconds: a step on the device that takes longer, and ten times as long as any before,
             ends the worker's process.
         drain_seconds: how long a worker that is told to stop may finish what it runs.
+        keep_days: after so many days a batch that has ended goes, with its images; by default it
+            stays for ever.
+        keep_attempts_days: for so long the history of jobs is kept: workers, timings, errors of
+            each attempt.
         local: a farm for the one person at this machine, who needs no key.
         url: the API, for clients; by default the one on this machine.
         api_key: the key clients send.
@@ -75,6 +79,8 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=15.0, ge=3, le=3600)
     hang_seconds: float = Field(default=300.0, ge=1, le=86400)
     drain_seconds: float = Field(default=30.0, ge=0, le=3600)
+    keep_days: float | None = Field(default=None, ge=1, le=36500)
+    keep_attempts_days: float = Field(default=90.0, ge=1, le=36500)
     url: str = Field(default_factory=lambda told: address(told["host"], told["port"]))
     api_key: str | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -6,10 +6,12 @@ import errno
 import os
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from math import inf
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 from uuid import uuid4
 
 import fsspec
@@ -20,6 +22,7 @@ from farm.errors import FarmError, InvalidInput, NotFound, SetupError, Unavailab
 _PARTIAL = ".partial"
 _NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"  # no leading dot: no "..", nothing hidden
 _PATH = re.compile(rf"{_NAME}(/{_NAME})*")
+_ATTEMPT = re.compile(r"([0-9]{6,18})-([0-9]{1,9})\.[a-z.]+")
 _REASONS = {
     errno.ENOSPC: ("the disk is full", "Free some space"),
     errno.EDQUOT: ("the disk quota is used up", "Free some space or raise the quota"),
@@ -34,12 +37,33 @@ def image_path(batch: int, ord: int, attempt: int, suffix: str = ".png") -> str:
 
     Unique to the attempt, so that a late attempt can never overwrite the accepted one.
     """
-    return f"batches/{batch:06d}/{ord:06d}-{attempt}{suffix}"
+    return f"{batch_folder(batch)}/{ord:06d}-{attempt}{suffix}"
+
+
+def batch_folder(batch: int) -> str:
+    """Where the images of a batch are kept."""
+    return f"batches/{batch:06d}"
+
+
+def attempt_of(path: str) -> tuple[int, int] | None:
+    """Ord and attempt of a file by :func:`image_path`; None for any other."""
+    found = _ATTEMPT.fullmatch(path.rpartition("/")[2])
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def trace_path(id: str) -> str:
     """Where a worker's timeline is kept."""
     return f"traces/{id}.json"
+
+
+def report_path(id: str) -> str:
+    """Where a worker's answer to an order is kept."""
+    return f"reports/{id}.json"
+
+
+def snapshot_path(id: str) -> str:
+    """Where a snapshot of a card's memory is kept."""
+    return f"memory/{id}.pickle"
 
 
 class ImageStore:
@@ -119,6 +143,34 @@ class ImageStore:
             if not path.startswith(f"{_PARTIAL}/"):
                 yield path
 
+    def listing(self, folder: str) -> Iterator[tuple[str, float]]:
+        """Path and time of the last change, in seconds since 1970, of each file right in a folder.
+
+        Files on a disk come one by one, however many there are. One without a time has infinity.
+        """
+        whole = self._inside(folder)
+        with self._reaching(folder):
+            if self._on_disk:
+                if Path(whole).is_dir():
+                    with os.scandir(whole) as found:
+                        for entry in found:
+                            if entry.is_file():
+                                yield f"{folder}/{entry.name}", entry.stat().st_mtime
+                return
+            try:
+                entries = self._files.ls(whole, detail=True)
+            except FileNotFoundError:
+                return
+        for entry in entries:
+            if entry["type"] == "file":
+                yield f"{folder}/{entry['name'].rpartition('/')[2]}", _changed(entry)
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove an empty folder, where there are such; one that is not empty stays."""
+        if self._on_disk:
+            with suppress(OSError):
+                Path(self._inside(folder)).rmdir()
+
     def remove_partial(self, older_than: float = 3600.0) -> int:
         """Remove what writers that died left half written.
 
@@ -191,3 +243,11 @@ class ImageStore:
                 value=self._root,
                 remedy=f"{remedy}, or set FARM_STORAGE_URL to another place.",
             ) from error
+
+
+def _changed(entry: Mapping[str, Any]) -> float:
+    # Each fsspec service has its own name for it.
+    when = entry.get("mtime") or entry.get("LastModified") or entry.get("created")
+    if isinstance(when, datetime):
+        return when.timestamp()
+    return float(when) if isinstance(when, int | float) else inf

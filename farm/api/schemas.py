@@ -57,6 +57,7 @@ class Batch(BaseModel):
     state: str = Field(description="pending, running, paused, done or cancelled")
     ended: bool
     priority: int
+    keep: bool = Field(description="never pruned, however old")
     total: int
     counts: Counts
     created_at: datetime
@@ -76,6 +77,7 @@ class Batch(BaseModel):
             state=batch.state,
             ended=not batch.counts["pending"] and not batch.counts["running"],
             priority=batch.priority,
+            keep=batch.keep,
             total=batch.total,
             counts=Counts(**batch.counts),
             created_at=batch.created_at,
@@ -350,3 +352,13 @@ class Workers(BaseModel):
 class Health(BaseModel):
     status: str
     version: str
+class Pruned(BaseModel):
+    """Batches that go with all that they made, or would go."""
+
+    batches: int
+    jobs: int
+    images: int
+    bytes: int
+    dry_run: bool
+
+

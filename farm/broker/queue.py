@@ -22,6 +22,9 @@ _log = logging.getLogger(__name__)
 RENDER = "farm.render"
 """The one Celery task: ``render(batch_id, ord, attempt)``."""
 
+_KEYS = ("", "_kombu.binding.", "_kombu.binding_permanent.")
+"""What stands before a queue's name in the keys of the broker: its messages, its bindings."""
+
 _PATIENCE = 1.0
 """Seconds in which a broker answers the dispatcher; a message it has not taken is sent again."""
 
@@ -117,11 +120,22 @@ class Publisher:
     def forget(self, session_ids: Sequence[str]) -> None:
         """Delete the queues of sessions that have ended."""
         names = [queue_name(session_id) for session_id in session_ids]
-        keys = [*names, *(f"_kombu.binding.{name}" for name in names)]
+        keys = [f"{prefix}{name}" for name in names for prefix in _KEYS]
         try:
             self._redis.delete(*keys)
         except (RedisError, OSError):
             _log.debug("queues of ended sessions are left in the broker: %s", names)
+
+    def known(self) -> set[str]:
+        """The sessions of which something is in the broker. Safe in another thread."""
+        found = set()
+        try:
+            for prefix in _KEYS:
+                for key in self._redis.scan_iter(match=f"{prefix}w.*", count=500):
+                    found.add(key.decode().removeprefix(prefix).removeprefix("w."))
+        except (RedisError, OSError):
+            _log.debug("the broker does not say which queues it has")
+        return found
 
     def close(self) -> None:
         self._producer.release()

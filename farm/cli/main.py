@@ -46,6 +46,8 @@ _COMMANDS = {
         "farm.cli.workers:workers", "List workers; drain, resume or trace one.", _FARM
     ),
     "usage": _Lazy("farm.cli.usage:usage", "Show what GPUs spent their seconds on.", _FARM),
+    "prune": _Lazy("farm.cli.prune:prune", "Remove old batches and their images.", _FARM),
+    "keep": _Lazy("farm.cli.prune:keep", "Keep batches, however old.", _FARM),
     "model": _Lazy("farm.cli.model:model", "List, add, warm and evict model files.", _FARM),
     "doctor": _Lazy("farm.cli.doctor:doctor", "Check this machine, and say what to do.", _FARM),
     "worker": _Lazy("farm.cli.processes:worker", "Run workers on this host's GPUs.", _PROCESSES),

@@ -159,6 +159,11 @@ class Batch:
         self._take(self._transport.patch(self._link("self"), {"priority": priority}))
         return self
 
+    def set_keep(self, keep: bool) -> Batch:
+        """Never prune it, however old; or do."""
+        self._take(self._transport.patch(self._link("self"), {"keep": keep}))
+        return self
+
     def summary(self) -> dict[str, Any]:
         """Throughput, mean seconds of each stage, peak memory, images by worker."""
         return dict(self._transport.get(self._link("summary")))

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from farm.client.batch import Batch, Job
 from farm.client.transport import Transport
-from farm.errors import NotFound
+from farm.errors import Conflict, NotFound
 from farm.settings import Settings
 
 _POLL = 0.25
@@ -136,6 +136,11 @@ class Farm:
             if cursor is None:
                 return
 
+    def prune(self, older_than_days: float, *, dry_run: bool = False) -> dict[str, Any]:
+        """Remove batches that ended so long ago, with their images; what goes, or would."""
+        body = {"older_than_days": older_than_days, "dry_run": dry_run}
+        return dict(self._transport.post("/v1/prune", body))
+
     def workers(self) -> list[dict[str, Any]]:
         return list(self._transport.get("/v1/workers")["workers"])
 
@@ -159,6 +164,56 @@ class Farm:
             NotFound: there is no such worker, or it did not tell within ``patience`` seconds.
         """
         url = self._transport.post(f"/v1/workers/{_segment(worker)}:trace")["url"]
+        return self._awaited(url, patience)
+
+    def calibrate(
+        self,
+        worker: str,
+        *,
+        checkpoint: str | None = None,
+        sizes: Iterable[tuple[int, int]] = (),
+        patience: float = 900.0,
+    ) -> dict[str, Any]:
+        """Have a worker measure what calls of a checkpoint take, as predicted and as they were.
+
+        Args:
+            checkpoint: by default the one it used last.
+            sizes: width and height; by default what the UNet was made for, and half of that.
+
+        Raises:
+            NotFound: there is no such worker, or it did not answer within ``patience`` seconds.
+            Conflict: it could not; says why.
+        """
+        asked = {"checkpoint": checkpoint, "sizes": list(sizes)}
+        report, _ = self._report(worker, "calibrate", asked, patience)
+        return report
+
+    def memory(self, worker: str, *, seconds: float = 0.0, patience: float = 60.0) -> bytes:
+        """What lies where in a worker's card, for https://pytorch.org/memory_viz: a pickle of
+        torch's, which is for that page and better not loaded.
+
+        Args:
+            seconds: to record for before it who allocates what.
+
+        Raises:
+            NotFound: there is no such worker, or it did not answer within ``patience`` seconds.
+            Conflict: it holds no GPU.
+        """
+        _, url = self._report(worker, "memory", {"seconds": seconds}, patience + seconds)
+        return self._transport.content(f"{url}/file")
+
+    def _report(
+        self, worker: str, what: str, asked: Mapping[str, Any], patience: float
+    ) -> tuple[dict[str, Any], str]:
+        url = self._transport.post(f"/v1/workers/{_segment(worker)}:{what}", asked)["url"]
+        report = self._awaited(url, patience)
+        if error := report.get("error"):
+            told = {key: error.get(key) for key in ("field", "value", "remedy")}
+            raise Conflict(error["detail"], **told)
+        return report, url
+
+    def _awaited(self, url: str, patience: float) -> dict[str, Any]:
+        """What a worker will have written there."""
         until = time.monotonic() + patience
         while True:
             try:

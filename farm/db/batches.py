@@ -45,6 +45,7 @@ class Batch:
     user: str
     state: str
     priority: int
+    keep: bool
     total: int
     counts: dict[str, int]
     spec: dict[str, Any] | None
@@ -64,7 +65,7 @@ RETURNING id
 """
 
 _SELECT = """
-SELECT b.id, b.name, u.name AS user, b.state, b.priority, b.total, b.spec, b.created_at,
+SELECT b.id, b.name, u.name AS user, b.state, b.priority, b.keep, b.total, b.spec, b.created_at,
        b.ended_at, coalesce(p.succeeded, 0)::bigint AS succeeded,
        coalesce(p.failed, 0)::bigint AS failed, coalesce(p.cancelled, 0)::bigint AS cancelled,
        l.running, l.assigned
@@ -260,6 +261,7 @@ def _batch(row: DictRow) -> Batch:
         user=row["user"],
         state=_state(row["state"], counts),
         priority=row["priority"],
+        keep=row["keep"],
         total=row["total"],
         counts=counts,
         spec=row["spec"],

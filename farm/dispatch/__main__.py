@@ -10,7 +10,9 @@ from farm import log
 from farm.broker.queue import Publisher
 from farm.db.database import Database
 from farm.dispatch.dispatcher import Dispatcher
+from farm.dispatch.housekeeping import Housekeeper, Keep
 from farm.settings import Settings
+from farm.storage import ImageStore
 from farm.supervisor import watch_lifeline
 
 
@@ -23,9 +25,11 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     name = f"farm-dispatcher-{uuid.uuid4().hex[:12]}"  # no two alike, see farm.db.leader
-    with Database(settings.required("database_url"), max_size=2, name=name) as db:
+    with Database(settings.required("database_url"), max_size=4, name=name) as db:
         publisher = Publisher(settings.required("broker_url"))
-        Dispatcher(db, publisher).run(stop)
+        keep = Keep(batches=settings.keep_days, attempts=settings.keep_attempts_days)
+        housekeeper = Housekeeper(ImageStore(settings.storage_url), publisher, keep)
+        Dispatcher(db, publisher, housekeeper).run(stop)
         publisher.close()
 
 

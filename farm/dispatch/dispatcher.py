@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 from farm.broker.queue import Publisher
 from farm.db import assets, backlog, leases, sessions, usage
@@ -14,6 +15,7 @@ from farm.db.rates import rates
 from farm.dispatch import health
 from farm.dispatch.accounts import Accounts
 from farm.dispatch.forecaster import forecasting
+from farm.dispatch.housekeeping import Housekeeper
 from farm.dispatch.leadership import Leadership, leadership
 from farm.dispatch.needs import Needs
 from farm.dispatch.placement import Placed, place
@@ -46,10 +48,17 @@ _LOOK_BACK = 30.0
 class Dispatcher:
     """Places jobs in cycles. All that it must not forget is in Postgres."""
 
-    def __init__(self, db: Database, publisher: Publisher) -> None:
+    Args:
+        housekeeper: tidies up while this one leads.
+    """
+
+    def __init__(
+        self, db: Database, publisher: Publisher, housekeeper: Housekeeper | None = None
+    ) -> None:
         self._own_db = db
         self._db = db
         self._publisher = publisher
+        self._housekeeper = housekeeper
         self._reaper = Reaper(publisher)
         self._needs = Needs(db)
         self._accounts = Accounts()
@@ -74,7 +83,8 @@ class Dispatcher:
     def _lead(self, lead: Leadership, stop: threading.Event) -> None:
         self._db = lead.db
         self._accounts.know(rates(self._db))
-        with forecasting(self._db):
+        tidying = self._housekeeper.at_work(self._db) if self._housekeeper else nullcontext()
+        with forecasting(self._db), tidying:
             while not stop.is_set():
                 lead.beat()
                 self.cycle()

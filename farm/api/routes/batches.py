@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from farm.api import names
 from farm.api.deps import Caller, Serving
 from farm.api.guard import NDJSON
 from farm.api.schemas import Batch, BatchPage, Job, JobPage, Quotation, Retried, WholeBatch
 from farm.api.submission import checked, submit
-from farm.db import batches, failures, jobs
+from farm.db import batches, failures, jobs, retention
 from farm.db.database import Database
 from farm.db.users import User
 from farm.dispatch.outlook import Outlook
@@ -124,11 +124,18 @@ def summary(batch: str, services: Serving) -> dict[str, Any]:
 
 
 class Change(BaseModel):
-    """What of a batch can be changed while it waits."""
+    """What of a batch can be changed; what is left out stays."""
 
     model_config = ConfigDict(extra="forbid")
 
-    priority: Priority
+    priority: Priority | None = None
+    keep: bool | None = Field(default=None, description="Never prune it, however old.")
+
+    @model_validator(mode="after")
+    def _something(self) -> Change:
+        if self.priority is None and self.keep is None:
+            raise ValueError("priority: neither it nor keep is given")
+        return self
 
 
 @router.post("/{batch}:cancel", summary="Cancel what has not ended")
@@ -151,12 +158,15 @@ def resume(batch: str, services: Serving, caller: Caller) -> Batch:
     return _changed(batches.resume(services.db, number), batch, services.outlook)
 
 
-@router.patch("/{batch}", summary="Change a batch's priority")
+@router.patch("/{batch}", summary="Change a batch's priority, or keep it for ever")
 def change(batch: str, change: Change, services: Serving, caller: Caller) -> Batch:
-    """It counts for the jobs that no worker holds yet."""
+    """A priority counts for the jobs that no worker holds yet."""
     number = own(services.db, batch, caller)
-    found = batches.set_priority(services.db, number, change.priority)
-    return _changed(found, batch, services.outlook)
+    if change.keep is not None:
+        retention.set_keep(services.db, number, change.keep)
+    if change.priority is not None:
+        batches.set_priority(services.db, number, change.priority)
+    return Batch.of(existing(services.db, batch), services.outlook)
 
 
 @router.post("/{batch}:retry", summary="Try its failed jobs again")

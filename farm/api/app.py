@@ -8,7 +8,18 @@ from farm import __version__
 from farm.api import errors
 from farm.api.deps import Services
 from farm.api.guard import Guard
-from farm.api.routes import assets, batches, events, health, jobs, prompts, streams, usage, workers
+from farm.api.routes import (
+    assets,
+    batches,
+    events,
+    health,
+    jobs,
+    prompts,
+    pruning,
+    streams,
+    usage,
+    workers,
+)
 
 _ABOUT = """Submit batches of images, follow them, fetch what they made.
 
@@ -21,7 +32,18 @@ def create_app(services: Services) -> FastAPI:
     app = FastAPI(title="Farm", version=__version__, description=_ABOUT, redirect_slashes=False)
     app.state.services = services
     errors.install(app)
-    for routes in (health, events, streams, batches, jobs, workers, assets, prompts, usage):
+    for routes in (
+        health,
+        events,
+        streams,
+        batches,
+        jobs,
+        workers,
+        assets,
+        prompts,
+        pruning,
+        usage,
+    ):
         app.include_router(routes.router)
     app.add_middleware(Guard, local=services.local)
     return app

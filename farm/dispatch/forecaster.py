@@ -34,7 +34,7 @@ class Forecaster:
         for left in picture.left:
             moment: Moment = "half" if 2 * left.jobs <= left.total else "accepted"
             eta = picture.etas.get(left.id)
-            if eta and (left.id, moment) not in self._made:
+            if eta and left.jobs and (left.id, moment) not in self._made:
                 model = picture.models[left.id]
                 due.append(Forecast(left.id, moment, model, eta.p50, eta.p90))
         forecasts.make(self._db, due)

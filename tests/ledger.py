@@ -15,6 +15,7 @@ from farm.storage import ImageStore
 
 _FILE = re.compile(r"batches/(\d+)/(\d+)-(\d+)\.(?:png|thumb\.webp)")
 _WASTED = ("lost", "release", "retry")
+_LATER = datetime.max.replace(tzinfo=UTC)
 
 _JOBS = """
 SELECT b.id, b.state, b.total, count(o.ord) AS outcomes,
@@ -51,7 +52,7 @@ class Fault:
 
     name: str
     began: datetime = field(default_factory=_now)
-    ended: datetime = datetime.max.replace(tzinfo=UTC)
+    ended: datetime = _LATER
 
     def __enter__(self) -> Fault:
         self.began = _now()
@@ -163,7 +164,13 @@ def _check_orphans(
 def _charge(tried: Sequence[dict[str, Any]], faults: Sequence[Fault], ledger: Ledger) -> None:
     """Find for each wasted attempt the fault that did it; each pays once for a job."""
     paid: set[tuple[int, int, int]] = set()
-    wasted = (attempt for attempt in tried if attempt["result"] in _WASTED)
+    wasted = (
+        attempt
+        for attempt in tried
+        # A worker that gives a job back with a reason has not begun it.
+        if attempt["result"] in _WASTED
+        and not (attempt["result"] == "release" and attempt["error"])
+    )
     for attempt in sorted(wasted, key=lambda attempt: attempt["ended_at"]):
         job = (attempt["batch_id"], attempt["ord"])
         guilty = [

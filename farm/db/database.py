@@ -54,7 +54,7 @@ class Database:
             min_size=min_size,
             max_size=max_size,
             kwargs=connect_options(name),
-            check=ConnectionPool.check_connection,
+            check=self._check,
             timeout=_PATIENCE,
             # Then it begins anew with whoever asks next; it would pause twice as long each time.
             reconnect_timeout=_RECONNECT,
@@ -105,6 +105,15 @@ class Database:
         fenced = copy(self)
         fenced._epoch = epoch
         return fenced
+
+    def _check(self, connection: Connection) -> None:
+        """See that a connection works. When one was cut, so were the others: look at none of them
+        one by one, with a longer pause after each."""
+        try:
+            ConnectionPool.check_connection(connection)
+        except Exception:
+            self._pool.drain()
+            raise
 
     def _check_epoch(self, connection: Connection, epoch: int) -> None:
         # Two statements in one message: what the second sees was true once the first had the lock.

@@ -21,6 +21,8 @@ _log = logging.getLogger(__name__)
 BEAT = 2.0
 """Seconds between heartbeats; a lease should last at least three of them."""
 
+_RETRY = 0.5
+
 LOST = 75
 """Exit status of a worker whose session was ended by others: start it again."""
 
@@ -76,10 +78,13 @@ class Session:
             _log.warning("the session's lease will have to run out: %s", error)
 
     def _run(self) -> None:
-        while not self._stop.wait(min(BEAT, self._lease / 3)):
+        pause = usual = min(BEAT, self._lease / 3)
+        while not self._stop.wait(pause):
             began = time.monotonic()
+            pause = _RETRY
             try:
                 self._beat()
+                pause = usual
             except Unavailable as error:
                 _log.warning("no heartbeat: %s", error)
             except Exception:

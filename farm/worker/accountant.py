@@ -74,7 +74,8 @@ class Accountant:
             self._period, self._by_policy = period, by_policy
 
     def enter(self, key: str, owner: Owner) -> None:
-        """An attempt begins; work for keys that did not enter is nobody's."""
+        """An attempt begins. Work for keys that did not enter is nobody's: what the farm itself
+        wanted, to measure the device or to test it."""
         with self._lock:
             self._owners[key] = owner
             self._open.setdefault(key, defaultdict(float))
@@ -175,7 +176,7 @@ class Accountant:
             if key in self._owners:
                 self._open[key][work] += part
             else:
-                self._books[Entry(self._period, NOBODY, work)] += part
+                self._books[Entry(self._period, NOBODY, "policy")] += part
         self._claims.clear()
         self._since = self._mark = until
 

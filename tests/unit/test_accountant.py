@@ -116,6 +116,15 @@ def test_idle_is_waiting_or_policy_or_a_load_that_was_ordered() -> None:
     assert ledger.uses() == {(0, "waiting"): 17, (0, "policy"): 10, (0, "load"): 4}
 
 
+def test_what_the_farm_wants_of_a_device_is_policy() -> None:
+    ledger = Ledger()
+    ledger.accountant.wake()
+    ledger.accountant.enter("1-0.1", A)
+    ledger.after(4).work("denoise", {"1-0.1": 3, "canary": 1})
+    ledger.accountant.leave("1-0.1", None)
+    assert ledger.uses() == {(1, "denoise"): 3, (0, "policy"): 1}
+
+
 def test_seconds_belong_to_the_period_in_which_they_are_known() -> None:
     ledger = Ledger()
     ledger.after(3).turn("11:00", by_policy=False)

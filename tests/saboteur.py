@@ -52,9 +52,14 @@ class Saboteur:
         return ledger
 
     def wasted(self) -> int:
-        """Attempts that were in vain so far."""
+        """Attempts that were begun and came to nothing so far."""
         with self.farm.database() as db:
-            return len(db.all("SELECT FROM attempts WHERE result IN ('lost', 'release', 'retry')"))
+            found = db.one(
+                """SELECT count(*) AS wasted FROM attempts
+                   WHERE result IN ('lost', 'retry') OR result = 'release' AND error IS NULL"""
+            )
+        assert found
+        return int(found["wasted"])
 
     def breaking(self, name: str) -> Fault:
         """A fault to be put around what breaks something."""

@@ -1,0 +1,73 @@
+"""What can go wrong around a worker: its disk, its clock, an upgrade, a restart of everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from farm.client import Batch
+from tests.conftest import eventually
+from tests.crew import Crew
+from tests.saboteur import Saboteur
+
+
+@contextmanager
+def told(file: Path, content: str = "") -> Iterator[None]:
+    """While a file says so, something is wrong in the stand-in workers."""
+    file.write_text(content)
+    try:
+        yield
+    finally:
+        file.unlink()
+
+
+def refusals(saboteur: Saboteur) -> list[str]:
+    told = [worker["stats"].get("refuses") for worker in saboteur.farm.client.workers()]
+    return [each for each in told if each]
+
+
+def test_a_full_disk_wastes_nothing(saboteur: Saboteur, crew: Crew) -> None:
+    """What was finished waits in memory, nothing else is begun, and everybody is told why."""
+    batch = saboteur.begin(60)
+    wasted = saboteur.wasted()
+    with saboteur.breaking("a full disk"), told(crew.faults / "full"):
+        eventually(lambda: len(refusals(saboteur)) == 2)
+        assert all("the disk is full" in each for each in refusals(saboteur))
+        eventually(lambda: not batch.refresh().counts.get("assigned"))
+        why = saboteur.farm.client.why(f"{batch.id}-59")
+        assert "No worker can begin a job: cpu0:" in why["reason"]
+        assert "the disk is full" in why["reason"]
+        done = batch.refresh().counts["succeeded"]
+    saboteur.finish(batch)
+    assert done < 60
+    assert saboteur.wasted() == wasted
+
+
+@pytest.mark.parametrize("seconds", [3600, -3600])
+def test_a_clock_that_jumps_harms_nobody(saboteur: Saboteur, crew: Crew, seconds: int) -> None:
+    batch = saboteur.begin(60)
+    wasted = saboteur.wasted()
+    with told(crew.faults / "clock", str(seconds)):
+        done = batch.refresh().counts["succeeded"]
+        eventually(lambda: batch.refresh().counts["succeeded"] > done + 8 or batch.ended)
+    saboteur.finish(batch)
+    assert saboteur.wasted() == wasted
+
+
+def test_a_rolling_restart_under_load_loses_nothing(saboteur: Saboteur, crew: Crew) -> None:
+    batches: list[Batch] = []
+    for victim in ("cpu0", "standby", "dispatcher", "api", "cpu1", "valkey", "postgres"):
+        batches.append(saboteur.begin(20))
+        saboteur.stop(victim)
+        eventually(saboteur.farm.answers)
+        crew.wait_live()
+    saboteur.finish(*batches)
+    with saboteur.farm.database() as db:
+        ours = {"first": int(batches[0].id)}
+        lost = db.all(
+            "SELECT * FROM attempts WHERE batch_id >= %(first)s AND result = 'lost'", ours
+        )
+    assert lost == []

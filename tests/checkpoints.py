@@ -121,7 +121,7 @@ def make_tiny(
         dtype: what the weights are stored in.
         variant: of a diffusers folder: ``fp16`` puts that into the file names.
         prediction: ``epsilon`` or ``v_prediction``, written into the scheduler's config.
-        channels: that the UNet takes in: 9 for an inpainting model.
+        channels: that the UNet takes in: 8 for a model for editing, 9 for inpainting.
         with_vae: whether a single file has its VAE in it.
         extras: more tensors of a single file.
         metadata: of a single file.
@@ -249,8 +249,9 @@ def _class_name(family: str, parts: Mapping[str, Any]) -> str:
     if family == "sdxl-refiner":
         return "StableDiffusionXLImg2ImgPipeline"
     xl = "" if family in ("sd15", "sd2") else "XL"
-    inpaints = "unet" in parts and parts["unet"].config.in_channels == 9
-    return f"StableDiffusion{xl}{'Inpaint' if inpaints else ''}Pipeline"
+    channels = parts["unet"].config.in_channels if "unet" in parts else 4
+    purpose = {4: "", 8: "InstructPix2Pix", 9: "Inpaint"}[channels]
+    return f"StableDiffusion{xl}{purpose}Pipeline"
 
 
 def _assemble(family: str, parts: dict[str, Any]) -> Any:

@@ -15,7 +15,8 @@ from farm.worker.models.text import TextEncoding
 class Mix:
     """What one call of a slot is made of.
 
-    The output is ``away + scale * sum(weight * (towards - away))``.
+    The output is ``base + scale * sum(weight * (towards - away))``, where ``base`` is ``away``, or
+    ``bare + edit_scale * (away - bare)`` of an edit (Brooks et al. 2022, equation 3).
 
     Attributes:
         towards: the parts of the prompt, of one length; a row of the forward each.
@@ -24,6 +25,9 @@ class Mix:
             takes its place.
         scale: of guidance.
         rescale: share of the contrast added by it that is taken back.
+        bare: the negative prompt without the picture to edit, one more row; None where there is
+            no picture, or no guidance towards it.
+        edit_scale: of guidance towards the picture.
     """
 
     towards: tuple[TextEncoding, ...]
@@ -31,11 +35,13 @@ class Mix:
     away: TextEncoding | None
     scale: float
     rescale: float
+    bare: TextEncoding | None = None
+    edit_scale: float = 1.0
 
     @property
     def rows(self) -> int:
         """Rows that the slot takes of the forward."""
-        return len(self.towards) + (self.away is not None)
+        return len(self.towards) + (self.away is not None) + (self.bare is not None)
 
 
 KEPT = 4
@@ -51,6 +57,7 @@ class Guide:
         self._calls = timeline(request.sampler, request.steps - (request.skipped or 0)).steps
         self._weights = tuple(part.weight for part in request.prompt)
         self._longest = max(_length(part) for part in request.prompt)
+        self._edits = request.edit is not None and request.edit.scale != 1
         self._known: dict[object, Mix] = {}
         parts = (*request.prompt, *([request.negative] if request.negative else []))
         # Most images show the model the same in every call, and are not asked for each.
@@ -66,10 +73,10 @@ class Guide:
     def rows(self, call: int, sigma: float) -> int:
         """How many rows of the forward a call takes; see :meth:`at`."""
         request = self._request
-        if self._constant:
-            return len(request.prompt) + bool(request.negative)
-        guided = bool(request.negative) and request.guidance.guides(call, self._calls, sigma)
-        return len(request.prompt) + guided
+        guided = self._constant or request.guidance.guides(call, self._calls, sigma)
+        if not guided or request.negative is None:
+            return len(request.prompt)
+        return len(request.prompt) + 1 + self._edits
 
     def at(self, call: int, sigma: float) -> Mix:
         """What a call is made of.
@@ -97,12 +104,18 @@ class Guide:
     def _mix(self, rows: tuple[int, ...], away: int | None, *, guided: bool) -> Mix:
         request = self._request
         parts = zip(request.prompt, rows, strict=True)
+        negative = None
+        if request.negative and away is not None:
+            negative = _row(request.negative, away)
+        edit = request.edit if negative and self._edits else None
         return Mix(
             towards=tuple(self._as_long_as_others(_row(part, row)) for part, row in parts),
             weights=self._weights,
-            away=_row(request.negative, away) if request.negative and away is not None else None,
+            away=negative,
             scale=request.cfg_scale if guided else 1.0,
             rescale=request.guidance.cfg_rescale if guided else 0.0,
+            bare=negative if edit else None,
+            edit_scale=edit.scale if edit else 1.0,
         )
 
     def _as_long_as_others(self, text: TextEncoding) -> TextEncoding:

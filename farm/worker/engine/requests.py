@@ -82,6 +82,20 @@ class Begin:
 
 
 @dataclass(frozen=True, slots=True)
+class Edit:
+    """A picture that a model for editing is shown (InstructPix2Pix, Brooks et al. 2022,
+    arXiv 2211.09800).
+
+    Attributes:
+        picture: [4, height/8, width/8], its mean latent, not scaled.
+        scale: of guidance towards it, webui's "image CFG scale"; 1 is not at all.
+    """
+
+    picture: Made[Tensor]
+    scale: float = 1.5
+
+
+@dataclass(frozen=True, slots=True)
 class Denoise:
     """Sample a latent. Makes a [4, height/8, width/8] float32 tensor.
 
@@ -89,7 +103,8 @@ class Denoise:
         width, height: of the image, in pixels.
         steps: of the whole schedule.
         prompt: its parts, at least one.
-        negative: what to move away from; None where it has no effect, at half the work.
+        negative: what to move away from; None where it has no effect, at half the work. An edit
+            that is guided towards its picture needs it.
         cfg_scale: how far, 1 being not at all.
         guidance: when.
         seed: of all noise of this image, 0..2**63-1.
@@ -98,6 +113,7 @@ class Denoise:
         strict: run in a pinned shape, bit-equal under any load.
         loras: on the UNet.
         begin: what with, and where in the schedule; None for noise alone, at its top.
+        edit: the picture that a model for editing changes.
     """
 
     checkpoint: str
@@ -115,6 +131,7 @@ class Denoise:
     strict: bool = False
     loras: Loras = ()
     begin: Begin | None = None
+    edit: Edit | None = None
 
     @property
     def skipped(self) -> int | None:

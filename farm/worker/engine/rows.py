@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import reduce
 from itertools import accumulate, count
 
@@ -22,9 +22,9 @@ class Rows:
     """Everything about a forward that stays the same while its slots do, and what they say.
 
     First come the parts of every slot's prompt, then the negative prompts of those that heed one,
-    then the first row again until the bucket is full. A text shorter than the others is repeated:
-    softmax over keys that all occur equally often gives the same attention, where zero padding
-    would not.
+    then those again of edits, without the picture, then the first row until the bucket is full.
+    A text shorter than the others is repeated: softmax over keys that all occur equally often
+    gives the same attention, where zero padding would not.
 
     Args:
         slots: of one checkpoint and size.
@@ -51,7 +51,11 @@ class Rows:
         rows = [(place, text) for place, mix in enumerate(self._mixes) for text in mix.towards]
         self._sum = _Sum(self._mixes, device)
         rows += [(place, mix.away) for place, mix in enumerate(self._mixes) if mix.away]
+        shown = len(rows)
+        rows += [(place, mix.bare) for place, mix in enumerate(self._mixes) if mix.bare]
+        hidden = range(shown, len(rows))
         rows += rows[:1] * self.padding
+        self._pictures = _pictures(self.slots, [place for place, _ in rows], hidden)
 
         self._source = upload(torch.tensor([place for place, _ in rows]), device)
         texts = [text for _, text in rows]
@@ -79,6 +83,8 @@ class Rows:
             t: [S] timesteps.
         """
         x, t = x[self._source], t[self._source]
+        if self._pictures is not None:
+            x = torch.cat([x, self._pictures], dim=1)
         outputs = [call.predict(checkpoint, x, t) for call in self._calls]
         return self._sum(outputs[0] if len(outputs) == 1 else torch.cat(outputs))
 
@@ -91,8 +97,9 @@ class Rows:
 class _Sum:
     """What the outputs of a slot's rows add up to.
 
-    A slot without a negative prompt has its first part in its place, and a slot with fewer parts
-    than others its negative prompt once more, where it adds nothing.
+    A slot without a negative prompt has its first part in its place, one that edits nothing its
+    negative prompt in place of that without a picture, and one with fewer parts than others its
+    negative prompt once more, where it adds nothing.
     """
 
     def __init__(self, mixes: Sequence[Mix], device: torch.device) -> None:
@@ -102,6 +109,7 @@ class _Sum:
         away = [
             next(negatives) if mix.away else first for mix, first in zip(mixes, firsts, strict=True)
         ]
+        bare = [next(negatives) if mix.bare else own for mix, own in zip(mixes, away, strict=True)]
         most = max(parts)
         towards = [
             [*range(first, first + own), *[negative] * (most - own)]
@@ -112,6 +120,10 @@ class _Sum:
         self._towards = upload(torch.tensor(towards), device).unbind(1)
         self._weights = _column(torch.tensor(weights), device).unbind(1)
         self._scale = _column(torch.tensor([mix.scale for mix in mixes]), device)
+        self._bare = None
+        if any(mix.bare for mix in mixes):
+            self._bare = upload(torch.tensor(bare), device)
+            self._edit = _column(torch.tensor([mix.edit_scale for mix in mixes]), device)
         self._rescale = None
         if any(mix.rescale for mix in mixes):
             self._rescale = _column(torch.tensor([mix.rescale for mix in mixes]), device)
@@ -125,10 +137,16 @@ class _Sum:
         away = output[self._away]
         parts = zip(self._towards, self._weights, strict=True)
         direction = reduce(torch.add, ((output[own] - away) * weight for own, weight in parts))
-        guided = away + direction * self._scale
+        guided = self._base(output, away) + direction * self._scale
         if self._rescale is not None:
             guided = guided * self._contrast(away + direction, guided, self._rescale)
         return guided, away
+
+    def _base(self, output: Tensor, away: Tensor) -> Tensor:
+        if self._bare is None:
+            return away
+        bare = output[self._bare]
+        return bare + (away - bare) * self._edit
 
     def _contrast(self, plain: Tensor, guided: Tensor, share: Tensor) -> Tensor:
         """[S, 1, 1, 1], towards the contrast that the output has without guidance.
@@ -138,6 +156,20 @@ class _Sum:
         each = (1, 2, 3)
         ratio = plain.std(dim=each, keepdim=True) / guided.std(dim=each, keepdim=True)
         return torch.where(share > 0, share * ratio + (1 - share), 1.0)
+
+
+def _pictures(
+    slots: Sequence[Slot], places: Sequence[int], hidden: Collection[int]
+) -> Tensor | None:
+    """[rows, 4, h, w], what slots edit; zeros in the rows that are not shown it, and where there
+    is nothing to edit. None where no slot edits anything."""
+    known = [slot.picture for slot in slots]
+    some = next((picture for picture in known if picture is not None), None)
+    if some is None:
+        return None
+    nothing = torch.zeros_like(some)
+    seen = (nothing if row in hidden else known[place] for row, place in enumerate(places))
+    return torch.stack([nothing if picture is None else picture for picture in seen])
 
 
 def _column(numbers: Tensor, device: torch.device) -> Tensor:

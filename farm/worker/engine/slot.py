@@ -30,9 +30,10 @@ class Slot:
         registers: [4, 4, height/8, width/8] float32: the latent, and what its sampler remembers,
             see :mod:`farm.worker.samplers.algebra`.
         position: calls of the model done.
+        picture: [4, height/8, width/8], what it edits.
 
     Raises:
-        InvalidInput: the latent to begin with has another size.
+        InvalidInput: the latent to begin with, or the picture, has another size.
     """
 
     def __init__(self, request: Denoise, program: Program, device: torch.device) -> None:
@@ -44,6 +45,10 @@ class Slot:
         self._noise = ImageNoise(self._shape, request.seed, request.noise, program.levels)
         self._drawn: tuple[int, Tensor | Future[Tensor]] | None = None
         self._home, self._place = upload(self._begun(), device)[None], 0
+        self.picture: Tensor | None = None
+        if request.edit:
+            _check(request.edit.picture.value, self._shape, field="edit")
+            self.picture = request.edit.picture.value.to(device)
 
     def _begun(self) -> Tensor:
         start, begin = self.program.start, self.request.begin
@@ -52,7 +57,7 @@ class Slot:
         if start.churn is not None:
             registers[0] += self._noise.draw(Draw()) * start.churn
         if begin:
-            _check(begin.latent.value, self._shape)
+            _check(begin.latent.value, self._shape, field="begin")
             registers[0] += begin.latent.value.cpu()
         return registers
 
@@ -131,12 +136,12 @@ class Slot:
             self._drawn = self.position, _drawing.submit(self._noise.draw, wanted)
 
 
-def _check(latent: Tensor, shape: tuple[int, int, int]) -> None:
+def _check(latent: Tensor, shape: tuple[int, int, int], *, field: str) -> None:
     if latent.shape == shape:
         return
     raise InvalidInput(
-        f"A latent of {list(latent.shape)} cannot become one of {list(shape)}.",
-        field="begin",
+        f"A latent of {list(latent.shape)} does not go with one of {list(shape)}.",
+        field=field,
         value=list(latent.shape),
-        remedy="Begin with a latent of the image's own size.",
+        remedy="Give one of the image's own size.",
     )

@@ -18,18 +18,16 @@ UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 MODEL_INDEX = "model_index.json"
 FAMILIES = ("sd15", "sd2", "sdxl", "sdxl-refiner", "ssd1b")
-INPUTS = (4, 9)
-OTHER_INPUTS = {
-    "5": "a depth-to-image model",
-    "7": "an upscaling model",
-    "8": "an InstructPix2Pix model",
-}
+INPUTS = (4, 8, 9)
+OTHER_INPUTS = {"5": "a depth-to-image model", "7": "an upscaling model"}
 PIPELINES = {
     "StableDiffusionPipeline": "sd15",
     "StableDiffusionInpaintPipeline": "sd15",
+    "StableDiffusionInstructPix2PixPipeline": "sd15",
     "StableDiffusionXLPipeline": "sdxl",
     "StableDiffusionXLImg2ImgPipeline": "sdxl",
     "StableDiffusionXLInpaintPipeline": "sdxl",
+    "StableDiffusionXLInstructPix2PixPipeline": "sdxl",
 }
 NATIVE_SIDES = {"sd15": 512, "sd2": 512, "sdxl": 1024, "sdxl-refiner": 1024, "ssd1b": 1024}
 SD2_V_SIDE, TURBO_SIDE = 768, 512
@@ -50,7 +48,8 @@ class Architecture:
         dtype: what most weights are stored in, as safetensors writes it (``F16``); None for a
             diffusers folder.
         layout: ``single`` for one file with the original key names, or ``diffusers``.
-        in_channels: of the UNet: 4, or 9 for an inpainting model.
+        in_channels: of the UNet: 4, or 8 for a model for editing (InstructPix2Pix), or 9 for one
+            for inpainting.
         has_vae: whether its VAE is in the file.
         zero_snr: trained so that nothing of the picture is left at the last timestep.
         few_steps: ``turbo`` or ``lightning`` where name or title say that it needs only a few

@@ -145,11 +145,13 @@ def _build_vae(config: Mapping[str, Any]) -> nn.Module:
 
 
 def _build_text(config: Mapping[str, Any]) -> nn.Module:
-    return CLIPTextModel(CLIPTextConfig(**config))
+    module: nn.Module = CLIPTextModel(CLIPTextConfig(**config))
+    return module
 
 
 def _build_text_2(config: Mapping[str, Any]) -> nn.Module:
-    return CLIPTextModelWithProjection(CLIPTextConfig(**config))
+    module: nn.Module = CLIPTextModelWithProjection(CLIPTextConfig(**config))
+    return module
 
 
 def _bigg(prefix: str) -> Part:

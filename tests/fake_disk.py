@@ -102,12 +102,18 @@ class Resident:
     name: str
     held: dict[nn.Module, int]
     load_seconds: float = 0.5
+    recorded: bool = False
     streamable: bool = False
     in_host: list[nn.Module] = field(default_factory=list)
 
     @property
     def bytes(self) -> int:
         return sum(self.held.values())
+
+    def give_up_speed(self) -> bool:
+        """Recordings leave, once, if there are any."""
+        left, self.recorded = self.recorded, False
+        return left
 
     def stream(self) -> bool:
         """Its weights leave, once, if they can."""

@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -270,6 +271,16 @@ def test_a_replaced_file_is_read_anew_unless_it_is_broken(disk: Disk) -> None:
     files[:] = [file("a", 2), file("b", 2, error="b is cut short")]  # c is gone
     cache.drop_changed()
     assert cache.resident == ("b", "c")
+
+
+def test_speed_is_given_up_before_weights_leave(disk: Disk) -> None:
+    cache = make_cache(disk)
+    checkpoint: Any = cache.pin("a")
+    checkpoint.recorded = checkpoint.streamable = True
+    assert cache.shed()
+    assert (checkpoint.recorded, checkpoint.streamable) == (False, True)
+    assert cache.shed()
+    assert not cache.shed()
 
 
 def test_shedding_leaves_only_what_is_in_use(disk: Disk) -> None:

@@ -37,6 +37,8 @@ class _File(BaseModel):
     attention: Literal["sdpa", "xformers", "sub-quadratic", "sliced"] | None = None
     channels_last: bool | None = None
     fp16_accumulation: bool | None = None
+    cuda_graphs: bool | None = None
+    compile: Literal["none", "regional"] | None = None
     slots: int | None = Field(default=None, ge=1, le=256)
     lookahead: int | None = Field(default=None, ge=0, le=256)
 

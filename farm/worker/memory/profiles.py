@@ -35,6 +35,10 @@ class MemoryProfile:
         channels_last: whether convolutions' weights lie channels last, as cuDNN likes them.
         fp16_accumulation: whether float16 matrix products add up in float16, where the card can:
             quicker on GeForce cards from Turing on, and less exact.
+        cuda_graphs: whether forwards are recorded and replayed, see
+            :mod:`farm.worker.models.graphs`. Their memory is then not lent to anything else.
+        compile: ``none``, or ``regional``: blocks of the UNet are compiled in the background, see
+            :mod:`farm.worker.models.compiled`.
         slots: jobs in flight at once.
         lookahead: jobs sent ahead of a free slot, so that the device never waits for one.
     """
@@ -56,6 +60,8 @@ class MemoryProfile:
     attention: str = "sdpa"
     channels_last: bool = True
     fp16_accumulation: bool = False
+    cuda_graphs: bool = False
+    compile: str = "none"
 
 
 # A card of "24 GB" offers torch a little less; the numbers here are what such cards do offer.

@@ -170,7 +170,8 @@ class ModelCache:
 
     def shed(self) -> bool:
         """Make room, as the device's memory ran out: have all leave that are not in use; or else
-        have the weights of UNets leave, and pass through the device in each forward.
+        do without recorded forwards; or else have the weights of UNets leave, and pass through
+        the device in each forward.
 
         Returns:
             Whether anything left.
@@ -180,10 +181,12 @@ class ModelCache:
             self._leave(idle)
             if idle:
                 return True
-            streams = [checkpoint.stream() for checkpoint in self._resident.checkpoints]
-        if any(streams):
+            left = [checkpoint.give_up_speed() for checkpoint in self._resident.checkpoints]
+            if not any(left):
+                left = [checkpoint.stream() for checkpoint in self._resident.checkpoints]
+        if any(left):
             torch.cuda.empty_cache()
-        return any(streams)
+        return any(left)
 
     def drop_changed(self) -> None:
         """Let go of checkpoints that another good file goes by the name of now, unless in use."""

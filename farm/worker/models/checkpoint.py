@@ -17,6 +17,7 @@ from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.attention import Attention
 from farm.worker.models.decoder import FACTOR, Decoder, Draft
 from farm.worker.models.embeddings import EmbeddingShelf
+from farm.worker.models.forwards import Forwards
 from farm.worker.models.lora import LoraFile
 from farm.worker.models.offload import Streamed, streamed
 from farm.worker.models.patches import Patches, Side, patch_of
@@ -69,6 +70,7 @@ class Checkpoint:
         self._patches = Patches(modules, family)
         self._computing = self.dtype
         self._unet = cast("Any", modules["unet"])
+        self._forwards = Forwards(self._unet, profile, device)
         self._decoder = Decoder(
             modules["vae"], tile_over=profile.vae_tile_over, tile=profile.vae_tile
         )
@@ -126,12 +128,22 @@ class Checkpoint:
         """
         if self.device.type == "cpu" or streamed(self._unet):
             return False
+        self._forwards.forget()
         _stream(self._unet, self.device)
         self._homes[self._unet] = torch.device("cpu")
         return True
 
+    def give_up_speed(self) -> bool:
+        """Do without what makes its forwards quicker and takes memory of the device.
+
+        Returns:
+            Whether that made room.
+        """
+        return self._forwards.give_up()
+
     def to_host(self, needed: Container[nn.Module]) -> None:
         """Move the weights to host memory, but for models ``needed`` by other checkpoints."""
+        self._forwards.forget()
         for module in self._homes:
             if module not in needed:
                 _settle(module)
@@ -208,8 +220,9 @@ class Checkpoint:
         """One UNet forward.
 
         Args:
-            x: [R, 4, h, w] float32 latents, already scaled by c_in.
-                An inpainting model is told that all of the picture is to be painted.
+            x: [R, 4, h, w] float32 latents, already scaled by c_in; and behind them, [R, 8, h, w],
+                what a model for editing sees. If it is given only latents it sees nothing, and an
+                inpainting model is told that all of the picture is to be painted.
             t: [R] float32 timesteps in 0..999, fractions allowed.
             tokens: [R, T, C].
             pooled: [R, P]; the SDXL families only.
@@ -220,19 +233,20 @@ class Checkpoint:
         Returns:
             [R, 4, h, w] float32: the noise or the velocity, see ``prediction``.
         """
-        extra = None
-        if pooled is not None and size_ids is not None:
-            extra = {"text_embeds": pooled.to(self._computing), "time_ids": size_ids.float()}
-        if self._inpaints:
+        missing = self._unet.config.in_channels - x.shape[1]
+        if self._inpaints and missing:
             x = torch.cat([x, self._decoder.unpainted(*x.shape[2:]).expand(len(x), -1, -1, -1)], 1)
-        output: Tensor = self._unet(
+        elif missing:
+            x = nn.functional.pad(x, (0, 0, 0, 0, 0, missing))
+        inputs = (
             x.to(self._computing),
             t,
-            encoder_hidden_states=tokens.to(self._computing),
-            added_cond_kwargs=extra,
-            return_dict=False,
-        )[0]
-        return output.float()
+            tokens.to(self._computing),
+            None if pooled is None else pooled.to(self._computing),
+            None if size_ids is None else size_ids.float(),
+        )
+        unusual = self._computing != self.dtype or streamed(self._unet) is not None
+        return self._forwards(inputs, plainly=unusual).float()
 
     def draft(self, latent: Tensor) -> Draft:
         """Queue the decoding of a latent [4, h, w] float32; see :meth:`Decoder.draft`."""

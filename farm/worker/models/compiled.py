@@ -1,0 +1,172 @@
+"""The blocks that a UNet repeats, compiled in the background.
+
+Only the transformer blocks are compiled, one for all that are alike ("regional compilation",
+https://docs.pytorch.org/tutorials/recipes/regional_compilation.html): seconds instead of minutes,
+and most of what there is to gain. Torch keeps what was compiled in the folder that
+``TORCHINDUCTOR_CACHE_DIR`` names, for lives to come.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as trees
+
+log = logging.getLogger(__name__)
+
+SHAPES = 64
+"""Shapes of input that a block is compiled for; any more run uncompiled."""
+
+
+@dataclass(frozen=True)
+class _Like:
+    """What a tensor looked like."""
+
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    def made(self) -> Tensor:
+        """Zeros of that look: a compiled block is good for the very strides it was made with."""
+        return torch.empty_strided(
+            self.shape, self.stride, dtype=self.dtype, device=self.device
+        ).zero_()
+
+
+@dataclass(frozen=True)
+class _Use:
+    """How a block was called in a forward: its place, and its arguments without their numbers."""
+
+    place: int
+    arguments: Any
+
+
+class CompiledBlocks:
+    """Calls of a UNet with its repeated blocks compiled, where they are ready for a shape.
+
+    The first forward of a shape runs as it is, and shows what the blocks are called with. A thread
+    then compiles them on inputs of zeros, and from the next forward on they are used. What cannot
+    be compiled runs as it is for ever, and the log says why. Weights are inputs of what is
+    compiled: they may change in place, as LoRAs change them.
+
+    Call it from one thread at a time. In CUDA's case the thread works on a stream of its own.
+
+    Args:
+        unet: a model of diffusers that names its ``_repeated_blocks``.
+        backend: of ``torch.compile``.
+    """
+
+    def __init__(self, unet: Any, *, backend: str = "inductor") -> None:
+        unet.compile_repeated_blocks(
+            fullgraph=True, dynamic=False, backend=backend, recompile_limit=SHAPES
+        )
+        names = set(unet._repeated_blocks)
+        self._blocks = [block for block in unet.modules() if type(block).__name__ in names]
+        self._calls: list[Callable[..., Any]] = [
+            block._compiled_call_impl for block in self._blocks
+        ]
+        self._switch(on=False)
+        self._lock = threading.Lock()
+        self._waiting: dict[Hashable, list[_Use]] = {}
+        self._seen: set[Hashable] = set()
+        self._ready: set[Hashable] = set()
+        self._thread: threading.Thread | None = None
+
+    def ready(self, shape: Hashable) -> bool:
+        """Whether the blocks are compiled for forwards of this shape."""
+        return shape in self._ready
+
+    @contextmanager
+    def used(self, shape: Hashable) -> Iterator[None]:
+        """In the block the UNet is called with inputs of this shape."""
+        self._switch(on=self.ready(shape))
+        if shape in self._seen:
+            yield
+            return
+        self._seen.add(shape)
+        with self._watched() as uses:
+            yield
+        with self._lock:
+            self._waiting[shape] = _distinct(self._blocks, uses)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="compile", daemon=True)
+                self._thread.start()
+
+    def unused(self) -> None:
+        """The UNet is called as it is, until :meth:`used` again."""
+        self._switch(on=False)
+
+    def wait(self) -> None:
+        """Wait until all that was begun is compiled."""
+        if thread := self._thread:
+            thread.join()
+
+    def _switch(self, *, on: bool) -> None:
+        # Checkpoints may share a UNet, so how it stands is read from itself.
+        if (self._blocks[0]._compiled_call_impl is not None) != on:
+            for block, call in zip(self._blocks, self._calls, strict=True):
+                block._compiled_call_impl = call if on else None
+
+    @contextmanager
+    def _watched(self) -> Iterator[list[_Use]]:
+        """In the block calls of blocks are noted."""
+        uses: list[_Use] = []
+
+        def note(place: int) -> Callable[..., None]:
+            def noted(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                uses.append(_Use(place, trees.tree_map_only(Tensor, _look, (args, kwargs))))
+
+            return noted
+
+        hooks = [
+            block.register_forward_pre_hook(note(place), with_kwargs=True)
+            for place, block in enumerate(self._blocks)
+        ]
+        try:
+            yield uses
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._thread = None
+                    return
+                shape = next(iter(self._waiting))
+                uses = self._waiting.pop(shape)
+            try:
+                with torch.no_grad():
+                    self._compile(uses)
+            except Exception as error:
+                log.warning("forwards of %s stay uncompiled: %r", shape, error)
+            else:
+                self._ready.add(shape)
+
+    def _compile(self, uses: Sequence[_Use]) -> None:
+        for use in uses:
+            args, kwargs = trees.tree_map_only(_Like, _Like.made, use.arguments)
+            self._calls[use.place](*args, **kwargs)
+
+
+def _look(tensor: Tensor) -> _Like:
+    return _Like(tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+
+
+def _distinct(blocks: Sequence[nn.Module], uses: Sequence[_Use]) -> list[_Use]:
+    """One use of each kind: blocks of equal weights' shapes that are called alike are compiled
+    as one."""
+    kinds = {}
+    for use in uses:
+        weights = tuple(weight.shape for weight in blocks[use.place].parameters())
+        kinds.setdefault((weights, repr(use.arguments)), use)
+    return list(kinds.values())

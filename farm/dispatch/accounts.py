@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from farm.db.backlog import Entitled, Spent
@@ -10,7 +10,7 @@ from farm.db.leases import Lease
 from farm.dispatch.cost import Costs
 from farm.dispatch.fairness import Shares
 from farm.dispatch.snapshot import Claimant, Run, Seat, Snapshot
-from farm.spec.batch import INTERACTIVE_FROM, rank
+from farm.dispatch.waiting import contenders
 
 _MANY = 200_000
 
@@ -35,6 +35,7 @@ class Accounts:
         self._shares = Shares()
         self._costs = Costs()
         self._open: dict[tuple[int, int, int], _Charge] = {}
+        self._ahead: dict[str, float] = {}
 
     def know(self, rates: Mapping[str, float]) -> None:
         """Begin with what jobs of each checkpoint took before, in GPU-seconds a unit."""
@@ -46,12 +47,10 @@ class Accounts:
         """What jobs and loads are thought to take."""
         return self._costs
 
-    def claimants(
-        self, users: Sequence[Entitled], runs: Sequence[Run]
-    ) -> Mapping[int, Claimant]:
+    def claimants(self, users: Sequence[Entitled], runs: Sequence[Run]) -> Mapping[int, Claimant]:
         """What each user with work is entitled to now, when these runs wait."""
         active = [user.user_id for user in users]
-        behind = _contenders(runs)
+        behind = contenders(runs)
         queued = [user.user_id for user in users if user.user_id in behind and _room(user) != 0]
         times = self._shares.level(active, queued)
         return {
@@ -67,15 +66,29 @@ class Accounts:
             charge = _Charge(snapshot.users[run.user].weight, run, seats[lease.session_id])
             self._shares.charge(run.user, charge.seconds, charge.weight)
             self._open[lease.batch_id, lease.ord, lease.attempt] = charge
+            self._hold(charge, charge.seconds)
         while len(self._open) > _MANY:  # of attempts whose end was never heard of
-            del self._open[next(iter(self._open))]
+            charge = self._open.pop(next(iter(self._open)))
+            self._hold(charge, -charge.seconds)
+
+    def ahead(self, session_id: str) -> float:
+        """Seconds that what a session holds is expected to take."""
+        return max(0.0, self._ahead.get(session_id, 0.0))
+
+    def forget(self, sessions: Collection[str]) -> None:
+        """Sessions have ended."""
+        for session_id in sessions:
+            self._ahead.pop(session_id, None)
 
     def settle(self, ended: Sequence[Spent]) -> None:
         """Correct the charges of attempts that ended; those settled before are left alone."""
         for attempt in ended:
             charge = self._open.pop((attempt.batch_id, attempt.ord, attempt.attempt), None)
-            if charge is None or attempt.result == "lost":
-                continue  # nobody knows what a lost one took: the estimate stands
+            if charge is None:
+                continue
+            self._hold(charge, -charge.seconds)
+            if attempt.result == "lost":
+                continue  # nobody knows what it took: the estimate stands
             run, seconds = charge.run, attempt.gpu_seconds or 0.0
             self._shares.charge(run.user, seconds - charge.seconds, charge.weight)
             if attempt.load_seconds:
@@ -83,16 +96,9 @@ class Accounts:
             elif attempt.result == "succeeded" and seconds:
                 self._costs.learn(run.checkpoint, run.size, seconds, charge.seat.card)
 
-
-def _contenders(runs: Sequence[Run]) -> set[int]:
-    """Who is served in turns now: the users of the highest class that has to wait. Interactive work
-    does not, and lower classes have no turn."""
-    levels = {run.user: rank(run.priority) for run in reversed(runs) if not _at_once(run)}
-    return {user for user, level in levels.items() if level == max(levels.values())}
-
-
-def _at_once(run: Run) -> bool:
-    return run.priority >= INTERACTIVE_FROM
+    def _hold(self, charge: _Charge, seconds: float) -> None:
+        session_id = charge.seat.session_id
+        self._ahead[session_id] = self._ahead.get(session_id, 0.0) + seconds
 
 
 def _room(user: Entitled) -> int | None:

@@ -25,13 +25,19 @@ import heapq
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf
 from typing import NamedTuple
 
 from farm.db.leases import Claim
+from farm.dispatch.demand import Supply
 from farm.dispatch.snapshot import Run, Seat, Snapshot
-from farm.dispatch.waiting import INTERACTIVE, Open, Waiting, keys
+from farm.dispatch.waiting import INTERACTIVE, WORTH, Open, Waiting, keys
 from farm.spec.batch import INTERACTIVE_EXTRA
+
+AHEAD = 20.0
+"""Seconds of work that are enough for a session; beyond them it is sent no more than half of what
+it may hold. What is sent can go nowhere else, and the last jobs should end on the fastest cards."""
 
 PATIENCE = 30.0
 """Seconds that a job may be passed over for warmer ones, for each checkpoint that waits a card."""
@@ -40,9 +46,6 @@ SLACK = 60.0
 """GPU-seconds by which a user may be ahead of the fairest for the sake of a warm checkpoint, or
 what they are entitled to in ``SLACK_TIME`` if that is more."""
 SLACK_TIME = 30.0
-
-WORTH = 4.0
-"""Loads that the work waiting for a checkpoint must be worth before another card loads it."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ def place(snapshot: Snapshot) -> Placed:
 
     Interactive jobs come first, and find a few places more than there are for others.
     """
+    if not snapshot.seats:
+        return Placed([], frozenset())
     farm = _Farm(snapshot)
     farm.fill(lowest=INTERACTIVE, extra=INTERACTIVE_EXTRA)
     farm.fill(lowest=0, extra=0)
@@ -74,22 +79,33 @@ class _Found(NamedTuple):
 class _Place:
     """A seat while it is being filled."""
 
-    __slots__ = ("held", "last", "seat", "warm")
+    __slots__ = ("ahead", "closed", "held", "last", "number", "seat", "warm")
 
-    def __init__(self, seat: Seat) -> None:
+    def __init__(self, number: int, seat: Seat) -> None:
+        self.number = number
         self.seat = seat
         self.held = seat.held
+        self.ahead = seat.ahead
         self.warm = dict.fromkeys(sorted(seat.warm))
         self.last = seat.last
+        self.closed = False
 
     @property
-    def load(self) -> float:
-        return self.held / self.seat.capacity
+    def load(self) -> tuple[float, float]:
+        return self.ahead, self.held / self.seat.capacity
 
-    def take(self, run: Run, most: int) -> None:
-        self.held = most if run.alone else self.held + 1
+    def has_room(self, extra: int) -> bool:
+        capacity = self.seat.capacity
+        if self.closed or self.held >= capacity + extra:
+            return False
+        return bool(extra) or self.ahead < AHEAD or self.held < capacity / 2
+
+    def take(self, run: Run, seconds: float) -> None:
+        self.held += 1
+        self.ahead += seconds
         self.warm[run.checkpoint] = None
         self.last = run.kind
+        self.closed = run.alone
 
 
 class _Farm:
@@ -98,7 +114,7 @@ class _Farm:
     def __init__(self, snapshot: Snapshot) -> None:
         self.taken: list[tuple[Run, str]] = []
         self.passed: set[int] = set()
-        self._places = [_Place(seat) for seat in snapshot.seats]
+        self._places = [_Place(*numbered) for numbered in enumerate(snapshot.seats)]
         self._workers = {seat.worker for seat in snapshot.seats}
         self._waiting = Waiting(snapshot)
         self._holders = Counter(name for seat in snapshot.seats for name in seat.warm)
@@ -108,39 +124,31 @@ class _Farm:
 
     def fill(self, *, lowest: int, extra: int) -> None:
         """Give jobs of a class or above places, ``extra`` ones beyond capacity included."""
-        heap = [
-            (place.load, number)
-            for number, place in enumerate(self._places)
-            if place.held < place.seat.capacity + extra
-        ]
+        heap = [(place.load, place.number) for place in self._places if place.has_room(extra)]
         heapq.heapify(heap)
         while heap and self._waiting.holds(lowest):
             _, number = heapq.heappop(heap)
             place = self._places[number]
-            most = place.seat.capacity + extra
             found = self._pick(place, lowest)
             if found is not None:
-                self._take(place, found, most)
-                if place.held < most:
+                self._take(place, found)
+                if place.has_room(extra):
                     heapq.heappush(heap, (place.load, number))
 
-    def _take(self, place: _Place, found: Open, most: int) -> None:
+    def _take(self, place: _Place, found: Open) -> None:
         run = found.run
         if run.checkpoint not in place.warm:
             self._holders[run.checkpoint] += 1
-        self._waiting.take(found, run.cost / place.seat.speed)
+            self._supply.load(place.number, run.checkpoint)
+        seconds = run.cost / place.seat.speed
+        self._waiting.take(found, seconds)
         self.taken.append((run, place.seat.session_id))
-        place.take(run, most)
+        place.take(run, seconds)
 
     def _pick(self, place: _Place, lowest: int) -> Open | None:
         levels = [level for level in self._waiting.levels if level >= lowest]
         for level in levels:
             if (found := self._pick_of(level, place)) is not None:
-                return found
-        if lowest:
-            return None
-        for level in levels:
-            if (found := self._spare(level, place)) is not None:
                 return found
         return None
 
@@ -190,8 +198,10 @@ class _Farm:
     def _welcome(self, level: int, place: _Place, run: Run) -> bool:
         """Whether none of its user's more important batches could have the place."""
         own = self._own(place, self._waiting.of(level, run.user))
-        return own is not None and own.run.priority == run.priority and (
-            own.run is run or own.run.passed <= self._patience
+        return (
+            own is not None
+            and own.run.priority == run.priority
+            and (own.run is run or own.run.passed <= self._patience)
         )
 
     def _cold(self, level: int, place: _Place, bound: float) -> _Found | None:
@@ -200,28 +210,26 @@ class _Farm:
             if time >= bound:
                 return None
             found = self._own(place, runs)
-            if found is not None and self._worth(level, found.run):
+            if found is not None and self._worth(found, place, busy=bound < inf):
                 return _Found(time, found)
         return None
 
-    def _worth(self, level: int, run: Run) -> bool:
+    def _worth(self, found: Open, place: _Place, *, busy: bool) -> bool:
+        run = found.run
         holders = self._holders[run.checkpoint]
         if not holders or not run.load:
             return True
-        each = self._waiting.backlog[level, run.checkpoint] / (holders + 1)
-        wanted = self._waiting.wanted(level, run.checkpoint)
-        return holders < wanted and each >= WORTH * run.load
+        if found.level == INTERACTIVE:
+            # Its holders put it first, so all that counts is what they would put first.
+            waits = self._waiting.backlog[INTERACTIVE, run.checkpoint]
+            return waits > holders * WORTH * run.load
+        if busy and not self._supply.idles(place.number):
+            return False
+        return self._supply.lacks(run.checkpoint)
 
-    def _spare(self, level: int, place: _Place) -> Open | None:
-        """A job for a card that has nothing else to do, if the load is over in time."""
-        for _, runs in self._waiting.users(level):
-            found = self._own(place, runs)
-            if found is None:
-                continue
-            name = found.run.checkpoint
-            if self._waiting.backlog[level, name] > found.run.load * self._holders[name]:
-                return found
-        return None
+    @cached_property
+    def _supply(self) -> Supply:
+        return Supply(self._waiting.wanted, [list(place.warm) for place in self._places])
 
     def _may_take(self, run: Run, place: _Place) -> bool:
         if run.alone and place.held:

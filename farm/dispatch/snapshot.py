@@ -71,6 +71,7 @@ class Seat:
         speed: of its card, relative to others.
         tags: that batches may ask for.
         fits: most pixels of an image by checkpoint, where that is known.
+        ahead: seconds that what it holds is expected to take.
     """
 
     session_id: str
@@ -84,6 +85,7 @@ class Seat:
     speed: float = 1.0
     tags: frozenset[str] = frozenset()
     fits: Mapping[str, int] = field(default_factory=dict)
+    ahead: float = 0.0
 
     def suits(self, run: Run) -> bool:
         """Whether this card can ever make the jobs of a run."""

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from math import inf
+from statistics import median_low
 
 from farm.dispatch.snapshot import Claimant, Kind, Run, Snapshot
-from farm.spec.batch import rank
+from farm.spec.batch import INTERACTIVE_FROM, rank
 
 INTERACTIVE, NORMAL = 2, 1
 
 BURST = 600.0
-"""GPU-seconds ahead of the fairest at which a user's interactive jobs count as normal ones."""
+"""GPU-seconds ahead of those who take turns at which a user's interactive jobs count as normal."""
 
-SOON = 30.0
-"""Seconds over which work is worth being shared among cards."""
+CATCH_UP = 60.0
+"""Seconds in which one who has fallen behind should be level again."""
+MOST = 3.0
+
+WORTH = 4.0
+"""Loads that the work waiting for a checkpoint must be worth, for each card that holds it."""
 
 _ANYBODY = Claimant()
 
@@ -61,10 +67,12 @@ class Waiting:
         self.pace: dict[int, float] = {}
         """Of each class, GPU-seconds that a user of weight 1 is entitled to in a second."""
         self._lines: dict[tuple[int, Sequence[object]], Line] = {}
-        self._wanted: dict[tuple[int, str], float] = {}
-        fairest = min(self.times.values(), default=0.0)
+        self.wanted: dict[str, float] = {}
+        """Cards that should serve each checkpoint, if each user had their share right now."""
+        turns = [self.times[user] for user in contenders(snapshot.runs)]
+        level_with = median_low(turns) if turns else inf
         for run in snapshot.runs:
-            level = _class(run.priority, self.times[run.user] - fairest)
+            level = _class(run.priority, self.times[run.user] - level_with)
             self._add(Open(run, level))
         self.levels = sorted({level for level, _ in self._lines}, reverse=True)
         self._share(len(snapshot.seats))
@@ -101,10 +109,6 @@ class Waiting:
             next(self.users(level), None) is not None for level in self.levels if level >= lowest
         )
 
-    def wanted(self, level: int, checkpoint: str) -> float:
-        """Cards that would serve a checkpoint if each user had their share right now."""
-        return self._wanted.get((level, checkpoint), 0.0)
-
     def take(self, open_run: Open, seconds: float) -> None:
         """A job of the run has a place where it takes so many GPU-seconds."""
         run = open_run.run
@@ -126,31 +130,78 @@ class Waiting:
             line.add(open_run, time)
 
     def _share(self, cards: int) -> None:
-        """Share the cards out to the checkpoints of the users' most important runs."""
+        """Share the cards out, class by class, to what users want of them."""
+        left = float(cards)
         for level in self.levels:
-            line = self._lines[level, ()]
-            weights = {user: self._claimant(user).weight for user in line.runs}
-            each = self.pace[level] = cards / sum(weights.values())
-            for user, runs in line.runs.items():
-                first = runs[0].run.priority
-                wanted: dict[str, float] = {}
-                for one in runs:
-                    if one.run.priority == first:
-                        seconds = wanted.get(one.run.checkpoint, 0.0)
-                        wanted[one.run.checkpoint] = seconds + one.run.cost * one.run.count
-                total = max(sum(wanted.values()), 1e-9)
-                part = min(weights[user] * each / total, 1 / SOON)
-                for name, seconds in wanted.items():
-                    before = self._wanted.get((level, name), 0.0)
-                    self._wanted[level, name] = before + part * seconds
+            users = self._lines[level, ()].runs
+            weights = {user: self._claimant(user).weight for user in users}
+            pace = self.pace[level] = cards / sum(weights.values())
+            if level == INTERACTIVE:
+                continue  # it is soon over, and moves no checkpoints
+            wants = {user: _wants(runs) for user, runs in users.items()}
+            most = {user: sum(wanted.values()) for user, wanted in wants.items()}
+            middle = median_low([self.times[user] for user in users])
+            lifted = {
+                user: weight * _lift((middle - self.times[user]) / pace)
+                for user, weight in weights.items()
+            }
+            got = shared(left, lifted, most)
+            rest = {user: most[user] - got[user] for user in users}
+            more = shared(left - sum(got.values()), weights, rest)
+            for user, wanted in wants.items():
+                part = (got[user] + more[user]) / max(most[user], 1e-9)
+                left -= got[user] + more[user]
+                for name, amount in wanted.items():
+                    self.wanted[name] = self.wanted.get(name, 0.0) + amount * part
 
     def _claimant(self, user: int) -> Claimant:
         return self._users.get(user, _ANYBODY)
 
 
+def shared(
+    amount: float, weights: Mapping[int, float], most: Mapping[int, float]
+) -> dict[int, float]:
+    """Share an amount by weight, to nobody more than they want (max-min fair)."""
+    found = dict.fromkeys(weights, 0.0)
+    order = sorted((most[one] / weights[one], one) for one in weights if weights[one] > 0)
+    total = sum(weights[one] for _, one in order)
+    for ratio, one in order:
+        found[one] = weights[one] * min(ratio, amount / total)
+        amount -= found[one]
+        total -= weights[one]
+    return found
+
+
+def _lift(seconds: float) -> float:
+    """How many times their share somebody should have who is so far behind, ahead if negative."""
+    return min(MOST, max(0.0, 1.0 + seconds / CATCH_UP))
+
+
+def _wants(runs: Sequence[Open]) -> dict[str, float]:
+    """Cards that a user's most important runs could use, by checkpoint."""
+    wants: dict[str, float] = {}
+    for one in runs:
+        run = one.run
+        if run.priority == runs[0].run.priority:
+            cards = run.cost * run.count / max(WORTH * run.load, 1e-9)
+            wants[run.checkpoint] = wants.get(run.checkpoint, 0.0) + cards
+    return wants
+
+
 def keys(kind: Kind) -> tuple[Sequence[object], ...]:
     """What jobs of a kind can be asked for by, from anything to exactly this."""
     return (), kind[:1], kind[:2], kind[:3]
+
+
+def contenders(runs: Sequence[Run]) -> set[int]:
+    """Who takes turns: the users of the highest class that has to wait. Interactive work does not,
+    and lower classes have no turn."""
+    levels: dict[int, int] = {}
+    for run in runs:
+        if run.priority < INTERACTIVE_FROM:
+            levels[run.user] = max(levels.get(run.user, 0), rank(run.priority))
+    highest = max(levels.values(), default=0)
+    return {user for user, level in levels.items() if level == highest}
 
 
 def _class(priority: int, ahead: float) -> int:

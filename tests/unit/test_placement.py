@@ -19,7 +19,7 @@ def seat(
     name: str, *, capacity: int = 4, held: int = 0, warm: str = "", can_load: str | None = None
 ) -> Seat:
     has = None if can_load is None else frozenset(can_load.split())
-    return Seat(name, name, capacity, held, frozenset(warm.split()), has)
+    return Seat(name, name, capacity, held, frozenset(warm.split()), has, ahead=float(held))
 
 
 def run(batch: int, checkpoint: str = "a", *, count: int = 1, **fields: object) -> Run:
@@ -168,7 +168,7 @@ runs_of_any_kind = st.lists(
         count=st.integers(1, 6),
         passed=st.floats(0, 100),
         user=st.integers(1, 3),
-        cost=st.floats(0, 50),
+        cost=st.floats(0, 2),
     ),
     max_size=8,
     unique_by=lambda found: found.batch_id,

@@ -1,0 +1,226 @@
+"""Runs a trace: events in the order of time, the dispatcher's own code at each of its cycles."""
+
+from __future__ import annotations
+
+import heapq
+from bisect import insort
+from collections.abc import Callable, Iterator
+from itertools import islice
+from math import inf
+from random import Random
+
+from farm.db.backlog import Entitled, Spent
+from farm.db.leases import Claim, Lease
+from farm.dispatch.accounts import Accounts
+from farm.dispatch.placement import Placed
+from farm.dispatch.simulator.cards import Cards, Job
+from farm.dispatch.simulator.results import Record
+from farm.dispatch.simulator.trace import Batch, Part, Trace
+from farm.dispatch.snapshot import Kind, Run, Seat, Snapshot
+from farm.spec.batch import rank
+
+Policy = Callable[[Snapshot], Placed]
+
+EACH = 64
+"""Batches of one user that are looked at, as in the dispatcher."""
+IDLE = 1.0
+"""Seconds between cycles when nothing happens, as in the dispatcher."""
+SPREAD = 0.1
+"""How much jobs of a batch differ in what they take, either way."""
+_STUCK = 3600.0
+"""Seconds in which nothing is placed or ends, after which nothing ever will."""
+
+
+class _Open:
+    """A batch of which something is not placed yet."""
+
+    __slots__ = ("batch", "id", "left", "next", "part", "passed")
+
+    def __init__(self, id: int, batch: Batch) -> None:
+        self.id = id
+        self.batch = batch
+        self.part = 0
+        self.next = 0
+        self.left = batch.parts[0].jobs
+        self.passed = 0.0
+
+    @property
+    def head(self) -> Part:
+        return self.batch.parts[self.part]
+
+    def take(self) -> int:
+        """The number of its next job."""
+        ord, self.next, self.left = self.next, self.next + 1, self.left - 1
+        if not self.left and self.part + 1 < len(self.batch.parts):
+            self.part += 1
+            self.left = self.head.jobs
+        return ord
+
+
+class World:
+    """A farm, a trace of work, a policy, and a clock.
+
+    Args:
+        interval: least seconds between two cycles of the dispatcher.
+    """
+
+    def __init__(
+        self, trace: Trace, policy: Policy, *, interval: float = 0.25, seed: int = 1
+    ) -> None:
+        self._trace = trace
+        self._policy = policy
+        self._interval = interval
+        self._random = Random(seed)
+        self._accounts = Accounts()
+        self._cards = [Cards(card, trace.checkpoints) for card in trace.cards]
+        self._numbers = {card.name: number for number, card in enumerate(trace.cards)}
+        self._seats: dict[int, Seat] = {}
+        self._queues: dict[int, list[tuple[int, int]]] = {}
+        self._open: dict[int, _Open] = {}
+        self._in_flight = dict.fromkeys(trace.users, 0)
+        self._last: dict[int, Kind] = {}
+        self._ended: list[Spent] = []
+        self._events: list[tuple[float, int]] = []
+        self._due = self._cycled = self._moved = 0.0
+        self.record = Record(trace)
+
+    def run(self) -> Record:
+        """Until everything is done, or nothing goes on any more."""
+        arrivals = list(enumerate(self._trace.batches, 1))[::-1]
+        while True:
+            arrival = arrivals[-1][1].at if arrivals else inf
+            event = self._events[0][0] if self._events else inf
+            now = min(arrival, event, self._due)
+            if now == inf or now - self._moved > _STUCK:
+                self.record.left = sum(batch.left for batch in self._open.values())
+                return self.record
+            if self._due <= now:
+                self._cycle(now)
+            elif arrival <= now:
+                self._arrive(*arrivals.pop())
+                self._move(now)
+            else:
+                self._end(*heapq.heappop(self._events))
+                self._move(now)
+
+    def _move(self, now: float) -> None:
+        """Something happened, so that the dispatcher is woken."""
+        self._moved = now
+        if self._open:
+            self._due = min(self._due, max(now, self._cycled + self._interval))
+
+    def _arrive(self, id: int, batch: Batch) -> None:
+        self._open[id] = _Open(id, batch)
+        insort(self._queues.setdefault(batch.user, []), (-batch.priority, id))
+
+    def _end(self, now: float, number: int) -> None:
+        card = self._cards[number]
+        turn = card.end()
+        job = turn.job
+        self._in_flight[job.user] -= 1
+        self._seats.pop(number, None)
+        seconds = turn.load + turn.work
+        self._ended.append(Spent(job.batch, job.ord, 1, "succeeded", seconds, turn.load))
+        self.record.ended(now, turn)
+        self._begin(now, number)
+
+    def _begin(self, now: float, number: int) -> None:
+        if turn := self._cards[number].begin(now):
+            self.record.began(now, turn)
+            heapq.heappush(self._events, (now + turn.load + turn.work, number))
+
+    def _cycle(self, now: float) -> None:
+        """One round of the dispatcher."""
+        self._accounts.settle(self._ended)
+        self._ended = []
+        snapshot = self._snapshot()
+        found = self._policy(snapshot)
+        leases = [lease for claim in found.claims for lease in self._claim(now, claim)]
+        self._accounts.charge(leases, snapshot)
+        for batch_id in found.passed:
+            self._open[batch_id].passed += now - self._cycled
+        for claim in found.claims:
+            self._served(claim.batch_id)
+        self._moved = now if leases else self._moved
+        self._cycled = now
+        self._due = now + IDLE if self._open else inf
+        self.record.cycle(now, [self._open[run.batch_id].batch for run in self._runs()])
+
+    def _snapshot(self) -> Snapshot:
+        runs = list(self._runs())
+        seats = [self._seat(number) for number in range(len(self._cards))]
+        waiting = {run.user for run in runs}
+        users = [
+            Entitled(user.id, user.weight, user.max_in_flight, self._in_flight[user.id])
+            for user in self._trace.users.values()
+            if user.id in waiting or self._in_flight[user.id]
+        ]
+        return Snapshot(seats, runs, self._accounts.claimants(users, runs))
+
+    def _runs(self) -> Iterator[Run]:
+        costs = self._accounts.costs
+        for user, queue in self._queues.items():
+            for _, id in islice(queue, EACH):
+                batch = self._open[id]
+                part = batch.head
+                yield Run(
+                    id,
+                    part.checkpoint,
+                    batch.batch.priority,
+                    batch.left,
+                    batch.passed,
+                    user=user,
+                    cost=costs.estimate(part.checkpoint, part.size),
+                    size=part.size,
+                    load=costs.load(part.checkpoint),
+                )
+
+    def _seat(self, number: int) -> Seat:
+        if number not in self._seats:
+            card = self._cards[number]
+            self._seats[number] = Seat(
+                card.card.name,
+                card.card.name,
+                card.card.places,
+                card.held,
+                warm=card.warm,
+                can_load=card.fits,
+                last=self._last.get(number),
+                card=card.card.kind,
+                speed=self._accounts.costs.speed(card.card.kind),
+                ahead=self._accounts.ahead(card.card.name),
+            )
+        return self._seats[number]
+
+    def _claim(self, now: float, claim: Claim) -> Iterator[Lease]:
+        batch = self._open[claim.batch_id]
+        number = self._numbers[claim.session_id]
+        card, came = self._cards[number], batch.batch
+        for _ in range(claim.count):
+            part = batch.head
+            seconds = part.seconds * self._random.uniform(1 - SPREAD, 1 + SPREAD)
+            ord = batch.take()
+            job = Job(
+                rank(came.priority), batch.id, ord, came.user, part.checkpoint, seconds, came.at
+            )
+            card.give(job)
+            self._in_flight[came.user] += 1
+            self._last[number] = Kind(part.checkpoint)
+            yield Lease(batch.id, ord, 1, claim.session_id)
+        self._seats.pop(number, None)
+        if card.running is None:
+            self._begin(now, number)
+
+    def _served(self, id: int) -> None:
+        """Jobs of the batch were placed."""
+        batch = self._open.get(id)
+        if batch is None:
+            return
+        self.record.passed(batch.passed)
+        batch.passed = 0.0
+        if not batch.left:
+            del self._open[id]
+            queue = self._queues[batch.batch.user]
+            queue.remove((-batch.batch.priority, id))
+            if not queue:
+                del self._queues[batch.batch.user]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import cache
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 from farm.db.database import Database, describe
@@ -18,6 +20,10 @@ from farm.errors import SetupError, Unavailable
 
 _LOCK = 0x6661726D
 _OLDEST = 150_000
+_LOCK_MS = 500
+_PAUSE = 2.0
+_TRIES = 30
+_BUSY = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
 
 
 def upgrade(url: str) -> None:
@@ -40,12 +46,11 @@ def upgrade(url: str) -> None:
     with connection:
         _check_server(connection.exec_driver_sql("SHOW server_version_num").scalar_one())
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
+        # Who waits for a table holds up all who come after, so nobody waits for long.
+        connection.execute(text(f"SET lock_timeout = {_LOCK_MS}"))
         connection.commit()
         try:
-            config = _config()
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-            connection.commit()
+            _migrate(connection)
         except CommandError as error:
             raise SetupError(
                 f"The database at {describe(url)} was migrated by a newer Farm: {error}.",
@@ -56,6 +61,28 @@ def upgrade(url: str) -> None:
             connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK})
             connection.commit()
     engine.dispose()
+
+
+def _migrate(connection: Connection) -> None:
+    """Run what is missing, each migration in a transaction of its own, as soon as it finds a gap
+    in the work of a farm that goes on."""
+    config = _config()
+    config.attributes["connection"] = connection
+    for left in reversed(range(_TRIES)):
+        try:
+            command.upgrade(config, "head")
+            connection.commit()
+            return
+        except OperationalError as error:
+            connection.rollback()
+            if not isinstance(error.orig, _BUSY):
+                raise
+            if not left:
+                raise Unavailable(
+                    f"The database is too busy to be migrated: {error.orig}.",
+                    remedy="Look for long transactions in pg_stat_activity, a backup for one.",
+                ) from error
+            time.sleep(_PAUSE)
 
 
 def is_current(db: Database) -> bool:

@@ -165,9 +165,10 @@ SELECT id FROM batch
 """CANCEL a batch of which something is left: one row, and a flag on what is in flight."""
 
 STOP_WAITING = """
-WITH gone AS (
-    DELETE FROM requeue USING batches b
-    WHERE b.id = requeue.batch_id AND b.state = 'cancelled' RETURNING requeue.*
+WITH unwanted AS MATERIALIZED (
+    SELECT id FROM batches WHERE ended_at IS NULL AND state = 'cancelled'
+), gone AS (
+    DELETE FROM requeue USING unwanted WHERE requeue.batch_id = unwanted.id RETURNING requeue.*
 ), recorded AS (
     INSERT INTO outcomes (batch_id, ord, attempt, state)
     SELECT batch_id, ord, attempt, 'cancelled' FROM gone
@@ -178,12 +179,14 @@ ON CONFLICT (batch_id, session_id) DO UPDATE SET cancelled = p.cancelled + exclu
 """
 """CANCEL the jobs of cancelled batches that wait to be retried."""
 
+# OFFSET 0: looked up for each of the few batches that may be at their end, rather than joined with
+# all that waits.
 FINISHABLE = """
 SELECT id FROM batches b
 WHERE b.ended_at IS NULL
   AND (b.state = 'cancelled' OR (b.state IN ('open', 'paused') AND b.cursor = b.total))
-  AND NOT EXISTS (SELECT FROM leases l WHERE l.batch_id = b.id)
-  AND NOT EXISTS (SELECT FROM requeue r WHERE r.batch_id = b.id)
+  AND NOT EXISTS (SELECT FROM leases l WHERE l.batch_id = b.id OFFSET 0)
+  AND NOT EXISTS (SELECT FROM requeue r WHERE r.batch_id = b.id OFFSET 0)
 FOR UPDATE
 """
 """Lock the batches of which nothing seems to be left, so that nobody repeats a job meanwhile."""
@@ -192,8 +195,8 @@ FINISH = """
 UPDATE batches b SET state = CASE WHEN b.state = 'cancelled' THEN b.state ELSE 'done' END,
                      ended_at = now()
 WHERE b.id = ANY(%(ids)s)
-  AND NOT EXISTS (SELECT FROM leases l WHERE l.batch_id = b.id)
-  AND NOT EXISTS (SELECT FROM requeue r WHERE r.batch_id = b.id)
+  AND NOT EXISTS (SELECT FROM leases l WHERE l.batch_id = b.id OFFSET 0)
+  AND NOT EXISTS (SELECT FROM requeue r WHERE r.batch_id = b.id OFFSET 0)
 RETURNING b.id
 """
 """Close those of the locked batches of which nothing is pending, in flight or waiting."""

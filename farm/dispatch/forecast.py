@@ -72,7 +72,7 @@ def finish_times(
         classes[rank(work.priority)].append(work)
     now, found = 0.0, dict[float, float]()
     for level in sorted(classes, reverse=True):
-        now = _share_out(classes[level], weights, cards.speed, now, found)
+        now = _share_out(classes[level], weights, cards.speed, now=now, found=found)
     for level_works in classes.values():
         for work in level_works:
             found[work.batch_id] = max(found[work.batch_id], alone(work, cards))
@@ -87,18 +87,28 @@ def alone(work: Work, cards: Cards) -> float:
     return work.seconds / work.jobs * most * cards.number / cards.speed
 
 
-def expected(model: float, ratios: Mapping[int, Sequence[float]]) -> Eta:
-    """What ``model`` seconds turn out to be.
+class TrackRecord:
+    """How forecasts have erred so far.
 
     Args:
-        ratios: of seconds taken to seconds thought, by :func:`band`, of batches that have ended.
+        taken: (seconds thought, seconds taken) of batches that have ended.
     """
-    tenths = quantiles([*PRIOR, *ratios.get(band(model), ())], n=10, method="inclusive")
-    return Eta(model * tenths[4], model * tenths[8])
+
+    def __init__(self, taken: Iterable[tuple[float, float]] = ()) -> None:
+        ratios: list[list[float]] = [[*PRIOR] for _ in range(len(BANDS) + 1)]
+        for thought, took in taken:
+            if thought > 0:
+                ratios[_band(thought)].append(took / thought)
+        tenths = [quantiles(each, n=10, method="inclusive") for each in ratios]
+        self._factors = [(each[4], each[8]) for each in tenths]
+
+    def eta(self, thought: float) -> Eta:
+        """What so many seconds turn out to be."""
+        p50, p90 = self._factors[_band(thought)]
+        return Eta(thought * p50, thought * p90)
 
 
-def band(seconds: float) -> int:
-    """Which forecasts it is like."""
+def _band(seconds: float) -> int:
     return sum(seconds >= bound for bound in BANDS)
 
 
@@ -106,6 +116,7 @@ def _share_out(
     works: Sequence[Work],
     weights: Mapping[int, float],
     speed: float,
+    *,
     now: float,
     found: dict[float, float],
 ) -> float:

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 
 from farm.db import forecasts
 from farm.db.database import Database
@@ -14,6 +15,9 @@ from farm.dispatch.outlook import FRESH, Outlook
 from farm.errors import FarmError
 
 _log = logging.getLogger(__name__)
+
+_REST = 20.0
+"""Seconds without forecasts for each that was spent on them."""
 
 
 class Forecaster:
@@ -47,13 +51,17 @@ def forecasting(db: Database) -> Iterator[None]:
     forecaster, stop = Forecaster(db), threading.Event()
 
     def run() -> None:
-        while not stop.wait(FRESH):
+        pause = FRESH
+        while not stop.wait(pause):
+            began = monotonic()
             try:
                 forecaster.note()
             except FarmError as error:
                 _log.warning("no forecasts: %s", error)
             except Exception:
                 _log.exception("no forecasts")
+            # The same interpreter places jobs.
+            pause = max(FRESH, _REST * (monotonic() - began))
 
     thread = threading.Thread(target=run, name="forecaster", daemon=True)
     thread.start()

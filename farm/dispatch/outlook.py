@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ from farm.db.database import Database
 from farm.db.forecasts import Left
 from farm.db.sessions import Session
 from farm.dispatch.cost import Costs
-from farm.dispatch.forecast import NEW, Cards, Eta, Work, band, expected, finish_times
+from farm.dispatch.forecast import NEW, Cards, Eta, TrackRecord, Work, finish_times
 from farm.dispatch.parts import Part, stored_parts
 
 FRESH = 2.0
@@ -38,7 +37,7 @@ class Picture:
         live: sessions that take jobs.
         loadable: checkpoints by host.
         measured: checkpoints whose jobs have been timed.
-        ratios: see :func:`farm.dispatch.forecast.expected`.
+        record: of forecasts.
     """
 
     left: Sequence[Left]
@@ -49,7 +48,7 @@ class Picture:
     loadable: Mapping[str, frozenset[str]]
     costs: Costs
     measured: frozenset[str]
-    ratios: Mapping[int, Sequence[float]]
+    record: TrackRecord
 
     @property
     def cards(self) -> Cards:
@@ -77,7 +76,7 @@ class Picture:
     @cached_property
     def etas(self) -> Mapping[float, Eta]:
         """When each open batch ends, in seconds from now."""
-        return {id: expected(seconds, self.ratios) for id, seconds in self.models.items()}
+        return {id: self.record.eta(seconds) for id, seconds in self.models.items()}
 
     def with_new(self, work: Work) -> float:
         """Seconds until one more batch would end, as costs add up; the farm must have cards."""
@@ -95,7 +94,7 @@ class Outlook:
         self._seen = self._learnt = 0.0
         self._costs = Costs()
         self._measured: frozenset[str] = frozenset()
-        self._ratios: dict[int, list[float]] = {}
+        self._record = TrackRecord()
 
     def now(self) -> Picture:
         """The farm as it is, or as it was while somebody else looks."""
@@ -119,11 +118,8 @@ class Outlook:
         for checkpoint, rate in known.items():
             self._costs.learn(checkpoint, 1.0, rate)
         self._measured = frozenset(known)
-        ratios: dict[int, list[float]] = defaultdict(list)
-        for past in forecasts.past(self._db, limit=_JUDGED):
-            if past.model > 0:
-                ratios[band(past.model)].append(past.taken / past.model)
-        self._ratios = ratios
+        past = forecasts.past(self._db, limit=_JUDGED)
+        self._record = TrackRecord((one.model, one.taken) for one in past)
         self._learnt = monotonic()
 
     def _look(self) -> Picture:
@@ -141,7 +137,7 @@ class Outlook:
             loadable=assets.loadable(self._db),
             costs=self._costs,
             measured=self._measured,
-            ratios=self._ratios,
+            record=self._record,
         )
 
     def _read(self, left: Sequence[Left]) -> None:
@@ -152,9 +148,9 @@ class Outlook:
 
     def _work(self, left: Left, held: frozenset[str]) -> Work:
         parts = self._parts[left.id]
-        whole = work_of(parts, self._costs)
-        begun = whole / left.total * (UNDER_WAY * left.in_flight + left.waiting)
-        seconds = begun + work_of(parts, self._costs, held, after=left.cursor)
+        seconds = work_of(parts, self._costs, held, after=left.cursor)
+        if begun := UNDER_WAY * left.in_flight + left.waiting:
+            seconds += begun * work_of(parts, self._costs) / left.total
         return Work(left.id, left.user_id, left.priority, seconds, left.jobs)
 
 

@@ -9,7 +9,7 @@ from farm.db import assets, sessions, users
 from farm.db.database import Database
 from farm.db.sessions import Session
 from farm.dispatch.fit import Fit, fit, nearest
-from farm.dispatch.forecast import NEW, Eta, Work, alone, expected
+from farm.dispatch.forecast import NEW, Eta, Work, alone
 from farm.dispatch.outlook import Outlook, Picture, cards, work_of
 from farm.dispatch.parts import Part, parts_of, shapes_of
 from farm.spec.batch import BatchSpec
@@ -115,7 +115,7 @@ def _times(
     work = Work(NEW, user, priority, seconds, sum(part.jobs for part in parts))
     least = alone(work, cards(able, picture.costs))
     model = max(picture.with_new(work), least)
-    return expected(model, picture.ratios), least
+    return picture.record.eta(model), least
 
 
 def _shapes(db: Database, picture: Picture, batch: BatchSpec | Sequence[JobSpec]) -> list[Shape]:

@@ -6,15 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farm.dispatch.forecast import (
-    PRIOR,
-    Cards,
-    Work,
-    alone,
-    band,
-    expected,
-    finish_times,
-)
+from farm.dispatch.forecast import PRIOR, Cards, TrackRecord, Work, alone, finish_times
 
 ONE = Cards(1, 1.0)
 
@@ -99,16 +91,15 @@ def test_background_work_holds_nobody_up(works: list[Work], seconds: float) -> N
 
 
 def test_before_anything_is_known_the_middle_is_the_model() -> None:
-    eta = expected(100.0, {})
+    eta = TrackRecord().eta(100.0)
     assert eta.p50 == pytest.approx(100.0)
     assert eta.p90 > 120.0
     assert list(PRIOR) == sorted(PRIOR)
 
 
 def test_a_farm_that_is_always_late_learns_it_for_batches_of_that_length() -> None:
-    ratios = {band(100.0): [2.0] * 50 + [3.0] * 10}
-    late = expected(100.0, ratios)
-    assert late.p50 == pytest.approx(200.0)
-    assert late.p90 == pytest.approx(300.0)
-    assert expected(5000.0, ratios).p50 == pytest.approx(5000.0)
-    assert expected(1.0, ratios).p50 == pytest.approx(1.0)
+    late = TrackRecord([(100.0, 200.0)] * 50 + [(100.0, 300.0)] * 10 + [(0.0, 5.0)])
+    assert late.eta(100.0).p50 == pytest.approx(200.0)
+    assert late.eta(100.0).p90 == pytest.approx(300.0)
+    assert late.eta(5000.0).p50 == pytest.approx(5000.0)
+    assert late.eta(1.0).p50 == pytest.approx(1.0)

@@ -61,6 +61,7 @@ def main() -> None:
     watch_lifeline()
     # Until Celery takes the signal over, a worker told to stop just ends, in good order.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.home / "compiled"))
     device = torch.device("cpu" if settings.device == "cpu" else "cuda")
     with Database(settings.required("database_url"), max_size=4, name=settings.worker_name) as db:
         _Worker(settings, db, device).work()
@@ -118,6 +119,7 @@ class _Worker:
             # rows are taken by the next one between two steps, not after a round trip.
             capacity=profile.slots + profile.lookahead,
             fits=fits(profile),
+            tags=settings.tags,
         )
         self._orders = Orders(
             self._models,

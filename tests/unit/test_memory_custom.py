@@ -36,6 +36,8 @@ vae_tile_over: 1024
 offload: model
 slots: 6
 lookahead: 2
+cuda_graphs: true
+compile: regional
 """
     found = read_profile(written(tmp_path, text))
     assert (found.dtype, found.vae_dtype, found.offload) == ("bfloat16", "float32", "model")
@@ -43,6 +45,7 @@ lookahead: 2
     assert (found.rows_at_1024, found.max_rows, found.buckets) == (6, 12, (1, 2, 4, 8, 12))
     assert found.vae_tile_over == 1024**2
     assert (found.slots, found.lookahead) == (6, 2)
+    assert (found.cuda_graphs, found.compile) == (True, "regional")
 
 
 def test_weights_keep_their_share_of_another_memory(tmp_path: Path) -> None:
@@ -56,6 +59,7 @@ def test_weights_keep_their_share_of_another_memory(tmp_path: Path) -> None:
         ("dtype: float16", "base", "Field required"),
         ("base: 25gb", "profile", "no memory profile '25gb'"),
         ("base: 24gb\ndtype: float8", "dtype", "float16"),
+        ("base: 24gb\ncompile: everything", "compile", "regional"),
         ("base: 24gb\nrows: 4", "rows", "not permitted"),
         ("base: 24gb\nslots: 0", "slots", "greater than or equal to 1"),
         ("base: 24gb\nmemory_gb: 8\nweights_gb: 9", "weights_gb", "leaves nothing"),

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from farm.worker.memory.reading import MemoryReading
+
 SOME_FAILED = 1
 """Exit code of a command that waited for a batch of which not every image was made."""
 
@@ -115,10 +117,8 @@ def statistics_lines(stats: dict[str, Any]) -> list[str]:
     if speed:
         lines.append(", ".join(speed))
     if stats.get("system_total"):
-        used, total = stats.get("system_used") or 0, stats["system_total"]
-        active, reserved = size(stats.get("vram_active")), size(stats.get("vram_reserved"))
-        share = f"{size(used)}/{size(total)} ({100 * used / total:.1f}%)"
-        lines.append(f"A: {active}, R: {reserved}, Sys: {share}")
+        names = ("vram_active", "vram_reserved", "system_used", "system_total")
+        lines.append(str(MemoryReading(*(int(stats.get(name) or 0) for name in names))))
     if remark := stats.get("remark"):
         lines.append(f"The picture is {remark}.")
     return lines

@@ -11,7 +11,7 @@ import typer
 from farm.cli import output
 from farm.cli.batches import AsJson
 from farm.client import Farm
-from farm.errors import NotFound
+from farm.errors import InvalidInput, NotFound
 
 workers = typer.Typer(invoke_without_command=True, rich_markup_mode="markdown")
 
@@ -65,6 +65,35 @@ def _away(name: str, away: dict[str, Any]) -> str:
     if away["last_test"]:
         back = f"{away['tests']} tests failed, the last: {away['last_test']}"
     return f"{name} is in quarantine for {output.age(away['since'])}: {away['reason']} ({back})"
+
+
+@workers.command(context_settings={"ignore_unknown_options": True})
+def tag(
+    name: Name,
+    changes: Annotated[
+        list[str], typer.Argument(metavar="+TAG|-TAG...", help="To have, and not to have any more.")
+    ],
+) -> None:
+    """Give a worker tags, or take some. Batches may ask for them: `farm submit --set tags=...`.
+
+    When it restarts, it has those of FARM_TAGS again.
+
+    Example: farm workers tag gpu0 +a100 -spare
+    """
+    signs: dict[str, list[str]] = {"+": [], "-": []}
+    for change in changes:
+        if change[:1] not in signs:
+            raise InvalidInput(
+                f"{change!r} does not say whether the tag comes or goes.",
+                field="tag",
+                value=change,
+                remedy=f"Write +{change} or -{change}.",
+            )
+        signs[change[0]].append(change[1:])
+    with Farm() as farm:
+        farm.tag(name, add=signs["+"], remove=signs["-"])
+        (now,) = [worker["tags"] for worker in farm.workers() if worker["name"] == name]
+    typer.echo(f"{name} has the tags {', '.join(now)}." if now else f"{name} has no tags.")
 
 
 @workers.command()
@@ -126,3 +155,74 @@ def trace(
     target = to or Path(f"{name}-trace.json")
     target.write_text(json.dumps(found))
     typer.echo(f"{target}: open it at https://ui.perfetto.dev")
+
+
+@workers.command()
+def calibrate(
+    name: Name,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="To measure; by default the one it used last.")
+    ] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(help="As 512x768; may be given more than once."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have a worker measure what calls of a checkpoint take. It plans by that from then on.
+
+    Each call runs between two steps of the jobs under way.
+
+    Example: farm workers calibrate gpu0 --size 512x512 --size 1024x1024
+    """
+    with Farm() as farm:
+        report = farm.calibrate(name, checkpoint=checkpoint, sizes=map(_size, size or ()))
+    if as_json:
+        output.print_json(report)
+        return
+    screen = output.console()
+    columns = ("work", "size", ">rows", ">predicted", ">measured", ">seconds", ">rows/s")
+    screen.print(output.table(report["checkpoint"], columns, map(_calibrated, report["calls"])))
+    if all(call["bytes"] is None for call in report["calls"]):
+        screen.print("No memory was measured: on a CPU it cannot be told what a call takes.")
+
+
+@workers.command()
+def memory(
+    name: Name,
+    seconds: Annotated[
+        float, typer.Option(min=0, max=60, help="Record for so long who allocates what.")
+    ] = 0.0,
+    to: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
+) -> None:
+    """Save what lies where in a worker's card, as torch tells it.
+
+    Example: farm workers memory gpu0 --seconds 5
+    """
+    with Farm() as farm:
+        content = farm.memory(name, seconds=seconds)
+    target = to or Path(f"{name}-memory.pickle")
+    target.write_bytes(content)
+    typer.echo(f"{target}: open it at https://pytorch.org/memory_viz")
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise InvalidInput(
+            f"{text!r} is no size.", field="size", value=text, remedy="Write it as 512x768."
+        )
+    return int(width), int(height)
+
+
+def _calibrated(call: dict[str, Any]) -> tuple[Any, ...]:
+    kind, seconds = call["call"], call["seconds"]
+    return (
+        f"{kind['work']}, {kind['mode']}",
+        f"{call['width']}x{call['height']}",
+        kind["rows"],
+        output.size(call["predicted"]),
+        output.size(call["bytes"]),
+        "out of memory" if seconds is None else f"{seconds:.4f}",
+        seconds and f"{kind['rows'] / seconds:.2f}",
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -147,6 +147,11 @@ class Farm:
     def drain(self, worker: str) -> None:
         """Give a worker no more jobs; what it holds it finishes."""
         self._transport.post(f"/v1/workers/{_segment(worker)}:drain")
+
+    def tag(self, worker: str, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> None:
+        """Give a worker tags, or take some, until it starts anew."""
+        tags = {"add": list(add), "remove": list(remove)}
+        self._transport.post(f"/v1/workers/{_segment(worker)}:tag", tags)
 
     def quarantine(self, worker: str, because: str | None = None) -> None:
         """Give a worker no jobs until it is resumed, whatever becomes of it."""

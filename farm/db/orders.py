@@ -6,14 +6,15 @@ from typing import Literal, TypeAlias
 
 from farm.db.database import Database
 
-Action: TypeAlias = Literal["warm", "evict", "trace", "canary"]
+Action: TypeAlias = Literal["warm", "evict", "trace", "canary", "calibrate", "memory"]
 
 
 def give(db: Database, action: Action, subject: str, *, worker: str | None) -> list[str]:
     """Tell ``worker``, or all that live; the last order about a subject counts.
 
     Args:
-        subject: a checkpoint to warm or evict, or the id of a trace to make.
+        subject: a checkpoint to warm or evict, or the id of a trace or report to make, a report's
+            followed by a space and what is wanted, as JSON.
 
     Returns:
         The names of the workers that were told.

@@ -52,6 +52,8 @@ class Attempts:
         hashes: (kind, name) of an asset to its sha256, or None while that is not known.
         profile: name of the memory profile, written into each image.
         accountant: told whose each attempt is, and what became of it.
+        evidence: given when an attempt began, on the monotonic clock, and its name: the path of a
+            snapshot of the device's memory if that ran out since.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Attempts:
         progress: Progress,
         hashes: Callable[[str, str], str | None],
         accountant: Accountant,
+        evidence: Callable[[float, str], str | None],
     ) -> None:
         self._db = db
         self._engine = engine
@@ -76,6 +79,7 @@ class Attempts:
         self._progress = progress
         self._hashes = hashes
         self._accountant = accountant
+        self._evidence = evidence
         self._lock = threading.Lock()
         self._running: set[JobKey] = set()
         self._rendered: set[JobKey] = set()
@@ -92,12 +96,17 @@ class Attempts:
             if job in self._running:
                 return
             self._running.add(job)
+        began = time.monotonic()
         try:
             started = self._start(job)
             if started is None:
                 _log.info("%s: stale message dropped", name(job))
                 return
-            self._finish(job, self._attempt(job, started))
+            ending = self._attempt(job, started)
+            if snapshot := self._evidence(began, name(job)):
+                stats = {**(ending.stats or {}), "memory_snapshot": snapshot}
+                ending = replace(ending, stats=stats)
+            self._finish(job, ending)
         finally:
             with self._lock:
                 self._running.discard(job)

@@ -1,22 +1,24 @@
 """Orders: load a checkpoint ahead of its jobs, let go of one, tell what was done, show that one
-makes right pictures."""
+makes right pictures, measure what work takes, show what lies in the card's memory."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from farm.errors import FarmError
-from farm.storage import ImageStore, trace_path
+from farm.errors import Conflict, FarmError
+from farm.storage import ImageStore, report_path, snapshot_path, trace_path
 from farm.worker import canary
 from farm.worker.engine.timeline import chrome_trace
 
 if TYPE_CHECKING:
     from farm.worker.accountant import Accountant
     from farm.worker.engine import Engine
+    from farm.worker.memory.snapshot import Snapshots
     from farm.worker.models.cache import ModelCache
 
 _log = logging.getLogger(__name__)
@@ -27,7 +29,8 @@ class Orders:
 
     Args:
         worker: whose timeline a trace shows.
-        store: where traces go.
+        store: where traces, reports and snapshots go.
+        snapshots: of the worker's device.
         accountant: told of loads that no attempt waits for.
         answer: is told what the canaries came out as, see :func:`farm.db.health.answer`.
 
@@ -43,6 +46,7 @@ class Orders:
         *,
         worker: str,
         accountant: Accountant,
+        snapshots: Snapshots,
         answer: Callable[[dict[str, Any]], None],
     ) -> None:
         self._models = models
@@ -50,6 +54,7 @@ class Orders:
         self._store = store
         self._worker = worker
         self._accountant = accountant
+        self._snapshots = snapshots
         self._answer = answer
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="orders")
         self.refused: dict[str, str] = {}
@@ -69,6 +74,8 @@ class Orders:
                 "evict": self._models.evict,
                 "trace": self._trace,
                 "canary": self._canary,
+                "calibrate": self._calibrate,
+                "memory": self._memory,
             }[action](subject)
         except FarmError as error:
             _log.warning("%s %s: %s", action, subject, error)
@@ -94,3 +101,46 @@ class Orders:
     def _trace(self, id: str) -> None:
         trace = chrome_trace(self._engine.timeline.spans(), process=self._worker)
         self._store.put(trace_path(id), json.dumps(trace).encode())
+
+    def _calibrate(self, subject: str) -> None:
+        def calibrate(_: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+            checkpoint = asked.get("checkpoint") or self._last_used()
+            self._warm(checkpoint)
+            sizes = [(width, height) for width, height in asked.get("sizes", ())]
+            found = self._engine.calibrate(checkpoint, sizes)
+            return {"checkpoint": checkpoint, "calls": [asdict(each) for each in found]}
+
+        self._report(subject, calibrate)
+
+    def _memory(self, subject: str) -> None:
+        def memory(id: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+            content = self._snapshots.take(seconds=asked.get("seconds", 0.0))
+            self._store.put(snapshot_path(id), content)
+            return {"path": snapshot_path(id), "bytes": len(content)}
+
+        self._report(subject, memory)
+
+    def _report(
+        self, subject: str, make: Callable[[str, Mapping[str, Any]], dict[str, Any]]
+    ) -> None:
+        """Write what comes of an order, or why nothing does, for the one who waits for it."""
+        id, _, asked = subject.partition(" ")
+        try:
+            made = make(id, json.loads(asked or "{}"))
+        except FarmError as error:
+            made = {"error": error.to_dict()}
+        except Exception as error:
+            _log.exception("no report %s", id)
+            made = {"error": {"detail": f"{type(error).__name__}: {error}"}}
+        report = {"worker": self._worker, **made}
+        self._store.put(report_path(id), json.dumps(report).encode())
+
+    def _last_used(self) -> str:
+        resident = self._models.resident
+        if not resident:
+            raise Conflict(
+                f"{self._worker} holds no checkpoint.",
+                field="checkpoint",
+                remedy="Name one to load, or `farm models warm` it.",
+            )
+        return resident[-1]

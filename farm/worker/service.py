@@ -37,6 +37,7 @@ class Service:
         hashes: (kind, name) of an asset to its sha256, or None while that is not known.
         obey: is told every (action, subject) that people ordered.
         accountant: the engine's.
+        evidence: see :class:`farm.worker.attempt.Attempts`.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Service:
         report: Report,
         obey: Callable[[str, str], None],
         accountant: Accountant,
+        evidence: Callable[[float, str], str | None] = lambda *_: None,
     ) -> None:
         self._settings = settings
         self._db = db
@@ -71,6 +73,7 @@ class Service:
             progress=progress,
             hashes=hashes,
             accountant=accountant,
+            evidence=evidence,
         )
 
     def work(self) -> None:

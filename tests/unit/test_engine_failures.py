@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from farm.errors import CheckpointError, DoesNotFit, FarmError, NumericFailure
+from farm.spec.measurement import Measurement
 from farm.worker.engine.job import Job
 from farm.worker.engine.requests import Decode
+from farm.worker.engine.slot import Slot
+from farm.worker.memory.experience import Experience
 from tests.engine_bench import Bench, alone
 from tests.fake_models import FakeCheckpoint, mean_of, spec
 
@@ -229,6 +232,115 @@ def test_a_cancelled_job_leaves_the_others_alone() -> None:
     bench.run()
     assert type(error_of(bad)).__name__ == "Cancelled"
     check_good(bench, good)
+
+
+OUT = torch.OutOfMemoryError("CUDA out of memory")
+STYLED = spec(f"{BAD.prompt} <lora:style:0.8>", 4, steps=5)
+
+
+class Ladder:
+    """A bench whose memory runs out at one kind of request so many times, and who gives what up."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, where: str, times: int) -> None:
+        self.bench = Bench(rows=2)
+        self.bench.models.idle = 1
+        self.bench.checkpoint.streamable = True
+        self.left = times
+        self.tried = 0
+        if where == "load":
+            get = self.bench.models.get
+            self.bench.models.get = lambda name: (
+                get(name) if name in self.resident else self.load(get, name)
+            )
+        elif where == "open":
+            monkeypatch.setattr("farm.worker.engine.denoiser.Slot", self.slot)
+        else:
+            self.bench.checkpoint.fault = lambda what, _: self.run_out() if what == where else None
+
+    @property
+    def resident(self) -> tuple[str, ...]:
+        found: tuple[str, ...] = self.bench.models.resident
+        return found
+
+    def run_out(self) -> None:
+        self.tried += 1
+        if self.left:
+            self.left -= 1
+            raise OUT
+
+    def load(self, get: Any, name: str) -> Any:
+        self.run_out()
+        return get(name)
+
+    def slot(self, *args: Any) -> Slot:
+        self.run_out()
+        return Slot(*args)
+
+    @property
+    def gave_up(self) -> tuple[bool, bool]:
+        """Whether checkpoints that nobody uses left, and the weights of the one in use."""
+        return self.bench.models.idle < 1, self.bench.checkpoint.mode == "streamed"
+
+
+@pytest.mark.parametrize(
+    ("where", "times", "gave_up"),
+    [
+        (where, *case)
+        for where in ("load", "encode", "wear", "open", "predict", "decode")
+        for case in ((0, (False, False)), (1, (True, False)), (2, (True, True)))
+        # What is being loaded has no weights yet that could leave.
+        if (where, case[0]) != ("load", 2)
+    ],
+)
+def test_where_memory_runs_out_one_thing_is_given_up_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, where: str, times: int, gave_up: tuple[bool, bool]
+) -> None:
+    # A forward of guided rows is tried with one row before anything else is given up.
+    ladder = Ladder(monkeypatch, where, times + (where == "predict" and times > 0))
+    asked = STYLED if where == "wear" else GOOD[0]
+    (image,) = ladder.bench.render(asked)
+    np.testing.assert_allclose(image.image, alone(asked), rtol=0, atol=1e-5)
+    assert ladder.gave_up == gave_up
+    assert ladder.left == 0
+
+
+@pytest.mark.parametrize("where", ["load", "encode", "wear", "open", "predict", "decode"])
+def test_at_the_end_of_the_ladder_only_the_one_job_fails(
+    monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    ladder = Ladder(monkeypatch, where, 2**30)
+    asked = STYLED if where == "wear" else GOOD[0]
+    (bad,) = ladder.bench.add(asked)
+    ladder.bench.run()
+    assert isinstance(error_of(bad), DoesNotFit)
+    assert not ladder.bench.core.jobs
+    ladder.left = 0
+    other = spec("a dog", 3, width=128)
+    (image,) = ladder.bench.render(other)
+    np.testing.assert_allclose(image.image, alone(other), rtol=0, atol=1e-5)
+
+
+def test_a_size_without_room_for_a_row_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ladder = Ladder(monkeypatch, "predict", 2**30)
+    for tried in (4, 4):  # two rows, one, one without others, one with streamed weights
+        (bad,) = ladder.bench.add(GOOD[0])
+        ladder.bench.run()
+        assert isinstance(error_of(bad), DoesNotFit)
+        assert ladder.tried == tried
+
+
+def test_the_next_life_begins_where_this_one_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Measurement] = []
+    bench = Bench(experience=Experience(tell=told.append))
+    bench.checkpoint.fault = fault("predict", lambda: OUT, on=lambda means: len(means) > 2)
+    bench.render(*GOOD)
+    again = Bench(experience=Experience(told))
+    again.checkpoint.fault = fault("predict", AssertionError, on=lambda m: len(m) > 2)
+    jobs = again.add(*GOOD)
+    again.run()
+    check_good(again, jobs)
 
 
 @pytest.mark.parametrize("where", ["encode", "predict", "decode"])

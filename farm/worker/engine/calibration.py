@@ -33,12 +33,15 @@ class Calibrated:
     """A call as it was predicted and as it was.
 
     Attributes:
+        width, height: of the image.
         predicted: bytes beyond the weights, as they were predicted before.
         bytes: as they were; None on a CPU, where that cannot be told.
         seconds: of one call; None where memory ran out.
     """
 
     call: Call
+    width: int
+    height: int
     predicted: int
     bytes: int | None
     seconds: float | None
@@ -94,7 +97,7 @@ class Calibration:
             learnt = Learnt(checkpoint.unet_call, checkpoint.vae_call, self._experience)
             predicted = denoise_bytes(self._profile, checkpoint.family, pixels, rows, learnt=learnt)
             work = self._prepared(checkpoint, size, rows)
-            return self._measured(call, predicted, work)
+            return Calibrated(call, *size, int(predicted), *self._measured(call, work))
 
     def _decode(self, name: str, size: Size) -> Calibrated:
         with self._models.use(name) as checkpoint:
@@ -104,7 +107,8 @@ class Calibration:
             learnt = Learnt(checkpoint.unet_call, checkpoint.vae_call, self._experience)
             predicted = decode_bytes(self._profile, pixels, learnt=learnt)
             latent = torch.zeros(4, size[1] // FACTOR, size[0] // FACTOR, device=self._device)
-            return self._measured(call, predicted, lambda: checkpoint.decode(latent))
+            taken = self._measured(call, lambda: checkpoint.decode(latent))
+            return Calibrated(call, *size, int(predicted), *taken)
 
     def _prepared(self, checkpoint: Checkpoint, size: Size, rows: int) -> Callable[[], object]:
         text = checkpoint.encode("")
@@ -120,7 +124,8 @@ class Calibration:
         return lambda: checkpoint.predict(x, t, tokens, pooled=pooled, size_ids=size_ids)
 
     @torch.no_grad()
-    def _measured(self, call: Call, predicted: float, work: Callable[[], object]) -> Calibrated:
+    def _measured(self, call: Call, work: Callable[[], object]) -> tuple[int | None, float | None]:
+        """Bytes and seconds, both None where memory ran out."""
         try:
             for _ in range(1 + REPEATS):
                 self._once(call, work)
@@ -131,10 +136,10 @@ class Calibration:
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
             self._experience.failed(call)
-            return Calibrated(call, int(predicted), None, None)
+            return None, None
         self._experience.succeeded(call)
         known = self._experience.of(call)
-        return Calibrated(call, int(predicted), known.bytes, known.seconds)
+        return known.bytes, known.seconds
 
     def _once(self, call: Call, work: Callable[[], object]) -> None:
         watch = Stopwatch(self._device)

@@ -13,6 +13,7 @@ from farm.errors import FarmError
 from farm.spec.networks import Loras
 from farm.worker.accountant import Accountant
 from farm.worker.engine.batcher import Batcher, Decode, Encode, Forward, Load
+from farm.worker.engine.calibration import Calibration
 from farm.worker.engine.decodes import Decodes
 from farm.worker.engine.denoiser import Denoiser, OnPreview, Preview, Progress
 from farm.worker.engine.job import Job
@@ -70,13 +71,21 @@ class Core:
         self._assets = assets
         self._known = self._networks()
         self._texts = TextCache(text_cache_bytes, self._networks)
-        meter = Meter(device)
+        meter, experience = Meter(device), experience or Experience()
         self.jobs = Jobs(self._texts, meter)
         self.pulse = Pulse(accountant)
         self._limits = limits = RowLimits(models, profile, experience=experience, meter=meter)
-        self._batcher = Batcher(limits.allowed, profile.buckets, rows_pinned=limits.pinned)
+        self.calibration = Calibration(models, profile, device, experience=experience, meter=meter)
+        self._batcher = Batcher(
+            limits.allowed, profile.buckets, rows_pinned=limits.pinned, seconds=limits.seconds
+        )
         self._decodes = Decodes(
-            self.jobs, models, self.pulse, device=device, room_beside=self._room_beside
+            self.jobs,
+            models,
+            self.pulse,
+            limits=limits,
+            device=device,
+            room_beside=self._room_beside,
         )
         self._denoiser = Denoiser(
             self.jobs,
@@ -95,7 +104,11 @@ class Core:
         waiting = [job.waiting for job in self.jobs]
         if self._decodes.busy:
             waiting = [each for each in waiting if each.stage != "decode"]
-        decision = self._batcher.decide(waiting, self._models.resident, monotonic())
+        resident = self._models.resident
+        decision = self._batcher.decide(waiting, resident, monotonic())
+        here = {*resident, decision.checkpoint} if isinstance(decision, Load) else resident
+        coming = dict.fromkeys(each.checkpoint for each in waiting)
+        self._models.prefetch([name for name in coming if name not in here])
         with torch.no_grad():
             match decision:
                 case Load():
@@ -121,7 +134,7 @@ class Core:
         if now == self._known:
             return
         self._known = now
-        self._denoiser.book()
+        self._denoiser.settle()
         for name in self._models.resident:
             # It may have been let go of meanwhile, and its file be gone.
             with suppress(FarmError), self._models.use(name) as checkpoint:
@@ -134,10 +147,10 @@ class Core:
     def _load(self, checkpoint: str) -> None:
         """Load for all who wait for this checkpoint; if it fails, it fails for all of them."""
         jobs = [job for job in self.jobs if job.waiting.checkpoint == checkpoint]
-        self._denoiser.book()
+        self._denoiser.settle()
         self._decodes.settle()  # which keeps its checkpoint from leaving
         with self.jobs.blame(jobs), self._loading(jobs, checkpoint=checkpoint):
-            self._models.get(checkpoint)
+            relieved(self._models, lambda: self._models.get(checkpoint))
 
     def _encode(self, job: Job) -> None:
         """Encode a text once for all who wait for it."""
@@ -177,10 +190,13 @@ class Core:
         """Have these LoRAs, and no others, on the weights. Changing them counts as loading."""
         if checkpoint.worn(side) == loras:
             return
-        self._denoiser.book()
+        self._denoiser.settle()
         with self._loading(jobs, loras=[lora.name for lora in loras]):
-            spare = self._profile.weights_bytes - self._models.bytes
-            checkpoint.wear(side, loras, self._loras.get, spare=spare)
+            relieved(self._models, lambda: self._put_on(checkpoint, side, loras))
+
+    def _put_on(self, checkpoint: Checkpoint, side: Side, loras: Loras) -> None:
+        spare = self._profile.weights_bytes - self._models.bytes
+        checkpoint.wear(side, loras, self._loras.get, spare=spare)
 
     @contextmanager
     def _loading(self, jobs: Sequence[Job], **detail: Any) -> Iterator[None]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from farm.worker.engine.job import Job
 from farm.worker.engine.jobs import Jobs
+from farm.worker.engine.limits import RowLimits
 from farm.worker.engine.pulse import Pulse
 from farm.worker.engine.relief import relieved
 from farm.worker.engine.requests import Decode
@@ -22,7 +23,7 @@ from farm.worker.engine.transfer import download
 from farm.worker.memory.exhaustion import out_of_memory
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.checkpoint import Checkpoint
-from farm.worker.models.decoder import Draft
+from farm.worker.models.decoder import FACTOR, Draft
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class Decodes:
     of its own. Where memory ran out all the same, it has none from then on.
 
     Args:
+        limits: learns what decodings take.
         room_beside: whether memory allows to decode the latent of a job while others are
             denoised.
     """
@@ -72,12 +74,14 @@ class Decodes:
         models: ModelCache,
         pulse: Pulse,
         *,
+        limits: RowLimits,
         device: torch.device,
         room_beside: Callable[[Job], bool],
     ) -> None:
         self._jobs = jobs
         self._models = models
         self._pulse = pulse
+        self._limits = limits
         self._device = device
         self._room_beside = room_beside
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -144,7 +148,11 @@ class Decodes:
                 self._pulse.timeline.add(
                     "beside", "decode", current.began, monotonic(), job=job.key
                 )
-            self._charge(job, queued.watch.seconds())
+            seconds = queued.watch.seconds()
+            self._charge(job, seconds)
+            if not queued.beside:
+                pixels = current.latent[0].numel() * FACTOR**2
+                self._limits.decoded(current.checkpoint, pixels, seconds)
             if job in self._jobs:
                 self._jobs.send(job, queued.pixels if bool(queued.finite) else self._again(current))
 
@@ -181,7 +189,8 @@ class Decodes:
 
     def _drafted(self, checkpoint: Checkpoint, latent: Tensor, *, beside: bool) -> _Queued:
         watch = Stopwatch(self._device)
-        draft = checkpoint.draft(latent)
+        with self._limits.decoding(checkpoint, latent[0].numel() * FACTOR**2):
+            draft = checkpoint.draft(latent)
         pixels, finite = download(draft.pixels), download(draft.finite)
         watch.stop()
         return _Queued(draft, pixels, finite, watch, beside)

@@ -7,6 +7,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -20,6 +21,7 @@ from farm.worker.engine.job import Job
 from farm.worker.engine.jobs import Jobs
 from farm.worker.engine.limits import RowLimits
 from farm.worker.engine.pulse import Pulse
+from farm.worker.engine.relief import relieved
 from farm.worker.engine.requests import Denoise
 from farm.worker.engine.runner import Runner, Stepped
 from farm.worker.engine.slot import Slot
@@ -88,7 +90,7 @@ class Denoiser:
         jobs = self._jobs.present(forward.orders)
         for job in jobs:
             with self._jobs.blame([job]):
-                self._open(job, checkpoint)
+                relieved(self._limits, partial(self._open, job, checkpoint))
         slots = [job.slot for job in jobs if job.slot]
         if len(slots) < len(jobs):
             return
@@ -153,9 +155,15 @@ class Denoiser:
                     else:
                         self._rescue(job, checkpoint, position)
 
+    def settle(self) -> None:
+        """:meth:`book`, outside of a forward."""
+        if self._running:
+            with self._pulse.doing("denoise"):
+                self.book()
+
     def rest(self) -> None:
         """Let go of everything while there is nothing to do."""
-        self.book()
+        self.settle()
         self._runner.forget()
 
     def _open(self, job: Job, checkpoint: Checkpoint) -> None:

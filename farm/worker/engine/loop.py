@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from functools import partial
 from itertools import count
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from time import monotonic
-from typing import Self
+from typing import Self, TypeVar
 from weakref import WeakValueDictionary
 
 import torch
@@ -19,6 +19,7 @@ import torch
 from farm.errors import Conflict, Unavailable
 from farm.spec.job import JobSpec
 from farm.worker.accountant import Accountant
+from farm.worker.engine.calibration import Calibrated, Size
 from farm.worker.engine.core import Core
 from farm.worker.engine.denoiser import OnPreview, Progress
 from farm.worker.engine.failures import DeviceLost, device_lost
@@ -26,11 +27,14 @@ from farm.worker.engine.job import Job
 from farm.worker.engine.pulse import Activity, Counters, Heartbeat
 from farm.worker.engine.stats import Rendered
 from farm.worker.engine.timeline import Timeline
+from farm.worker.memory.experience import Experience
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.catalogue import AssetFile
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 STOP_GRACE_SECONDS = 10.0
 
@@ -54,6 +58,7 @@ class Engine:
         on_lost: called on the engine's thread when the device is of no more use to this process.
             Jobs get no answer before it returns; a worker ends its process instead.
         accountant: told where the device's time goes.
+        experience: what calls were measured to take on this kind of device, and where to tell it.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class Engine:
         on_preview: OnPreview | None = None,
         on_lost: Callable[[BaseException], None] = lambda _: None,
         accountant: Accountant | None = None,
+        experience: Experience | None = None,
     ) -> None:
         self._device = device
         self._on_lost = on_lost
@@ -80,6 +86,7 @@ class Engine:
             watched=watched,
             on_preview=on_preview,
             accountant=accountant,
+            experience=experience,
         )
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._futures: WeakValueDictionary[str, Future[Rendered]] = WeakValueDictionary()
@@ -145,9 +152,30 @@ class Engine:
         """End a job before its next step; one that is not here is not missed."""
         self._inbox.put(partial(self._core.jobs.cancel, key))
 
+    def calibrate(self, checkpoint: str, sizes: Sequence[Size] = ()) -> list[Calibrated]:
+        """Measure what calls of a checkpoint take, each between two steps of the jobs under way.
+
+        Blocks until all is measured. On a CPU only seconds can be.
+
+        Args:
+            sizes: see :meth:`farm.worker.engine.calibration.Calibration.moments`, which also says
+                what this raises.
+
+        Raises:
+            Unavailable: the engine was stopped.
+        """
+        calibration = self._core.calibration
+        moments = self._between(partial(calibration.moments, checkpoint, sizes))
+        return [self._between(moment) for moment in moments]
+
     def heartbeat(self) -> Heartbeat:
         """What the engine is doing and since when, for a watchdog."""
         return self._core.pulse.heartbeat
+
+    @property
+    def died(self) -> bool:
+        """Whether its thread has ended though nobody stopped it: no job will ever end."""
+        return self._thread.ident is not None and not (self._thread.is_alive() or self._closed)
 
     @property
     def timeline(self) -> Timeline:
@@ -195,7 +223,8 @@ class Engine:
         try:
             if not self._listen():
                 return False
-            self._core.turn()
+            with self._core.pulse.turning():
+                self._core.turn()
         except Exception as error:  # a defect of the engine itself: nobody's job is sound
             if device_lost(error):
                 raise DeviceLost(str(error)) from error
@@ -228,6 +257,27 @@ class Engine:
             self._core.pulse.accountant.wake()
             heard()
         return self._deadline is None or (bool(self._core.jobs) and monotonic() < self._deadline)
+
+    def _between(self, work: Callable[[], T]) -> T:
+        """What ``work`` makes on the engine's thread, between two turns."""
+        made: Future[T] = Future()
+
+        def do() -> None:
+            began = monotonic()
+            try:
+                made.set_result(work())
+            except Exception as error:
+                made.set_exception(error)
+                if device_lost(error):
+                    raise
+            finally:
+                self._core.pulse.accountant.work("denoise", {"": monotonic() - began})
+
+        self._inbox.put(do)
+        while not wait([made], timeout=1.0).done:
+            if not self._thread.is_alive():
+                raise Unavailable("The engine was stopped.", remedy="Ask another worker.")
+        return made.result()
 
     def _close(self, deadline: float) -> None:
         self._deadline = deadline

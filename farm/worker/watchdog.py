@@ -1,4 +1,4 @@
-"""The watchdog: a step that does not end, or a device that is lost, ends the process.
+"""The watchdog: a step that does not end, or a device or engine that is lost, ends the process.
 
 Nothing in the process can stop a call of the GPU that hangs. Once the process is gone its jobs
 are, by their session's lease, given to others at once, and its supervisor starts it anew.
@@ -25,7 +25,8 @@ _log = logging.getLogger(__name__)
 
 TIMES = 10
 """How many times the longest so far an activity may take."""
-_PATIENT: frozenset[Activity] = frozenset({"idle", "load"})
+LOAD_TIMES = 12
+"""How many times the patience for anything else a load may take: disks are slow, and far away."""
 _LOOK = 1.0
 _FLUSH_SECONDS = 5.0
 
@@ -35,9 +36,11 @@ def overdue(doing: Activity, seconds: float, *, longest: float, patience: float)
 
     Args:
         longest: seconds that the longest of its kind took so far; 0 if there was none.
-        patience: seconds it may always take. The first one compiles kernels.
+        patience: seconds it may always take, a load more. The first one compiles kernels.
     """
-    return doing not in _PATIENT and seconds > max(patience, TIMES * longest)
+    if doing == "load":
+        patience *= LOAD_TIMES
+    return doing != "idle" and seconds > max(patience, TIMES * longest)
 
 
 class Watchdog:
@@ -79,17 +82,30 @@ class Watchdog:
     def lost(self, error: BaseException) -> None:
         """The device is lost: end the process; its jobs are charged with a crash."""
         _log.critical("the device is lost, this process ends: %s", error)
-        self._settle(_FLUSH_SECONDS)
-        self._end(LOST)
+        self._leave()
 
     def _run(self, engine: Engine) -> None:
         while not self._stop.wait(min(_LOOK, self._patience / 4)):
-            beat = engine.heartbeat()
-            seconds = monotonic() - beat.since
-            longest = engine.longest.get(beat.doing, 0.0)
-            if overdue(beat.doing, seconds, longest=longest, patience=self._patience):
-                _log.critical("%s has not ended for %.0f s; this process ends", beat.doing, seconds)
-                faulthandler.dump_traceback(sys.__stderr__ or 2)
-                self._settle(_FLUSH_SECONDS)
-                self._end(LOST)
+            if why := self._fault(engine):
+                _log.critical("%s; this process ends", why)
+                try:
+                    faulthandler.dump_traceback(sys.__stderr__ or 2)
+                finally:
+                    self._leave()
                 return
+
+    def _fault(self, engine: Engine) -> str | None:
+        if engine.died:
+            return "the engine's thread has ended"
+        beat = engine.heartbeat()
+        seconds = monotonic() - beat.since
+        longest = engine.longest.get(beat.doing, 0.0)
+        if overdue(beat.doing, seconds, longest=longest, patience=self._patience):
+            return f"{beat.doing} has not ended for {seconds:.0f} s"
+        return None
+
+    def _leave(self) -> None:
+        try:
+            self._settle(_FLUSH_SECONDS)
+        finally:  # whatever happened: alive, it would hold its jobs for ever
+            self._end(LOST)

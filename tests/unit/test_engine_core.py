@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from farm.worker.engine.job import Job
+from farm.worker.engine.runner import Stepped
 from tests.by_hand import by_hand
 from tests.engine_bench import Bench, alone
 from tests.fake_models import FakeCheckpoint, spec
@@ -149,6 +150,22 @@ def test_a_heartbeat_says_what_is_being_done() -> None:
     bench.checkpoint.fault = lambda *_: seen.append(bench.core.pulse.heartbeat.doing)
     bench.render(spec(steps=1, cfg_scale=1.0))
     assert seen == ["encode", "denoise", "decode"]
+    assert bench.core.pulse.heartbeat.doing == "idle"
+
+
+def test_it_says_so_too_where_a_step_is_waited_for_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, seen = Bench(), []
+    bench.add(spec(steps=9))
+    bench.run(turns=6)
+    finite = Stepped.finite
+
+    def watched(stepped: Stepped) -> list[bool]:
+        seen.append(bench.core.pulse.heartbeat.doing)
+        return finite(stepped)
+
+    monkeypatch.setattr(Stepped, "finite", watched)
+    bench.core.rest()
+    assert seen == ["denoise"]
     assert bench.core.pulse.heartbeat.doing == "idle"
 
 

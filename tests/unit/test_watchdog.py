@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -26,7 +26,9 @@ TIMEOUT = 60
         ("denoise", 11.0, 1.0, True),
         ("denoise", 11.0, 1.2, False),  # not ten times what is usual here
         ("decode", 13.0, 1.2, True),
-        ("load", 9999.0, 1.0, False),  # a slow disk is no fault of the device
+        ("load", 119.0, 1.0, False),  # a slow disk is no fault of the device
+        ("load", 121.0, 1.0, True),
+        ("turn", 11.0, 0.0, True),  # stuck where it should not even be for long
         ("idle", 9999.0, 0.0, False),
     ],
 )
@@ -71,6 +73,46 @@ def test_a_step_that_hangs_ends_the_process(capfd: pytest.CaptureFixture[str]) -
     watched.dog.stop()
 
 
+def test_a_lock_that_is_never_let_go_of_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched, gate = Watched(), Gate()
+    core: Any = watched.engine._core
+    monkeypatch.setattr(core, "_refresh", gate)
+    with watched.engine:
+        future = watched.engine.submit("a", spec())
+        watched.dog.watch(watched.engine)
+        assert watched.over.wait(TIMEOUT)
+        gate.open()
+        future.result(TIMEOUT)
+    watched.dog.stop()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_that_dies_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched()
+
+    def dies() -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(watched.engine._core, "_refresh", dies)
+    watched.engine.submit("a", spec())
+    watched.engine.start()
+    watched.dog.watch(watched.engine)
+    assert watched.over.wait(TIMEOUT)
+    watched.dog.stop()
+
+
+def test_the_process_ends_though_nothing_can_be_seen_to_its_rows() -> None:
+    watched = Watched()
+
+    def fails(_: float) -> None:
+        raise OSError("the database is away")
+
+    watched.dog._settle = fails
+    with pytest.raises(OSError, match="away"):
+        watched.dog.lost(torch.AcceleratorError("CUDA error"))
+    assert watched.ended == [LOST]
+
+
 def test_a_lost_device_ends_the_process_before_any_job_is_judged() -> None:
     watched = Watched()
     error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
@@ -102,5 +144,5 @@ def test_running_out_of_memory_is_no_lost_device() -> None:
     with watched.engine:
         assert watched.engine.submit("a", spec()).exception(TIMEOUT) is not None
         watched.checkpoint.fault = lambda what, seen: None
-        watched.engine.submit("b", spec()).result(TIMEOUT)
+        watched.engine.submit("b", spec(width=128)).result(TIMEOUT)
     assert watched.ended == []

@@ -11,15 +11,16 @@ from typing import Any, Literal, TypeAlias
 from farm.worker.accountant import Accountant, Work
 from farm.worker.engine.timeline import Timeline
 
-Activity: TypeAlias = Literal["idle"] | Work
+Activity: TypeAlias = Literal["idle", "turn"] | Work
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
     """What the engine is doing, and since when on the monotonic clock.
 
-    It beats with every load, text, forward and decode. A long ``load`` is no reason to worry,
-    nor is being ``idle``; a ``denoise``, one forward, of many times its usual seconds is.
+    It beats with every turn, and in it with every load, text, forward and decode. Being ``idle``
+    is no reason to worry, a ``load`` seldom; a ``denoise``, one forward, of many times its usual
+    seconds is, and so is a ``turn`` that does nothing for long.
     """
 
     doing: Activity
@@ -60,15 +61,24 @@ class Pulse:
         self.timeline = Timeline()
 
     @contextmanager
+    def turning(self) -> Iterator[None]:
+        """Beat at both ends of a turn."""
+        self.heartbeat = Heartbeat("turn", monotonic())
+        try:
+            yield
+        finally:
+            self.heartbeat = Heartbeat("idle", monotonic())
+
+    @contextmanager
     def doing(self, activity: Activity, **detail: Any) -> Iterator[None]:
         """Beat at both ends of the block; ``detail`` goes into the timeline."""
-        began = monotonic()
+        before, began = self.heartbeat.doing, monotonic()
         self.heartbeat = Heartbeat(activity, began)
         try:
             yield
         finally:
             now = monotonic()
-            self.heartbeat = Heartbeat("idle", now)
+            self.heartbeat = Heartbeat(before, now)
             self.timeline.add("engine", activity, began, now, **detail)
             if now - began > self.longest.get(activity, 0.0):
                 self.longest = {**self.longest, activity: now - began}

@@ -46,7 +46,7 @@ _LOOK_BACK = 30.0
 
 
 class Dispatcher:
-    """Places jobs in cycles. All that it must not forget is in Postgres."""
+    """Places jobs in cycles. All that it must not forget is in Postgres.
 
     Args:
         housekeeper: tidies up while this one leads.

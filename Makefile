@@ -1,6 +1,6 @@
 # Farm: what can be made. `make` alone prints this list.
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-model up test check format clean
+.PHONY: help install demo demo-model up test chaos check format clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -32,6 +32,9 @@ up: $(INSTALLED) ## start a farm and stay with it
 # Two at a time: most tests wait for servers, and each process has servers of its own.
 test: $(INSTALLED) ## run the whole suite on real servers
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+chaos: $(INSTALLED) ## break a farm 200 times during a batch, and check the books: a quarter of an hour
+	$(BIN)/python -m tests.chaos
 
 check: $(INSTALLED) ## style, types and layers
 	$(BIN)/ruff format --check .

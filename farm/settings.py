@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from farm.errors import InvalidInput, SetupError
+from farm.spec.tags import MAX_TAGS, Tag
 
 _PREFIX = "FARM_"
 _SECRET = ("api_key", "database_url", "broker_url")
@@ -35,6 +36,7 @@ class Settings(BaseSettings):
         host, port: where the API listens.
         worker_name: what a worker is called, such as ``gpu0``; unique on its host.
         device: what a worker holds: ``cpu``, or the UUID of its GPU.
+        tags: of a worker, separated by commas; a batch may ask for workers that have some.
         profile: a worker's memory profile by name, or the path of a YAML file with one; ``auto``
             chooses by the device.
         host_cache_gb: host memory in which a worker keeps checkpoints that left its GPU; by default
@@ -73,6 +75,7 @@ class Settings(BaseSettings):
     local: bool = False
     worker_name: str = Field(default="cpu0", min_length=1, max_length=100)
     device: str = "cpu"
+    tags: Annotated[list[Tag], NoDecode] = Field(default=[], max_length=MAX_TAGS)
     profile: str = "auto"
     host_cache_gb: float | None = Field(default=None, ge=0)
     scan_seconds: float = Field(default=15.0, gt=0, le=3600)
@@ -117,6 +120,13 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return value.split(os.pathsep) if isinstance(value, str) else value
+
+    @field_validator("tags", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return sorted({tag.strip() for tag in value.split(",") if tag.strip()})
 
     @field_validator("models")
     @classmethod

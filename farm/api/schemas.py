@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from farm.db import batches, failures, health, jobs, sessions
 from farm.db.images import Image
 from farm.dispatch import forecast, quote
 from farm.dispatch.outlook import Outlook
 from farm.spec.job import JobSpec
+from farm.spec.tags import MAX_TAGS, Tag
 
 SHAPES = 100
 """Shapes of a batch that a quote lists."""
@@ -57,6 +58,7 @@ class Batch(BaseModel):
     state: str = Field(description="pending, running, paused, done or cancelled")
     ended: bool
     priority: int
+    tags: list[str] = Field(description="that a worker must have to take its jobs")
     keep: bool = Field(description="never pruned, however old")
     total: int
     counts: Counts
@@ -77,6 +79,7 @@ class Batch(BaseModel):
             state=batch.state,
             ended=not batch.counts["pending"] and not batch.counts["running"],
             priority=batch.priority,
+            tags=batch.tags,
             keep=batch.keep,
             total=batch.total,
             counts=Counts(**batch.counts),
@@ -323,6 +326,7 @@ class Worker(BaseModel):
     device: dict[str, Any]
     profile: str
     capacity: int = Field(description="jobs it holds at once")
+    tags: list[str] = Field(description="that batches may ask for")
     running: int
     assigned: int
     resident: list[str] = Field(description="checkpoints in its memory")
@@ -338,6 +342,15 @@ class Worker(BaseModel):
         return cls(name=session.worker, session=session.id, quarantine=told, **values)
 
 
+class Tags(BaseModel):
+    """Tags for a worker to have, and not to have any more."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    add: list[Tag] = Field(default=[], max_length=MAX_TAGS)
+    remove: list[Tag] = Field(default=[], max_length=MAX_TAGS)
+
+
 class Trace(BaseModel):
     """Where a timeline will be."""
 
@@ -349,9 +362,6 @@ class Workers(BaseModel):
     workers: list[Worker]
 
 
-class Health(BaseModel):
-    status: str
-    version: str
 class Pruned(BaseModel):
     """Batches that go with all that they made, or would go."""
 
@@ -362,3 +372,6 @@ class Pruned(BaseModel):
     dry_run: bool
 
 
+class Health(BaseModel):
+    status: str
+    version: str

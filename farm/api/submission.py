@@ -38,6 +38,7 @@ def submit(db: Database, user: User, request: BatchRequest, key: str | None) -> 
             jobs=None if isinstance(frozen, BatchSpec) else frozen,
             name=request.name,
             priority=request.priority,
+            tags=request.tags,
             idempotency_key=key,
             # As understood rather than as sent: spaces and the order of fields mean nothing.
             request_hash=hashlib.sha256(request.model_dump_json().encode()).digest(),

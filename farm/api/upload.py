@@ -68,6 +68,7 @@ class Upload:
             user_id=self._user.id,
             name=self._request.name,
             priority=self._request.priority,
+            tags=self._request.tags,
             idempotency_key=self._key,
             request_hash=self._digest.digest(),
         )

@@ -59,6 +59,9 @@ Axes = Annotated[
 Priority = Annotated[
     str | None, _option("--priority", help="interactive, normal, background, or 0 to 100.")
 ]
+Tags = Annotated[
+    list[str] | None, _option("--tag", help="That a worker must have; repeatable.")
+]
 Name = Annotated[str | None, _option("--name", help="To know it again in `farm ls`.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only check and count; needs no farm.")]
 Watch = Annotated[
@@ -84,6 +87,7 @@ def submit(
     strict: Strict = None,
     axis: Axes = None,
     priority: Priority = None,
+    tag: Tags = None,
     name: Name = None,
     dry_run: DryRun = False,
     watch: Watch = False,
@@ -116,6 +120,7 @@ def submit(
         "strict": strict,
         "count": count,
         "priority": int(priority) if priority and priority.isdecimal() else priority,
+        "tags": tag,
     }
     if what.lower().endswith(SUFFIXES):
         given = {**options, "axes": axis or None}

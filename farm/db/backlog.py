@@ -18,6 +18,7 @@ class OpenBatch:
     priority: int
     cursor: int
     total: int
+    tags: list[str]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Retry:
     priority: int
     crashes: int
     avoid: str | None
+    tags: list[str]
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Spent:
 
 # Of each user only the first few: others, too, must be seen, however many batches one has.
 _OPEN = """
-SELECT id, user_id, priority, cursor, total
+SELECT id, user_id, priority, cursor, total, tags
 FROM (SELECT *, row_number() OVER (PARTITION BY user_id ORDER BY priority DESC, id) AS place
       FROM batches
       WHERE ended_at IS NULL AND state = 'open' AND cursor < total AND priority >= %(least)s) b
@@ -80,10 +82,22 @@ SELECT batch_id, ord, attempt, result, (stats ->> 'gpu_seconds')::float AS gpu_s
 FROM attempts WHERE ended_at > now() - make_interval(secs => %(seconds)s)
 """
 
+# From one batch with such jobs to the next, and of each the few that are due first: a million that
+# wait for their time, or for their turn, are not read.
 _RETRIES = """
-SELECT r.batch_id, r.ord, b.user_id, b.priority, r.crashes, r.avoid
-FROM requeue r JOIN batches b ON b.id = r.batch_id
-WHERE r.not_before <= now() AND b.state = 'open' AND b.priority >= %(least)s
+WITH RECURSIVE waiting AS (
+    (SELECT batch_id FROM requeue ORDER BY batch_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT r.batch_id FROM requeue r WHERE r.batch_id > w.batch_id
+            ORDER BY r.batch_id LIMIT 1)
+    FROM waiting w WHERE w.batch_id IS NOT NULL
+)
+SELECT r.batch_id, r.ord, b.user_id, b.priority, r.crashes, r.avoid, b.tags
+FROM waiting w
+JOIN batches b ON b.id = w.batch_id AND b.state = 'open' AND b.priority >= %(least)s
+CROSS JOIN LATERAL (
+    SELECT * FROM requeue WHERE batch_id = b.id AND not_before <= now()
+    ORDER BY not_before, ord LIMIT %(each)s) r
 ORDER BY b.priority DESC, r.batch_id, r.ord LIMIT %(limit)s
 """
 
@@ -108,9 +122,10 @@ def spent(db: Database, *, seconds: float) -> list[Spent]:
     return [Spent(**row) for row in db.all(_SPENT, {"seconds": seconds})]
 
 
-def retries(db: Database, *, least: int, limit: int) -> list[Retry]:
-    """Jobs of priority ``least`` and up whose time to be retried has come."""
-    return [Retry(**row) for row in db.all(_RETRIES, {"least": least, "limit": limit})]
+def retries(db: Database, *, least: int, each: int, limit: int) -> list[Retry]:
+    """Jobs of priority ``least`` and up whose time to be retried has come, ``each`` of a batch."""
+    values = {"least": least, "each": each, "limit": limit}
+    return [Retry(**row) for row in db.all(_RETRIES, values)]
 
 
 def suspects(db: Database, *, crashes: int) -> set[str]:

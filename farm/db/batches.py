@@ -28,6 +28,7 @@ class NewBatch:
     priority: int = 50
     idempotency_key: str | None = None
     request_hash: bytes | None = None
+    tags: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Batch:
     user: str
     state: str
     priority: int
+    tags: list[str]
     keep: bool
     total: int
     counts: dict[str, int]
@@ -58,15 +60,15 @@ class Batch:
 
 
 _INSERT = """
-INSERT INTO batches (user_id, name, priority, total, spec, idempotency_key, request_hash)
-VALUES (%(user_id)s, %(name)s, %(priority)s, %(total)s, %(spec)s, %(key)s, %(hash)s)
+INSERT INTO batches (user_id, name, priority, tags, total, spec, idempotency_key, request_hash)
+VALUES (%(user_id)s, %(name)s, %(priority)s, %(tags)s, %(total)s, %(spec)s, %(key)s, %(hash)s)
 ON CONFLICT (user_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
 RETURNING id
 """
 
 _SELECT = """
-SELECT b.id, b.name, u.name AS user, b.state, b.priority, b.keep, b.total, b.spec, b.created_at,
-       b.ended_at, coalesce(p.succeeded, 0)::bigint AS succeeded,
+SELECT b.id, b.name, u.name AS user, b.state, b.priority, b.tags, b.keep, b.total, b.spec,
+       b.created_at, b.ended_at, coalesce(p.succeeded, 0)::bigint AS succeeded,
        coalesce(p.failed, 0)::bigint AS failed, coalesce(p.cancelled, 0)::bigint AS cancelled,
        l.running, l.assigned
 FROM batches b
@@ -122,6 +124,7 @@ def accept(db: Database, batch: NewBatch) -> Accepted:
         "user_id": batch.user_id,
         "name": batch.name,
         "priority": batch.priority,
+        "tags": list(batch.tags),
         "total": total,
         "spec": Jsonb(batch.spec.stored()) if batch.spec else None,
         "key": batch.idempotency_key,
@@ -261,6 +264,7 @@ def _batch(row: DictRow) -> Batch:
         user=row["user"],
         state=_state(row["state"], counts),
         priority=row["priority"],
+        tags=row["tags"],
         keep=row["keep"],
         total=row["total"],
         counts=counts,

@@ -35,7 +35,7 @@ WHERE id = %(id)s AND state = 'loading' RETURNING id
 _COMPLETE = """
 UPDATE batches
 SET state = 'open', loading_until = NULL, created_at = now(), name = %(name)s,
-    priority = %(priority)s, total = %(total)s, idempotency_key = %(key)s,
+    priority = %(priority)s, tags = %(tags)s, total = %(total)s, idempotency_key = %(key)s,
     request_hash = %(hash)s
 WHERE id = %(id)s AND state = 'loading' RETURNING id
 """
@@ -78,6 +78,7 @@ def complete(db: Database, batch_id: int, batch: NewBatch, *, total: int) -> Acc
         "id": batch_id,
         "name": batch.name,
         "priority": batch.priority,
+        "tags": list(batch.tags),
         "total": total,
         "key": batch.idempotency_key,
         "hash": batch.request_hash,

@@ -14,9 +14,10 @@ from farm.db.database import Database
 from farm.db.usage import Spent
 
 _OPEN = """
-INSERT INTO sessions (id, worker, host, pid, device, profile, capacity, fits, lease_until, state)
+INSERT INTO sessions (id, worker, host, pid, device, profile, capacity, fits, tags, lease_until,
+                      state)
 VALUES (%(id)s, %(worker)s, %(host)s, %(pid)s, %(device)s, %(profile)s, %(capacity)s,
-        %(fits)s, now() + make_interval(secs => %(lease)s),
+        %(fits)s, %(tags)s, now() + make_interval(secs => %(lease)s),
         CASE WHEN EXISTS (SELECT FROM quarantines WHERE host = %(host)s AND worker = %(worker)s
                           AND ended_at IS NULL) THEN 'quarantined' ELSE 'live' END)
 RETURNING date_trunc('hour', now(), 'UTC')::text AS hour
@@ -48,7 +49,7 @@ SELECT id FROM gone
 
 _LIVE = """
 SELECT s.id, s.worker, s.host, s.pid, s.device, s.profile, s.capacity, s.state, s.resident,
-       s.stats, s.started_at, s.lease_until, l.running, l.assigned
+       s.stats, s.started_at, s.lease_until, s.tags, l.running, l.assigned
 FROM sessions s
 CROSS JOIN LATERAL (
     SELECT count(started_at) AS running, count(*) - count(started_at) AS assigned
@@ -64,6 +65,7 @@ class NewSession:
 
     Attributes:
         fits: see :class:`farm.dispatch.fit.Fit`; not read with the others.
+        tags: that batches may ask for.
     """
 
     id: str
@@ -74,6 +76,7 @@ class NewSession:
     profile: str
     capacity: int
     fits: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    tags: list[str] = field(default_factory=list, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,20 @@ def drain_worker(db: Database, worker: str) -> int:
     return changed
 
 
+def tag(db: Database, worker: str, *, add: Sequence[str], remove: Sequence[str]) -> int:
+    """Give the sessions of a worker tags, and take some; how many sessions it has."""
+    with db.connection() as connection:
+        changed = connection.execute(
+            """UPDATE sessions
+               SET tags = ARRAY(SELECT DISTINCT tag FROM unnest(tags || %(add)s::text[]) tag
+                                WHERE NOT tag = ANY (%(remove)s) ORDER BY tag)
+               WHERE worker = %(worker)s AND ended_at IS NULL""",
+            {"worker": worker, "add": list(add), "remove": list(remove)},
+        ).rowcount
+        connection.execute(queries.WAKE)
+    return changed
+
+
 def close(db: Database, id: str, *, spent: Iterable[Spent] = ()) -> None:
     """End the session in good order; what it still holds goes back to the queue."""
     with db.connection() as connection:
@@ -202,8 +219,9 @@ def expire(db: Database, *, overdue: bool = True, ids: Sequence[str] = ()) -> li
 def left_behind(db: Database) -> dict[bool, list[str]]:
     """Ended sessions with leases still to their name, by whether they ended without a word."""
     rows = db.all(
-        """SELECT DISTINCT s.id, s.state = 'dead' AS crashed
-           FROM leases l JOIN sessions s ON s.id = l.session_id WHERE s.ended_at IS NOT NULL"""
+        """SELECT s.id, s.state = 'dead' AS crashed
+           FROM (SELECT DISTINCT session_id FROM leases) l
+           JOIN sessions s ON s.id = l.session_id WHERE s.ended_at IS NOT NULL"""
     )
     found: dict[bool, list[str]] = {}
     for row in rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from farm.db.backlog import Entitled, Spent
@@ -74,11 +74,6 @@ class Accounts:
     def ahead(self, session_id: str) -> float:
         """Seconds that what a session holds is expected to take."""
         return max(0.0, self._ahead.get(session_id, 0.0))
-
-    def forget(self, sessions: Collection[str]) -> None:
-        """Sessions have ended."""
-        for session_id in sessions:
-            self._ahead.pop(session_id, None)
 
     def settle(self, ended: Sequence[Spent]) -> None:
         """Correct the charges of attempts that ended; those settled before are left alone."""

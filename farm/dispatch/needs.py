@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from farm.db import batches, jobs
 from farm.db.database import Database
 from farm.dispatch.cost import units
+from farm.dispatch.snapshot import Kind
+from farm.spec import networks
 from farm.spec.batch import BatchSpec
+from farm.spec.job import JobSpec
 
 
 @dataclass(frozen=True)
@@ -15,12 +18,19 @@ class Need:
     """What a job needs, and the next ones up to ``until``.
 
     Attributes:
+        kind: what the first runs well together with.
         size: units of work of the first, see :func:`farm.dispatch.cost.units`.
+        pixels: of the largest image among those that the batch has by its axes.
     """
 
-    checkpoint: str
+    kind: Kind
     size: float
+    pixels: int
     until: int
+
+    @property
+    def checkpoint(self) -> str:
+        return self.kind.checkpoint
 
 
 class Needs:
@@ -51,6 +61,14 @@ class Needs:
         spec = self._specs[batch_id]
         if spec is None:
             job, until = jobs.checkpoint_run(self._db, batch_id, ord)
-            return Need(job.checkpoint, units(job), until)
-        checkpoint, until = spec.checkpoint_run(ord)
-        return Need(checkpoint, units(spec.job(ord)), until)
+            return Need(_kind(job), units(job), job.width * job.height, until)
+        _, until = spec.checkpoint_run(ord)
+        job = spec.job(ord)
+        sides = {"width": [job.width], "height": [job.height], **dict(spec.axes)}
+        pixels = max(sides["width"]) * max(sides["height"])
+        return Need(_kind(job), units(job), pixels, until)
+
+
+def _kind(job: JobSpec) -> Kind:
+    loras = tuple((lora.name, lora.strength) for lora in networks.parse(job.prompt).unet)
+    return Kind(job.checkpoint, loras, (job.width, job.height))

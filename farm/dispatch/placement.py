@@ -162,7 +162,7 @@ class _Farm:
         if warm is None or warm.time > turn.time + slack:
             bound = inf if warm is None else warm.time
             warm = self._cold(level, place, bound) or warm
-        if warm is not None and warm.open_run is not turn.open_run and warm.time >= turn.time:
+        if warm is None or (warm.open_run is not turn.open_run and warm.time >= turn.time):
             self.passed.add(turn.open_run.run.batch_id)
         return warm and warm.open_run
 

@@ -35,6 +35,7 @@ class Run:
         size: its units of work, see :func:`farm.dispatch.cost.units`.
         load: seconds that its checkpoint takes to load.
         loras, shape: see :class:`Kind`.
+        pixels: of the largest image among its jobs; 0 if that is not known.
         tags: that a worker must have.
     """
 
@@ -52,6 +53,7 @@ class Run:
     load: float = 0.0
     loras: tuple[tuple[str, float], ...] = ()
     shape: tuple[int, int] = (0, 0)
+    pixels: int = 0
     tags: frozenset[str] = frozenset()
 
     @property
@@ -92,7 +94,7 @@ class Seat:
         if self.can_load is not None and run.checkpoint not in self.can_load:
             return False
         most = self.fits.get(run.checkpoint)
-        if most is not None and run.shape[0] * run.shape[1] > most:
+        if most is not None and run.pixels > most:
             return False
         return run.tags <= self.tags
 

@@ -19,6 +19,7 @@ from farm.spec.job import MAX_PROMPT, JobSpec
 from farm.spec.problems import validated
 from farm.spec.reading import ReadingOptions
 from farm.spec.sampling import MAX_SEED, NoiseOptions, SamplingOptions
+from farm.spec.tags import MAX_TAGS, Tag
 
 MAX_JOBS = 10_000_000
 MAX_COUNT = 100_000
@@ -55,7 +56,7 @@ class BatchRequest(SamplingOptions, NoiseOptions, ReadingOptions, GuidanceOption
     Fields left out of a job take the checkpoint's own defaults (its native size and
     guidance). ``seed`` and ``variation_seed`` -1 draw one at random. Every cell of the axes is
     made ``count`` times, with seeds seed, seed+1, ...; ``jobs`` lists explicit jobs instead of
-    axes, each overriding the fields above it.
+    axes, each overriding the fields above it. Only workers that have all ``tags`` take its jobs.
     """
 
     name: str = Field(default="", max_length=200)
@@ -74,6 +75,7 @@ class BatchRequest(SamplingOptions, NoiseOptions, ReadingOptions, GuidanceOption
     axes: dict[str, Any] = Field(default_factory=dict, max_length=8)
     jobs: list[dict[str, Any]] | None = Field(default=None, min_length=1, max_length=MAX_LISTED)
     priority: Priority = PRIORITIES["normal"]
+    tags: list[Tag] = Field(default_factory=list, max_length=MAX_TAGS)
 
 
 @dataclass(frozen=True)

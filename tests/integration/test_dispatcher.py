@@ -19,7 +19,7 @@ from farm.db.database import Database
 from farm.db.leases import Ending, Lease
 from farm.db.sessions import NewSession
 from farm.dispatch import dispatcher as dispatching
-from farm.dispatch import reaper
+from farm.dispatch import reaper, survey
 from farm.dispatch.dispatcher import Dispatcher
 from farm.errors import Conflict
 from farm.spec.batch import BatchSpec
@@ -300,7 +300,7 @@ def test_a_user_with_few_jobs_does_not_wait_for_one_with_many(
 def test_many_batches_hide_nobody_elses(
     db: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatching, "_MANY", 10)
+    monkeypatch.setattr(survey, "MANY", 10)
     for _ in range(12):
         submit_as(db, "ann", 3)
     last = submit_as(db, "bob", 3)

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from farm.api.deps import Serving, administering
-from farm.api.schemas import Trace, Worker, Workers
+from farm.api.schemas import Tags, Trace, Worker, Workers
 from farm.db import health, orders, sessions
 from farm.db.database import Database
 from farm.errors import NotFound
@@ -43,6 +43,17 @@ def list_workers(services: Serving) -> Workers:
 def drain(name: str, services: Serving) -> Workers:
     """What it holds it finishes. A worker that starts anew takes jobs again."""
     return _found(services.db, name, sessions.drain_worker(services.db, name))
+
+
+@router.post(
+    "/workers/{name}:tag",
+    summary="Give a worker tags, or take some",
+    dependencies=[Depends(administering)],
+)
+def tag(name: str, services: Serving, tags: Tags) -> Workers:
+    """Until it starts anew: then it has those of `FARM_TAGS` again."""
+    changed = sessions.tag(services.db, name, add=tags.add, remove=tags.remove)
+    return _found(services.db, name, changed)
 
 
 @router.post(

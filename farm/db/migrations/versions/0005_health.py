@@ -39,6 +39,7 @@ COMMENT ON COLUMN quarantines.answers IS
 -- Only failures are in it, so that it costs succeeding jobs nothing.
 CREATE INDEX attempts_failed ON attempts (worker, ended_at)
     WHERE result IN ('retry', 'failed', 'lost');
+CREATE INDEX requeue_due ON requeue (batch_id, not_before, ord);
 CREATE INDEX outcomes_failed ON outcomes (batch_id, ord) WHERE state = 'failed';
 
 ALTER TABLE orders
@@ -73,9 +74,17 @@ ALTER TABLE attempts SET (autovacuum_vacuum_insert_scale_factor = 0.05);
 ALTER TABLE inputs SET (autovacuum_vacuum_insert_scale_factor = 0.05);
 """
 
+TAGS = """
+ALTER TABLE sessions ADD COLUMN tags text[] NOT NULL DEFAULT '{}';
+COMMENT ON COLUMN sessions.tags IS 'What batches may ask for.';
+ALTER TABLE batches ADD COLUMN tags text[] NOT NULL DEFAULT '{}';
+COMMENT ON COLUMN batches.tags IS 'That a worker must have, all of them.';
+"""
+
 
 def upgrade() -> None:
     op.execute(SCHEMA)
+    op.execute(TAGS)
 
 
 def downgrade() -> None:

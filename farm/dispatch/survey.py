@@ -1,0 +1,149 @@
+"""The survey of what waits and who is free: the snapshot that placement decides on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from farm.db import assets, backlog, sessions
+from farm.db.backlog import OpenBatch, Retry
+from farm.db.database import Database
+from farm.db.leases import Lease
+from farm.db.sessions import Session
+from farm.dispatch.accounts import Accounts
+from farm.dispatch.fit import fit
+from farm.dispatch.needs import Need, Needs
+from farm.dispatch.placement import Placed
+from farm.dispatch.snapshot import Kind, Run, Seat, Snapshot
+from farm.spec.batch import INTERACTIVE_EXTRA, INTERACTIVE_FROM
+from farm.spec.moves import FATAL_CRASHES, runs_alone
+
+RETRIED = 256
+"""Jobs of a batch to retry that are looked at."""
+MANY = 2000
+"""Runs that are looked at."""
+EACH = 64
+"""Batches of one user that are looked at."""
+
+
+class Survey:
+    """Reads snapshots, and remembers between them what Postgres need not know.
+
+    Args:
+        accounts: tell what jobs are expected to take, and what users have had.
+    """
+
+    def __init__(self, db: Database, accounts: Accounts) -> None:
+        self._accounts = accounts
+        self._needs = Needs(db)
+        self._loadable: Mapping[str, frozenset[str]] = {}
+        self._sizes: Mapping[str, assets.Size] = {}
+        self._told: Mapping[str, Mapping[str, Any]] = {}
+        self._fits: dict[str, Mapping[str, int]] = {}
+        self._passed: dict[int, float] = {}
+        self._last: dict[str, Kind] = {}
+
+    def refresh(self, db: Database) -> None:
+        """Read what changes seldom: which files there are, and what fits where."""
+        self._loadable = assets.loadable(db)
+        self._sizes = assets.sizes(db)
+        self._told = sessions.fits(db)
+        self._fits = {}
+
+    def forget(self, batch_id: int) -> None:
+        """The batch has ended."""
+        self._needs.forget(batch_id)
+        self._passed.pop(batch_id, None)
+
+    def look(self, db: Database) -> Snapshot:
+        """Who is free, and what waits: nothing where nobody is free."""
+        live = sessions.live(db)
+        self._last = {one.id: self._last[one.id] for one in live if one.id in self._last}
+        suspects = backlog.suspects(db, crashes=FATAL_CRASHES - 1)
+        seats = [self._seat(one) for one in live if one.takes_jobs and one.id not in suspects]
+        free = max((seat.capacity - seat.held for seat in seats), default=-INTERACTIVE_EXTRA)
+        if free <= -INTERACTIVE_EXTRA:
+            return Snapshot(seats, ())
+        runs = self._runs(db, least=0 if free > 0 else INTERACTIVE_FROM)
+        users = backlog.entitled(db, {run.user for run in runs})
+        return Snapshot(seats, runs, self._accounts.claimants(users, runs))
+
+    def note(self, placed: Sequence[Lease], snapshot: Snapshot) -> None:
+        """Remember what was sent to whom last."""
+        kinds = {run.batch_id: run.kind for run in snapshot.runs}
+        for lease in placed:
+            self._last[lease.session_id] = kinds[lease.batch_id]
+
+    def wait(self, found: Placed, seconds: float) -> None:
+        """Count the seconds for which batches are passed over, until a job of theirs is placed."""
+        for batch_id in found.passed:
+            self._passed[batch_id] = self._passed.get(batch_id, 0.0) + seconds
+        for claim in found.claims:
+            self._passed.pop(claim.batch_id, None)
+
+    def _seat(self, session: Session) -> Seat:
+        last = self._last.get(session.id)
+        coming = [last.checkpoint] if last else []
+        card = str(session.device.get("name", session.profile))
+        return Seat(
+            session_id=session.id,
+            worker=session.worker,
+            capacity=session.capacity,
+            held=session.running + session.assigned,
+            warm=frozenset([*session.resident, *coming]),
+            can_load=self._loadable.get(session.host),
+            last=last,
+            card=card,
+            speed=self._accounts.costs.speed(card),
+            tags=frozenset(session.tags),
+            fits=self._most(session),
+            ahead=self._accounts.ahead(session.id),
+        )
+
+    def _most(self, session: Session) -> Mapping[str, int]:
+        """Most pixels of an image on each checkpoint, where the session has told."""
+        if session.id not in self._fits:
+            told = self._told.get(session.id, {})
+            found = {name: fit(told, size) for name, size in self._sizes.items()}
+            self._fits[session.id] = {name: one.most for name, one in found.items() if one}
+        return self._fits[session.id]
+
+    def _runs(self, db: Database, *, least: int) -> list[Run]:
+        """Retries and the heads of open batches of priority ``least`` and up, as each user wants
+        them served."""
+        runs = [
+            self._run(
+                retry,
+                self._needs.of(retry.batch_id, retry.ord),
+                batch_id=retry.batch_id,
+                count=1,
+            )
+            for retry in backlog.retries(db, least=least, each=RETRIED, limit=MANY)
+        ]
+        for batch in backlog.open_batches(db, least=least, each=EACH, limit=MANY):
+            need = self._needs.of(batch.id, batch.cursor)
+            count = min(need.until, batch.total) - batch.cursor
+            runs.append(self._run(batch, need, batch_id=batch.id, count=count))
+        return sorted(runs, key=lambda run: (-run.priority, run.batch_id, run.ord is None))
+
+    def _run(self, one: OpenBatch | Retry, need: Need, *, batch_id: int, count: int) -> Run:
+        """A job to retry, or those of a batch from its cursor on that are alike."""
+        retry = one if isinstance(one, Retry) else None
+        return Run(
+            batch_id=batch_id,
+            checkpoint=need.checkpoint,
+            priority=one.priority,
+            count=count,
+            passed=self._passed.get(batch_id, 0.0),
+            ord=retry.ord if retry else None,
+            avoid=retry.avoid if retry else None,
+            alone=retry is not None and runs_alone(retry.crashes),
+            user=one.user_id,
+            cost=self._accounts.costs.estimate(need.checkpoint, need.size),
+            size=need.size,
+            load=self._accounts.costs.load(need.checkpoint),
+            loras=need.kind.loras,
+            shape=need.kind.shape,
+            pixels=need.pixels,
+            tags=frozenset(one.tags),
+        )

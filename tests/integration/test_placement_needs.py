@@ -1,0 +1,102 @@
+"""What batches ask of workers, as the dispatcher heeds it: tags, and room on the card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from farm.broker.queue import Publisher
+from farm.db import assets, batches, sessions, users
+from farm.db.assets import Asset
+from farm.db.batches import NewBatch
+from farm.db.database import Database
+from farm.db.sessions import NewSession
+from farm.dispatch.dispatcher import Dispatcher
+from farm.spec.batch import BatchSpec
+from tests.records import TEMPLATE
+
+MIB = 2**20
+
+
+@pytest.fixture
+def dispatcher(db: Database, broker_url: str) -> Iterator[Dispatcher]:
+    publisher = Publisher(broker_url)
+    yield Dispatcher(db, publisher)
+    publisher.close()
+
+
+def submit(db: Database, *, tags: tuple[str, ...] = (), **fields: Any) -> int:
+    spec = BatchSpec(template={**TEMPLATE, **fields}, count=4)
+    return batches.accept(db, NewBatch(users.local(db).id, spec=spec, tags=tags)).id
+
+
+def worker(db: Database, name: str, *, tags: tuple[str, ...] = (), room: int | None = None) -> None:
+    """A worker; ``room`` MiB beside 100 of weights, where an image takes 1 KiB a pixel."""
+    told = {
+        "memory": (100 + (room or 0)) * MIB,
+        "share": 1.0,
+        "bytes_a_weight": 2,
+        "families": {
+            "sd15": {"weights": 100 * MIB, "peaks": [[64 * 64, 4 * MIB], [1024 * 1024, 1024 * MIB]]}
+        },
+    }
+    fits = told if room is not None else {}
+    session = NewSession(name, name, "host", 1, {}, "cpu", 4, fits=fits, tags=list(tags))
+    sessions.open(db, session, lease=60)
+
+
+def placed(db: Database) -> dict[str, int]:
+    rows = db.all("SELECT session_id, count(*) AS jobs FROM leases GROUP BY session_id")
+    return {row["session_id"]: row["jobs"] for row in rows}
+
+
+def test_a_batch_gets_workers_that_have_all_its_tags(db: Database, dispatcher: Dispatcher) -> None:
+    submit(db, tags=("a100", "red"))
+    worker(db, "gpu0", tags=("a100",))
+    assert dispatcher.cycle() == 0
+    worker(db, "gpu1", tags=("a100", "red", "spare"))
+    dispatcher.cycle()
+    assert placed(db) == {"gpu1": 4}
+
+
+def test_a_worker_can_be_tagged_while_it_lives(db: Database, dispatcher: Dispatcher) -> None:
+    submit(db, tags=("red",))
+    worker(db, "gpu0", tags=("blue",))
+    assert dispatcher.cycle() == 0
+    assert sessions.tag(db, "gpu0", add=["red", "red"], remove=["blue"]) == 1
+    assert [session.tags for session in sessions.live(db)] == [["red"]]
+    assert dispatcher.cycle() == 4
+    assert sessions.tag(db, "gpu9", add=["red"], remove=[]) == 0
+
+
+def test_a_job_goes_where_it_fits(db: Database, dispatcher: Dispatcher) -> None:
+    name = TEMPLATE["checkpoint"]
+    file = Asset(name, "sd15", 100 * MIB, "/m", {}, None, dtype="float16")
+    assets.register(db, "host", [file])
+    worker(db, "small", room=64)
+    submit(db, width=512, height=512)
+    assert dispatcher.cycle() == 0
+    worker(db, "large", room=512)
+    dispatcher.cycle()
+    assert placed(db) == {"large": 4}
+
+
+def test_a_small_card_takes_what_fits(db: Database, dispatcher: Dispatcher) -> None:
+    file = Asset(TEMPLATE["checkpoint"], "sd15", 100 * MIB, "/m", {}, None, dtype="float16")
+    assets.register(db, "host", [file])
+    worker(db, "small", room=64)
+    submit(db, width=128, height=128)
+    assert dispatcher.cycle() == 4
+
+
+def test_the_largest_image_of_an_axis_must_fit(db: Database, dispatcher: Dispatcher) -> None:
+    name = TEMPLATE["checkpoint"]
+    file = Asset(name, "sd15", 100 * MIB, "/m", {}, None, dtype="float16")
+    assets.register(db, "host", [file])
+    worker(db, "small", room=64)
+    template = {**TEMPLATE, "width": 64, "height": 64}
+    spec = BatchSpec(template=template, axes=(("width", (64, 2048)), ("height", (64, 2048))))
+    batches.accept(db, NewBatch(users.local(db).id, spec=spec))
+    assert dispatcher.cycle() == 0

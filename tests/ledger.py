@@ -174,12 +174,12 @@ def _charge(tried: Sequence[dict[str, Any]], faults: Sequence[Fault], ledger: Le
     for attempt in sorted(wasted, key=lambda attempt: attempt["ended_at"]):
         job = (attempt["batch_id"], attempt["ord"])
         guilty = [
-            (fault.ended, number)
+            (attempt["worker"] not in fault.name, fault.ended, number)
             for number, fault in enumerate(faults)
             if fault.hit(attempt) and (*job, number) not in paid
         ]
         assert guilty, f"an attempt was wasted for nothing: {attempt}"
-        _, number = min(guilty)  # the others may have to pay for a later one
+        *_, number = min(guilty)  # the others may have to pay for a later one
         paid.add((*job, number))
         name = faults[number].name
         ledger.wasted[name] += 1

@@ -72,6 +72,7 @@ class Dispatcher:
 
     def _lead(self, lead: Leadership, stop: threading.Event) -> None:
         self._db = lead.db
+        self._reaper = Reaper(self._publisher)
         self._accounts.know(rates(self._db))
         tidying = self._housekeeper.at_work(self._db) if self._housekeeper else nullcontext()
         with forecasting(self._db), tidying:

@@ -11,9 +11,11 @@ from farm.broker.queue import Publisher
 from farm.db import leases, sessions
 from farm.db.database import Database
 from farm.db.leases import Overdue
-from farm.dispatch.leadership import STALE
 
 _log = logging.getLogger(__name__)
+
+BLIND = 3.0
+"""Seconds without a look at Postgres after which nobody is judged until ``GRACE`` is over."""
 
 GRACE = 6.0
 """Seconds in which every live session has told that it lives, once Postgres answers again."""
@@ -26,7 +28,7 @@ PUBLISHES = 4
 
 
 class Reaper:
-    """Looks after sessions about once a second.
+    """Looks after sessions about once a second, for as long as a leadership lasts.
 
     Args:
         clock: seconds that only ever grow.
@@ -67,7 +69,7 @@ class Reaper:
         does not know for how long it was.
         """
         now = self._clock()
-        if now - self._looked > STALE:
+        if now - self._looked > BLIND:
             self._watching = now
         self._looked = now
         return now - self._watching > GRACE

@@ -14,8 +14,7 @@ from farm.db.batches import NewBatch
 from farm.db.database import Database
 from farm.db.leases import Claim
 from farm.db.sessions import NewSession
-from farm.dispatch.leadership import STALE
-from farm.dispatch.reaper import GRACE, PUBLISHES, Reaper
+from farm.dispatch.reaper import BLIND, GRACE, PUBLISHES, Reaper
 from farm.spec.batch import BatchSpec
 from tests.records import TEMPLATE
 
@@ -87,7 +86,7 @@ def test_nobody_is_judged_by_one_who_could_not_see(
     with db.connection() as connection:
         connection.execute("UPDATE sessions SET lease_until = now() - interval '1 minute'")
     if gap == "Postgres was away":
-        clock.now += STALE + 1
+        clock.now += BLIND + 1
     look(reaper, db, clock, GRACE)
     assert alive(db) == {"overdue"}
     look(reaper, db, clock, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -23,3 +24,38 @@ def test_the_engine_is_a_library(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     made = {path.name: Image.open(path).size for path in tmp_path.glob("*.png")}
     assert made == {"a red apple.png": (128, 128), "a red car.png": (128, 128)}
+
+
+def test_it_takes_no_more_than_fifteen_lines() -> None:
+    module = ast.parse((EXAMPLES / "engine.py").read_text())
+    code = [each for each in ast.walk(module) if isinstance(each, ast.stmt)][1:]  # no docstring
+    lines = {line for each in code for line in range(each.lineno, (each.end_lineno or 0) + 1)}
+    assert len(lines) <= 15
+
+
+LIBRARY = """
+import sys
+OTHERS = {"psycopg", "sqlalchemy", "celery", "kombu", "redis", "httpx", "fastapi", "starlette"}
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        others = ("farm.db", "farm.broker", "farm.api", "farm.client", "farm.settings")
+        ours = name.startswith(others)
+        if ours or name.split(".")[0] in OTHERS:
+            raise ImportError(f"{name} must not be needed here")
+sys.meta_path.insert(0, Refuse())
+import farm.worker.engine
+farm.worker.engine.Engine
+import importlib, pkgutil
+for part in ("engine", "memory", "models", "recipes", "samplers"):
+    package = importlib.import_module(f"farm.worker.{part}")
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+print("ok")
+"""
+
+
+def test_the_engine_needs_no_queue_no_database_and_no_server() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIBRARY], capture_output=True, text=True, check=False, timeout=240
+    )
+    assert done.stdout.strip() == "ok", done.stderr

@@ -107,6 +107,11 @@ class Session(NewSession):
     assigned: int
 
     @property
+    def card(self) -> str:
+        """What the speed of its card is known by."""
+        return str(self.device.get("name", self.profile))
+
+    @property
     def refusal(self) -> str | None:
         """Why it can begin no job now, as it told with its last heartbeat."""
         return self.stats.get("refuses")
@@ -220,8 +225,10 @@ def left_behind(db: Database) -> dict[bool, list[str]]:
     """Ended sessions with leases still to their name, by whether they ended without a word."""
     rows = db.all(
         """SELECT s.id, s.state = 'dead' AS crashed
-           FROM (SELECT DISTINCT session_id FROM leases) l
-           JOIN sessions s ON s.id = l.session_id WHERE s.ended_at IS NOT NULL"""
+           FROM (SELECT DISTINCT session_id FROM leases l
+                 WHERE NOT EXISTS (SELECT FROM sessions s
+                                   WHERE s.id = l.session_id AND s.ended_at IS NULL)) l
+           JOIN sessions s ON s.id = l.session_id"""
     )
     found: dict[bool, list[str]] = {}
     for row in rows:

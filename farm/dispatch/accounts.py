@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from farm.db.backlog import Entitled, Spent
 from farm.db.leases import Lease
+from farm.db.rates import Measured
 from farm.dispatch.cost import Costs
 from farm.dispatch.fairness import Shares
 from farm.dispatch.snapshot import Claimant, Run, Seat, Snapshot
@@ -37,10 +38,9 @@ class Accounts:
         self._open: dict[tuple[int, int, int], _Charge] = {}
         self._ahead: dict[str, float] = {}
 
-    def know(self, rates: Mapping[str, float]) -> None:
-        """Begin with what jobs of each checkpoint took before, in GPU-seconds a unit."""
-        for checkpoint, rate in rates.items():
-            self._costs.learn(checkpoint, 1.0, rate)
+    def know(self, measured: Measured) -> None:
+        """Begin with what jobs and loads took before."""
+        self._costs.know(measured)
 
     @property
     def costs(self) -> Costs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
+from farm.db.rates import Measured
 from farm.spec.job import JobSpec
 
 PIXELS = 512 * 512
@@ -51,6 +52,12 @@ class Costs:
     def speed(self, card: str) -> float:
         """How fast a card is, relative to the first one; 1 before anything is known."""
         return self._speeds.get(card, 1.0)
+
+    def know(self, measured: Measured) -> None:
+        """Begin with what was measured before."""
+        self._rates = dict(measured.rates)
+        self._loads = dict(measured.loads)
+        self._speeds = dict(measured.speeds)
 
     def learn(self, checkpoint: str, size: float, seconds: float, card: str = "") -> None:
         """A job of ``size`` units has taken so many seconds of a card, loads not counted."""

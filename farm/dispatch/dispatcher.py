@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from farm.broker.queue import Publisher
 from farm.db import assets, backlog, leases, usage
 from farm.db.database import Database
-from farm.db.rates import rates
+from farm.db.rates import measured
 from farm.dispatch import health
 from farm.dispatch.accounts import Accounts
 from farm.dispatch.forecaster import forecasting
@@ -73,7 +73,7 @@ class Dispatcher:
     def _lead(self, lead: Leadership, stop: threading.Event) -> None:
         self._db = lead.db
         self._reaper = Reaper(self._publisher)
-        self._accounts.know(rates(self._db))
+        self._accounts.know(measured(self._db))
         tidying = self._housekeeper.at_work(self._db) if self._housekeeper else nullcontext()
         with forecasting(self._db), tidying:
             while not stop.is_set():

@@ -114,10 +114,9 @@ class Outlook:
     def _learn(self) -> None:
         if self._learnt and monotonic() - self._learnt < LEARN:
             return
-        known, self._costs = rates.rates(self._db), Costs()
-        for checkpoint, rate in known.items():
-            self._costs.learn(checkpoint, 1.0, rate)
-        self._measured = frozenset(known)
+        known, self._costs = rates.measured(self._db), Costs()
+        self._costs.know(known)
+        self._measured = frozenset(known.rates)
         past = forecasts.past(self._db, limit=_JUDGED)
         self._record = TrackRecord((one.model, one.taken) for one in past)
         self._learnt = monotonic()
@@ -171,7 +170,7 @@ def work_of(
 
 def cards(live: Sequence[Session], costs: Costs) -> Cards:
     """What these sessions can do together."""
-    return Cards(len(live), sum(costs.speed(session.device.get("name", "")) for session in live))
+    return Cards(len(live), sum(costs.speed(session.card) for session in live))
 
 
 def _needed(left: Left, parts: Sequence[Part]) -> frozenset[str]:

@@ -84,7 +84,6 @@ class Survey:
     def _seat(self, session: Session) -> Seat:
         last = self._last.get(session.id)
         coming = [last.checkpoint] if last else []
-        card = str(session.device.get("name", session.profile))
         return Seat(
             session_id=session.id,
             worker=session.worker,
@@ -93,8 +92,8 @@ class Survey:
             warm=frozenset([*session.resident, *coming]),
             can_load=self._loadable.get(session.host),
             last=last,
-            card=card,
-            speed=self._accounts.costs.speed(card),
+            card=session.card,
+            speed=self._accounts.costs.speed(session.card),
             tags=frozenset(session.tags),
             fits=self._most(session),
             ahead=self._accounts.ahead(session.id),

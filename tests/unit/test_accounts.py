@@ -8,6 +8,7 @@ import pytest
 
 from farm.db.backlog import Entitled, Spent
 from farm.db.leases import Lease
+from farm.db.rates import Measured
 from farm.dispatch.accounts import Accounts
 from farm.dispatch.cost import FIRST_RATE
 from farm.dispatch.snapshot import Run, Seat, Snapshot
@@ -69,7 +70,7 @@ def test_only_what_succeeded_teaches_what_jobs_cost() -> None:
 
 def test_a_new_leader_begins_with_what_is_known() -> None:
     accounts = Accounts()
-    accounts.know({"a": 2.0, "b": 4.0})
+    accounts.know(Measured({"a": 2.0, "b": 4.0}, {"a": 7.0}))
     assert accounts.costs.estimate("a", 10.0) == 20.0
     assert accounts.costs.estimate("unheard of", 10.0) == 30.0
 

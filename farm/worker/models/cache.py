@@ -21,6 +21,7 @@ from farm.worker.models.kinds import CHECKPOINT, VAE
 from farm.worker.models.library import find
 from farm.worker.models.loader import Prepared, prepare
 from farm.worker.models.prefetch import Prefetcher
+from farm.worker.models.preview import needed_decoder
 from farm.worker.models.reader import Turn
 from farm.worker.models.vae import external_vae
 
@@ -288,7 +289,8 @@ class ModelCache:
         files = tuple(self._files)
         file = find(files, CHECKPOINT, name)
         vae = external_vae(file.path, [one.path for one in files if one.kind == VAE])
-        return prepare(file, self._profile, self._device, vae=vae)
+        tiny = needed_decoder(files, file) if self._profile.vae == "taesd" else None
+        return prepare(file, self._profile, self._device, vae=vae, tiny=tiny)
 
     @property
     def _modules(self) -> list[nn.Module]:

@@ -52,6 +52,7 @@ class Checkpoint:
         device: torch.device,
         load_seconds: float,
         streams: bool = False,
+        tiny: nn.Module | None = None,
     ) -> None:
         self.name = name
         self.family = family
@@ -72,10 +73,13 @@ class Checkpoint:
         self._unet = cast("Any", modules["unet"])
         self._forwards = Forwards(self._unet, profile, device)
         self._decoder = Decoder(
-            modules["vae"], tile_over=profile.vae_tile_over, tile=profile.vae_tile
+            modules["vae"],
+            tile_over=profile.vae_tile_over,
+            tile=profile.vae_tile,
+            tiny=tiny and tiny.to(self.dtype),
         )
         self._unet_call = _call("denoise", family, self._unet, profile.attention)
-        self.vae_call = _call("decode", family, modules["vae"], "whole")
+        self.vae_call = _call("decode", family, modules["vae"], "taesd" if tiny else "whole")
         self._inpaints = self._unet.config.in_channels == INPAINT_CHANNELS
         self._text = TextEncoder(texts, family, device)
 

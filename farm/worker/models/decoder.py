@@ -16,6 +16,7 @@ from farm.worker.memory.exhaustion import out_of_memory
 from farm.worker.models.precision import LADDER
 
 FACTOR = 8
+ENDLESS = 2**62
 
 T = TypeVar("T")
 
@@ -48,18 +49,22 @@ class Decoder:
         tile_over: pixels above which to decode in tiles.
         tile: pixels of a tile's side. diffusers' own is the size the model was trained at, 1024
             for SDXL, which saves nothing up to 1024.
+        tiny: a TAESD decoder, which makes the pictures instead while they fit and are finite.
 
     Attributes:
         tile_over: lower than it was once memory ran out in a smaller picture.
     """
 
-    def __init__(self, vae: Any, *, tile_over: int, tile: int = 512) -> None:
+    def __init__(
+        self, vae: Any, *, tile_over: int, tile: int = 512, tiny: nn.Module | None = None
+    ) -> None:
         vae.tile_sample_min_size = tile
         vae.tile_latent_min_size = tile // FACTOR
         self._loaded = vae
         self._vae = vae
         self._tile = tile
-        self.tile_over = tile_over
+        self._tiny = tiny
+        self.tile_over = tile_over if tiny is None else ENDLESS
         self._unpainted: Tensor | None = None
 
     @property
@@ -79,7 +84,7 @@ class Decoder:
         Waits for nothing. Where memory runs out it is decoded in tiles, as are all of its size
         and above from then on.
         """
-        return self._in_tiles_if_need_be(latent, lambda: self._drafted(self._vae, latent))
+        return self._in_tiles_if_need_be(latent, lambda: self._first(latent))
 
     def decode(self, latent: Tensor, *, after: Draft | None = None) -> Tensor:
         """[4, h, w] float32 to [8h, 8w, 3] uint8 on the CPU, in tiles as :meth:`draft`.
@@ -92,11 +97,14 @@ class Decoder:
         """
         if not bool(torch.isfinite(latent).all()):
             raise NumericFailure("The latent holds NaN or infinity before it is decoded.")
+        if self._tiny and after is None:
+            after = self.draft(latent)
+            if bool(after.finite):
+                return after.pixels.cpu()
+        tried = after.vae.dtype if after and after.vae is not self._tiny else None
         return self._in_tiles_if_need_be(
             latent,
-            lambda: self._climb(
-                lambda vae: self._pixels(vae, latent), after=after and after.vae.dtype
-            ),
+            lambda: self._climb(lambda vae: self._pixels(vae, latent), after=tried),
         )
 
     def _in_tiles_if_need_be(self, latent: Tensor, work: Callable[[], T]) -> T:
@@ -163,16 +171,27 @@ class Decoder:
         pixels = draft.pixels.cpu()
         return pixels if bool(draft.finite) else None
 
+    def _first(self, latent: Tensor) -> Draft:
+        """By TAESD, unless it ran out of memory at this size: it knows no tiles."""
+        if self._tiny is None or latent[0].numel() * FACTOR**2 > self.tile_over:
+            return self._drafted(self._vae, latent)
+        weight = next(self._tiny.parameters())
+        return _shown(self._tiny(latent[None].to(weight))[0], self._tiny)
+
     def _drafted(self, vae: Any, latent: Tensor) -> Draft:
-        """The cast truncates, as webui's does."""
         vae.use_tiling = latent[0].numel() * FACTOR**2 > self.tile_over
         scaled = latent[None].to(vae.device) / vae.config.scaling_factor
-        image = vae.decode(scaled.to(vae.dtype), return_dict=False)[0][0].float()
-        shown = ((image + 1) / 2).clamp(0, 1).mul(255).to(torch.uint8)
-        return Draft(shown.permute(1, 2, 0).contiguous(), torch.isfinite(image).all(), vae)
+        return _shown(vae.decode(scaled.to(vae.dtype), return_dict=False)[0][0], vae)
 
     def _latent(self, vae: Any, picture: Tensor) -> Tensor | None:
         vae.use_tiling = picture[0].numel() > self.tile_over
         shown = picture[None].to(vae.device, vae.dtype)
         latent: Tensor = vae.encode(shown).latent_dist.mean[0].float()
         return latent * vae.config.scaling_factor if bool(torch.isfinite(latent).all()) else None
+
+
+def _shown(image: Tensor, vae: Any) -> Draft:
+    """[3, H, W] from -1 to 1, as a picture. The cast truncates, as webui's does."""
+    image = image.float()
+    shown = ((image + 1) / 2).clamp(0, 1).mul(255).to(torch.uint8)
+    return Draft(shown.permute(1, 2, 0).contiguous(), torch.isfinite(image).all(), vae)

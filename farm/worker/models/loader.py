@@ -28,6 +28,7 @@ from farm.worker.models.origin import origin_of
 from farm.worker.models.parts import Part, parts_of
 from farm.worker.models.plan import PartPlan
 from farm.worker.models.prediction import PREDICTIONS, measured_prediction
+from farm.worker.models.preview import read_decoder
 from farm.worker.models.reader import Readers, Turn, check_unchanged
 from farm.worker.models.sharing import shared
 from farm.worker.models.vae import external_vae
@@ -44,6 +45,7 @@ class Prepared:
         prediction: ``epsilon`` or ``v_prediction``; None where only the weights can tell.
         seconds: what the checks took.
         streams: whether its UNet and text encoders stay in host memory.
+        tiny: the file of a TAESD decoder that makes its pictures.
     """
 
     file: AssetFile
@@ -55,6 +57,7 @@ class Prepared:
     device: torch.device
     seconds: float
     streams: bool = False
+    tiny: Path | None = None
 
     @property
     def bytes(self) -> int:
@@ -105,6 +108,7 @@ class Prepared:
             device=self.device,
             load_seconds=self.seconds + time.perf_counter() - started,
             streams=self.streams,
+            tiny=read_decoder(self.tiny, self.device) if self.tiny else None,
         )
         if self.prediction is None:
             checkpoint.prediction = measured_prediction(checkpoint)
@@ -150,13 +154,19 @@ def load(file: AssetFile, profile: MemoryProfile, device: torch.device) -> Check
 
 
 def prepare(
-    file: AssetFile, profile: MemoryProfile, device: torch.device, *, vae: Path | None = None
+    file: AssetFile,
+    profile: MemoryProfile,
+    device: torch.device,
+    *,
+    vae: Path | None = None,
+    tiny: Path | None = None,
 ) -> Prepared:
     """Check ``file`` from its index and configs alone; raises :class:`CheckpointError`.
 
     Args:
         vae: the VAE file to load instead of the checkpoint's own; by default the one that lies
             beside it, see :func:`external_vae`.
+        tiny: the file of a TAESD decoder to make pictures by, as the profile may want.
     """
     started = time.perf_counter()
     if file.error is not None:
@@ -183,6 +193,7 @@ def prepare(
         device=device,
         seconds=time.perf_counter() - started,
         streams=streams,
+        tiny=tiny,
     )
 
 

@@ -75,10 +75,33 @@ class Previews:
         return linear(self._factors[checkpoint], latent)
 
     def _decoder(self, family: str) -> nn.Module | None:
-        names = DECODERS.get(family, ())
-        found = {file.name: file for file in self._files if file.kind == PREVIEW and not file.error}
-        file = next((found[name] for name in names if name in found), None)
+        file = decoder_file(self._files, family)
         return _known_decoder(file.path, file.identity, self._device) if file else None
+
+
+def decoder_file(files: Iterable[AssetFile], family: str) -> AssetFile | None:
+    """The file with the TAESD decoder of a family, if there is a usable one."""
+    found = {file.name: file for file in files if file.kind == PREVIEW and not file.error}
+    return next((found[name] for name in DECODERS.get(family, ()) if name in found), None)
+
+
+def needed_decoder(files: Iterable[AssetFile], checkpoint: AssetFile) -> Path:
+    """The file with the TAESD decoder that a checkpoint's pictures are to be made by.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    family = checkpoint.family or ""
+    found = decoder_file(files, family)
+    if found is None:
+        names = " or ".join(f"{name}.safetensors" for name in DECODERS.get(family, ()))
+        raise CheckpointError(
+            f"The memory profile decodes by TAESD, and there is none for {checkpoint.name}.",
+            field="checkpoint",
+            value=checkpoint.name,
+            remedy=f"Put {names or 'one'} into the VAE-approx folder, or set vae: full.",
+        )
+    return found.path
 
 
 def read_decoder(path: Path, device: torch.device) -> nn.Module:

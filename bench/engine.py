@@ -404,7 +404,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=40, help="of the stream")
     parser.add_argument("--compiled", action="store_true", help="a compiled peer too")
-    parser.add_argument("--only", nargs="*", help="words that a workload's name begins with")
+    parser.add_argument(
+        "--only", nargs="*", help="words that a workload's name begins with; or overhead"
+    )
     parser.add_argument("--models", type=Path, help="folder of the full-size models, kept")
     told = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -441,10 +443,10 @@ def run(told: argparse.Namespace, folder: Path) -> None:
         del farm, peers
         if on_card:
             torch.cuda.empty_cache()
-    if not told.only:
+    if not told.only or "overhead" in told.only:
         overhead()
-        if on_card:
-            memory(files, device)
+    if on_card and not told.only:
+        memory(files, device)
 
 
 def _files(device: torch.device, folder: Path) -> list[AssetFile]:

@@ -47,6 +47,19 @@ def test_a_crowd_of_all_kinds_gets_what_each_gets_by_hand() -> None:
     assert len(bench.checkpoint.forwards) == 2 * 20 - 1
 
 
+def test_every_sampler_takes_few_steps_beside_all_others() -> None:
+    names = [name for name in SAMPLERS if name != "DPM adaptive"]
+    jobs = [
+        spec(name, seed, sampler=name, steps=steps, cfg_scale=1.0 + steps)
+        for seed, name in enumerate(names)
+        for steps in (1, 2, 3)
+    ]
+    bench = Bench(rows=256)
+    for job, made in zip(jobs, bench.render(*jobs), strict=True):
+        np.testing.assert_allclose(made.image, by_hand(job), rtol=0, atol=5e-4, err_msg=str(job))
+    assert len(bench.checkpoint.forwards) == 2 * 3 - 1
+
+
 def test_cfg_pp_renews_the_negative_prompt_s_noise_whatever_the_guidance() -> None:
     bench = Bench()
     job = spec("a cat", sampler="Euler a CFG++", steps=3, cfg_scale=1.0, negative_prompt="fog")

@@ -18,7 +18,7 @@ from farm.worker.samplers.noise import ImageNoise
 
 REGISTERS = 4
 
-_drawing = ThreadPoolExecutor(2, thread_name_prefix="noise")
+_drawing = ThreadPoolExecutor(4, thread_name_prefix="noise")
 """Follows Brownian paths to their next steps while the device is at work on this one. torch draws
 without Python's lock."""
 

@@ -8,6 +8,8 @@ FarmError
 ├── Conflict              409  the request contradicts something already stored
 ├── Unavailable           503  Postgres, the broker or the disk is out of reach
 ├── CheckpointError       422  a checkpoint is missing, damaged or refused
+│   ├── LoraError         422  so is a LoRA
+│   └── EmbeddingError    422  so is an embedding
 ├── DoesNotFit            422  a job needs more memory than the card has
 ├── NumericFailure        500  NaN or Inf that no precision rung could cure
 ├── Cancelled             409  the owner cancelled the job
@@ -108,6 +110,14 @@ class CheckpointError(FarmError):
     status = 422
     title = "Unusable checkpoint"
     failure_class = "missing asset"
+
+
+class LoraError(CheckpointError):
+    title = "Unusable LoRA"
+
+
+class EmbeddingError(CheckpointError):
+    title = "Unusable embedding"
 
 
 class DoesNotFit(FarmError):

@@ -9,7 +9,15 @@ from typing import Any
 
 import httpx
 
-from farm.errors import Conflict, FarmError, InvalidInput, NotFound, Unauthorized, Unavailable
+from farm.errors import (
+    CheckpointError,
+    Conflict,
+    FarmError,
+    InvalidInput,
+    NotFound,
+    Unauthorized,
+    Unavailable,
+)
 
 _PAUSES = (0.2, 0.6, 1.5)
 """Seconds before each repetition of a request that got no answer."""
@@ -21,7 +29,8 @@ _PATIENT = httpx.Timeout(300, connect=5)
 _UNAVAILABLE = frozenset({502, 503, 504})
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
-_BY_TITLE = {kind.title: kind for kind in FarmError.__subclasses__()}
+_KINDS = (*FarmError.__subclasses__(), *CheckpointError.__subclasses__())
+_BY_TITLE = {kind.title: kind for kind in _KINDS}
 _BY_STATUS = {401: Unauthorized, 403: Unauthorized, 404: NotFound, 409: Conflict}
 
 

@@ -19,6 +19,7 @@ from farm.errors import (
     Conflict,
     FarmError,
     InvalidInput,
+    LoraError,
     NotFound,
     Unauthorized,
     Unavailable,
@@ -101,6 +102,7 @@ def problem(status: int, title: str) -> Answer:
     [
         (422, "Invalid input", InvalidInput),
         (422, "Unusable checkpoint", CheckpointError),
+        (422, "Unusable LoRA", LoraError),
         (401, "Not authorised", Unauthorized),
         (403, "Forbidden", Unauthorized),
         (404, "Not found", NotFound),

@@ -5,6 +5,7 @@ LoRAs move what the fake makes by the sum of their strengths, on each side of it
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from farm.spec import networks
 from farm.spec.job import JobSpec
 from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.kinds import LORA
+from farm.worker.models.library import Library
 from farm.worker.samplers import compile_program
 from tests.engine_bench import Bench, alone
 from tests.fake_models import ALPHAS, FakeCheckpoint, denoised, mean_of, spec
@@ -147,6 +149,24 @@ def test_after_files_change_loras_are_put_on_anew_and_texts_read_anew() -> None:
     assert bench.checkpoint.encoded == ["a cat"] * 2
     assert bench.checkpoint.switches[-1] == ("unet", networks.parse(job.prompt).unet)
     assert ("unet", ()) in bench.checkpoint.switches
+
+
+def test_a_library_is_looked_through_when_it_changes_and_not_at_every_step(
+    tmp_path: Path,
+) -> None:
+    class Counted(Library):
+        looks = 0
+
+        def __iter__(self) -> Iterator[AssetFile]:
+            self.looks += 1
+            return super().__iter__()
+
+    def looked(steps: int) -> int:
+        library = Counted([tmp_path])
+        Bench(assets=library).render(spec("a cat", steps=steps))
+        return library.looks
+
+    assert looked(50) == looked(2)
 
 
 def lora_file(size: int) -> AssetFile:

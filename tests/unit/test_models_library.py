@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from farm.errors import CheckpointError
+from farm.errors import CheckpointError, LoraError
 from farm.worker.models import catalogue
 from farm.worker.models.catalogue import builtin_folder
 from farm.worker.models.library import Library
@@ -77,13 +77,16 @@ def test_only_what_changed_is_opened_again(tmp_path: Path, monkeypatch: pytest.M
     library = Library([tmp_path])
     assert opened == ["a.safetensors", "b.safetensors"]
 
+    version = library.version
     assert library.scan() is False
+    assert library.version == version
     small_file(tmp_path / "Lora" / "b.safetensors", note="another")
     small_file(tmp_path / "Lora" / "c.safetensors")
     assert library.scan() is True
     (tmp_path / "Lora" / "a.safetensors").unlink()
     assert library.scan() is True
 
+    assert library.version == version + 2
     assert opened[2:] == ["b.safetensors", "c.safetensors"]
     assert listed(library) == {("lora", "b"), ("lora", "c")}
     assert library.find("lora", "b").metadata == {"note": "another"}
@@ -106,8 +109,9 @@ def test_a_name_with_its_suffix_is_the_same_name(tmp_path: Path, written: str) -
 def test_a_name_that_is_not_there_lists_near_ones(tmp_path: Path) -> None:
     small_file(tmp_path / "Lora" / "detail.safetensors")
     library = Library([tmp_path])
-    with pytest.raises(CheckpointError, match="no lora 'detial'") as caught:
+    with pytest.raises(LoraError, match="no LoRA 'detial'") as caught:
         library.find("lora", "detial")
+    assert caught.value.title == "Unusable LoRA"
     assert (caught.value.field, caught.value.value) == ("lora", "detial")
     assert caught.value.remedy == "Did you mean detail?"
     with pytest.raises(CheckpointError, match="no vae 'detail'"):

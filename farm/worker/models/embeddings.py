@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from farm.errors import CheckpointError
+from farm.errors import CheckpointError, EmbeddingError
 from farm.spec.prompt.chunks import CHUNK
 from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.header import read_header
@@ -194,6 +194,6 @@ def _usable(files: Sequence[AssetFile], widths: Sequence[int]) -> Embedding:
     )
 
 
-def _refused(path: Path, what: str, remedy: str = "Get it again.") -> CheckpointError:
+def _refused(path: Path, what: str, remedy: str = "Get it again.") -> EmbeddingError:
     message = f"The embedding {path.name} {what.removesuffix('.')}."
-    return CheckpointError(message, field=EMBEDDING, value=path.stem, remedy=remedy)
+    return EmbeddingError(message, field=EMBEDDING, value=path.stem, remedy=remedy)

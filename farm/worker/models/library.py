@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import difflib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from farm.errors import CheckpointError
+from farm.errors import CheckpointError, EmbeddingError, LoraError
 from farm.worker.models.catalogue import AssetFile, scan
-from farm.worker.models.kinds import CHECKPOINT, SUFFIX
+from farm.worker.models.kinds import EMBEDDING, LORA, SUFFIX
 
 NEAR_NAMES = 5
+_ERRORS = {LORA: LoraError, EMBEDDING: EmbeddingError}
 
 
 class Library:
@@ -19,12 +20,16 @@ class Library:
 
     Args:
         folders: model folders, the first having precedence where two files share a name.
+
+    Attributes:
+        version: another number whenever the assets are not what they were.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = tuple(folders)
         self._scanning = threading.Lock()
         self._files: tuple[AssetFile, ...] = ()
+        self.version = 0
         self.scan()
 
     def __iter__(self) -> Iterator[AssetFile]:
@@ -45,11 +50,18 @@ class Library:
         with self._scanning:
             before = self._files
             self._files = tuple(scan(self._folders, {file.path: file for file in before}))
-            return self._files != before
+            changed = self._files != before
+            self.version += changed
+            return changed
 
     def find(self, kind: str, name: str) -> AssetFile:
         """The usable asset of this kind and name; see :func:`find`."""
         return find(self._files, kind, name)
+
+
+def version_of(assets: Iterable[AssetFile]) -> object:
+    """What is not equal to what it was once the assets are not; of a library it costs nothing."""
+    return assets.version if isinstance(assets, Library) else tuple(assets)
 
 
 def find(files: Sequence[AssetFile], kind: str, name: str) -> AssetFile:
@@ -65,15 +77,15 @@ def find(files: Sequence[AssetFile], kind: str, name: str) -> AssetFile:
     if found is None:
         raise _missing(kind, name, sorted(named))
     if found.error is not None:
-        raise CheckpointError(found.error, field=kind, value=name)
+        raise _ERRORS.get(kind, CheckpointError)(found.error, field=kind, value=name)
     return found
 
 
 def _missing(kind: str, name: str, names: list[str]) -> CheckpointError:
     near = difflib.get_close_matches(name, names, NEAR_NAMES, cutoff=0.4)
     shown = near or names[:NEAR_NAMES]
-    what = "checkpoint" if kind == CHECKPOINT else f"{kind}"
-    return CheckpointError(
+    what = "LoRA" if kind == LORA else kind
+    return _ERRORS.get(kind, CheckpointError)(
         f"There is no {what} {name!r}.",
         field=kind,
         value=name,

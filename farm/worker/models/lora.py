@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from farm.errors import CheckpointError
+from farm.errors import CheckpointError, LoraError
 from farm.worker.models.deltas import Delta
 from farm.worker.models.header import Header, read_header
 from farm.worker.models.kinds import LORA
@@ -152,13 +152,13 @@ def matched(
     return found
 
 
-def refused(name: str, what: str, remedy: str | None) -> CheckpointError:
+def refused(name: str, what: str, remedy: str | None) -> LoraError:
     """The error ``The LoRA <name> <what>``."""
     message = f"The LoRA {name!r} {what.removesuffix('.')}."
-    return CheckpointError(message, field=LORA, value=name, remedy=remedy)
+    return LoraError(message, field=LORA, value=name, remedy=remedy)
 
 
-def _for_another(lora: LoraFile, family: str, why: str) -> CheckpointError:
+def _for_another(lora: LoraFile, family: str, why: str) -> LoraError:
     made = _trained_for(lora)
     return refused(
         lora.name,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from farm.db.database import Database
 
-_TABLES = ("images", "attempts", "outcomes", "inputs", "batch_progress", "requeue")
+_TABLES = ("images", "attempts", "outcomes", "inputs", "batch_progress")
 """With rows of a batch that go with it. What its seconds were spent on stays in the books."""
 
 
@@ -193,7 +193,7 @@ def forget_sessions(db: Database, *, days: float, limit: int) -> int:
                    SELECT id FROM sessions s
                    WHERE ended_at < now() - make_interval(secs => %(days)s * 86400)
                      AND NOT EXISTS (SELECT FROM leases l WHERE l.session_id = s.id)
-                   LIMIT %(limit)s))""",
+                   ORDER BY ended_at LIMIT %(limit)s))""",
             values,
         ).rowcount
         connection.execute(

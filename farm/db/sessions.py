@@ -225,10 +225,9 @@ def left_behind(db: Database) -> dict[bool, list[str]]:
     """Ended sessions with leases still to their name, by whether they ended without a word."""
     rows = db.all(
         """SELECT s.id, s.state = 'dead' AS crashed
-           FROM (SELECT DISTINCT session_id FROM leases l
-                 WHERE NOT EXISTS (SELECT FROM sessions s
-                                   WHERE s.id = l.session_id AND s.ended_at IS NULL)) l
-           JOIN sessions s ON s.id = l.session_id"""
+           FROM (SELECT DISTINCT session_id FROM leases) l
+           CROSS JOIN LATERAL (SELECT * FROM sessions WHERE id = l.session_id
+                               AND ended_at IS NOT NULL OFFSET 0) s"""
     )
     found: dict[bool, list[str]] = {}
     for row in rows:

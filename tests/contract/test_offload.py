@@ -201,3 +201,15 @@ def test_window_is_known_before_there_are_weights() -> None:
     with torch.device("meta"):
         expected = window_bytes(build(), 4)
     assert expected == Streamed(build(), CPU).window_bytes
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_convolutions_lie_as_the_profile_says(tmp_path: Path, *, last: bool) -> None:
+    file = tiny_file(tmp_path, "sd15")
+    checkpoint = load(file, replace(by_name("cpu"), channels_last=last), CPU)
+    for model in (checkpoint._unet, checkpoint._decoder._loaded):
+        kernels = [weight for weight in model.parameters() if weight.shape[2:] == (3, 3)]
+        assert all(
+            weight.is_contiguous(memory_format=torch.channels_last) == last for weight in kernels
+        )
+        assert kernels

@@ -33,18 +33,25 @@ weights_gb: 9
 rows_at_1024: 6
 max_rows: 12
 vae_tile_over: 1024
-offload: model
+vae_tile: 256
+vae: taesd
+offload: streamed
+attention: sub-quadratic
+channels_last: false
+fp16_accumulation: true
 slots: 6
 lookahead: 2
 cuda_graphs: true
 compile: regional
 """
     found = read_profile(written(tmp_path, text))
-    assert (found.dtype, found.vae_dtype, found.offload) == ("bfloat16", "float32", "model")
+    assert (found.dtype, found.vae_dtype, found.offload) == ("bfloat16", "float32", "streamed")
     assert (found.memory_bytes, found.weights_bytes) == (20 * GIB, 9 * GIB)
     assert (found.rows_at_1024, found.max_rows, found.buckets) == (6, 12, (1, 2, 4, 8, 12))
     assert found.vae_tile_over == 1024**2
     assert (found.slots, found.lookahead) == (6, 2)
+    assert (found.vae, found.vae_tile, found.attention) == ("taesd", 256, "sub-quadratic")
+    assert (found.channels_last, found.fp16_accumulation) == (False, True)
     assert (found.cuda_graphs, found.compile) == (True, "regional")
 
 
@@ -61,6 +68,9 @@ def test_weights_keep_their_share_of_another_memory(tmp_path: Path) -> None:
         ("base: 24gb\ndtype: float8", "dtype", "float16"),
         ("base: 24gb\ncompile: everything", "compile", "regional"),
         ("base: 24gb\nrows: 4", "rows", "not permitted"),
+        ("base: 24gb\nvae_tile: 500", "vae_tile", "multiple of 64"),
+        ("base: 24gb\nattention: flash", "attention", "'sdpa', 'xformers'"),
+        ("base: 24gb\noffload: cpu", "offload", "streamed"),
         ("base: 24gb\nslots: 0", "slots", "greater than or equal to 1"),
         ("base: 24gb\nmemory_gb: 8\nweights_gb: 9", "weights_gb", "leaves nothing"),
         ("- a\n- b", "the file", "valid dictionary"),

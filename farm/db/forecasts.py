@@ -15,7 +15,11 @@ Moment: TypeAlias = Literal["accepted", "half"]
 
 @dataclass(frozen=True)
 class Left:
-    """What is left of an open batch: jobs past its cursor, in flight, and to be tried again."""
+    """What is left of an open batch: jobs past its cursor, in flight, and to be tried again.
+
+    Attributes:
+        tags: that a worker must have.
+    """
 
     id: int
     user_id: int
@@ -25,6 +29,7 @@ class Left:
     total: int
     in_flight: int
     waiting: int
+    tags: list[str]
 
     @property
     def jobs(self) -> int:
@@ -61,7 +66,7 @@ class Past:
 
 
 _LEFT = """
-SELECT b.id, b.user_id, u.weight, b.priority, b.cursor, b.total,
+SELECT b.id, b.user_id, u.weight, b.priority, b.cursor, b.total, b.tags,
        coalesce(l.jobs, 0) AS in_flight, coalesce(r.jobs, 0) AS waiting
 FROM batches b
 JOIN users u ON u.id = b.user_id

@@ -99,17 +99,18 @@ GROUP BY 1, 2 ORDER BY 1, 2
 _ROLL_UP = """
 WITH old AS (
     DELETE FROM usage
-    WHERE session_id <> ''
-      AND hour < date_trunc('day', now(), 'UTC') - make_interval(days => %(days)s)
+    WHERE {finer} <> '' AND hour < date_trunc('day', now(), 'UTC') - make_interval(days => %(days)s)
     RETURNING *
 )
 INSERT INTO usage AS u (worker, session_id, hour, batch_id, checkpoint, use, user_id, seconds)
-SELECT worker, '', date_trunc('day', hour, 'UTC'), batch_id, checkpoint, use, max(user_id),
+SELECT {worker}, '', date_trunc('day', hour, 'UTC'), batch_id, checkpoint, use, max(user_id),
        sum(seconds)
-FROM old GROUP BY worker, date_trunc('day', hour, 'UTC'), batch_id, checkpoint, use
+FROM old GROUP BY {worker}, date_trunc('day', hour, 'UTC'), batch_id, checkpoint, use
 ON CONFLICT (session_id, hour, batch_id, checkpoint, use, worker)
 DO UPDATE SET seconds = u.seconds + excluded.seconds
 """
+_BY_DAY = _ROLL_UP.format(finer="session_id", worker="worker")
+_BY_FARM = _ROLL_UP.format(finer="worker", worker="''::text")
 
 
 def record(connection: Connection, session_id: str, spent: Iterable[Spent]) -> None:
@@ -142,8 +143,13 @@ def report(db: Database, *, by: str, since: datetime) -> list[Line]:
     return list(lines.values())
 
 
-def roll_up(db: Database, *, days: float) -> None:
-    """Add the hours of days before the last ``days`` up, and the sessions of each worker.
-    Doing it twice changes nothing."""
+def roll_up(db: Database, *, hours: int, workers: int) -> None:
+    """Add up what is finer than anybody will ask for; doing it twice changes nothing.
+
+    Args:
+        hours: days of which sessions and hours stay known; before them, workers and days.
+        workers: days of which workers stay known; before them, days alone.
+    """
     with db.connection() as connection:
-        connection.execute(_ROLL_UP, {"days": int(days)})
+        connection.execute(_BY_DAY, {"days": hours})
+        connection.execute(_BY_FARM, {"days": workers})

@@ -32,8 +32,8 @@ _TIDY = 1.0
 _CLEAN = 3600.0
 _FORGOTTEN_DAYS = 7.0
 """Days without a worker after which the files of a host are forgotten."""
-_DAYS_BY_HOUR = 7.0
-"""Days of which usage is known by hour and session; before them, by day and worker."""
+_DAYS_BY_HOUR, _DAYS_BY_WORKER = 7, 92
+"""Days of which usage is known by hour, and by worker."""
 _LOOK_BACK = 30.0
 """Seconds in which an attempt that ended must have become visible."""
 
@@ -109,7 +109,7 @@ class Dispatcher:
         if time.monotonic() - self._cleaned > _CLEAN:
             self._cleaned = time.monotonic()
             assets.forget_hosts(self._db, days=_FORGOTTEN_DAYS)
-            usage.roll_up(self._db, days=_DAYS_BY_HOUR)
+            usage.roll_up(self._db, hours=_DAYS_BY_HOUR, workers=_DAYS_BY_WORKER)
         self._accounts.settle(backlog.spent(self._db, seconds=_LOOK_BACK))
         for batch_id in backlog.finish(self._db):
             self._survey.forget(batch_id)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from time import monotonic
+from typing import TypeAlias
 
 from farm.db import assets, forecasts, rates, sessions
 from farm.db.database import Database
@@ -23,6 +24,9 @@ LEARN = 60.0
 UNDER_WAY = 0.5
 """Of a job in flight, what is left of it on average."""
 _MANY = 5000
+
+Needs: TypeAlias = tuple[frozenset[str], frozenset[str]]
+"""Checkpoints that a worker must have, and tags."""
 _JUDGED = 300
 
 
@@ -32,7 +36,7 @@ class Picture:
 
     Attributes:
         left, works: what is left of each open batch, in jobs and in seconds.
-        checkpoints: that each of them still needs.
+        needs: checkpoints and tags that each of them asks of a worker.
         weights: of users.
         live: sessions that take jobs.
         loadable: checkpoints by host.
@@ -42,7 +46,7 @@ class Picture:
 
     left: Sequence[Left]
     works: Sequence[Work]
-    checkpoints: Mapping[int, frozenset[str]]
+    needs: Mapping[int, Needs]
     weights: Mapping[int, float]
     live: Sequence[Session]
     loadable: Mapping[str, frozenset[str]]
@@ -59,18 +63,22 @@ class Picture:
         """Checkpoints that some session holds."""
         return frozenset(name for session in self.live for name in session.resident)
 
-    def able(self, names: Iterable[str]) -> list[Session]:
-        """The sessions whose hosts have all these checkpoints."""
-        wanted = frozenset(names)
-        return [s for s in self.live if wanted <= self.loadable.get(s.host, wanted)]
+    def able(self, names: Iterable[str], tags: Iterable[str] = ()) -> list[Session]:
+        """The sessions that have all these tags, and whose hosts have all these checkpoints."""
+        wanted, asked = frozenset(names), frozenset(tags)
+        return [
+            session
+            for session in self.live
+            if wanted <= self.loadable.get(session.host, wanted) and asked <= {*session.tags}
+        ]
 
     @cached_property
     def models(self) -> Mapping[float, float]:
         """Seconds until each open batch ends, as costs add up; nothing of those that cannot."""
         if not self.live:
             return {}
-        able = {names: bool(self.able(names)) for names in set(self.checkpoints.values())}
-        works = [work for work in self.works if able[self.checkpoints[int(work.batch_id)]]]
+        able = {needs: bool(self.able(*needs)) for needs in set(self.needs.values())}
+        works = [work for work in self.works if able[self.needs[int(work.batch_id)]]]
         return finish_times(works, self.weights, self.cards)
 
     @cached_property
@@ -123,14 +131,14 @@ class Outlook:
 
     def _look(self) -> Picture:
         left = forecasts.left(self._db, limit=_MANY)
-        live = [session for session in sessions.live(self._db) if session.state == "live"]
+        live = [session for session in sessions.live(self._db) if session.takes_jobs]
         held = frozenset(name for session in live for name in session.resident)
         self._read(left)
         left = [one for one in left if one.id in self._parts]
         return Picture(
             left=left,
             works=[self._work(one, held) for one in left],
-            checkpoints={one.id: _needed(one, self._parts[one.id]) for one in left},
+            needs={one.id: _needs(one, self._parts[one.id]) for one in left},
             weights={one.user_id: one.weight for one in left},
             live=live,
             loadable=assets.loadable(self._db),
@@ -173,7 +181,7 @@ def cards(live: Sequence[Session], costs: Costs) -> Cards:
     return Cards(len(live), sum(costs.speed(session.card) for session in live))
 
 
-def _needed(left: Left, parts: Sequence[Part]) -> frozenset[str]:
-    """The checkpoints of the jobs past the cursor, or of all where only the last are left."""
+def _needs(left: Left, parts: Sequence[Part]) -> Needs:
+    """Of the jobs past the cursor, or of all where only the last are left."""
     ahead = frozenset(part.checkpoint for part in parts if part.after(left.cursor))
-    return ahead or frozenset(part.checkpoint for part in parts)
+    return ahead or frozenset(part.checkpoint for part in parts), frozenset(left.tags)

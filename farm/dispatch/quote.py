@@ -49,7 +49,7 @@ class Quote:
         loads: checkpoints that no worker holds yet.
         gpu_seconds: of all jobs, loads not counted, on the first card the farm has known.
         measured: whether jobs of all its checkpoints have been timed; else it is a guess.
-        workers: live ones whose hosts have all its checkpoints.
+        workers: live ones with its tags whose hosts have all its checkpoints.
         eta: seconds until it has ended, beside all that waits now; None without workers.
         seconds_alone: the same if it had the farm for itself.
         shapes: what fits and what does not, the most jobs first.
@@ -79,16 +79,17 @@ def quote(
     batch: BatchSpec | Sequence[JobSpec],
     *,
     priority: int,
+    tags: Sequence[str] = (),
 ) -> Quote:
-    """What ``batch`` of a user will take at today's load."""
+    """What ``batch`` of a user, for workers with all these tags, will take at today's load."""
     parts, picture = parts_of(batch), outlook.now()
     names: dict[str, int] = {}
     for part in parts:
         names[part.checkpoint] = names.get(part.checkpoint, 0) + part.jobs
     jobs = sum(names.values())
-    able = picture.able(names)
+    able = picture.able(names, tags)
     eta, by_itself = _times(picture, parts, able, user.id, priority)
-    shapes = _shapes(db, picture, batch)
+    shapes = _shapes(db, picture, batch, tags)
     return Quote(
         jobs=jobs,
         checkpoints=names,
@@ -118,13 +119,15 @@ def _times(
     return picture.record.eta(model), least
 
 
-def _shapes(db: Database, picture: Picture, batch: BatchSpec | Sequence[JobSpec]) -> list[Shape]:
+def _shapes(
+    db: Database, picture: Picture, batch: BatchSpec | Sequence[JobSpec], tags: Sequence[str]
+) -> list[Shape]:
     sizes, told = assets.sizes(db), sessions.fits(db)
     shapes = shapes_of(batch)
     known = {
         name: [
             fit(told.get(session.id, {}), sizes[name]) if name in sizes else None
-            for session in picture.able([name])
+            for session in picture.able([name], tags)
         ]
         for name, _, _ in shapes
     }
@@ -145,7 +148,8 @@ def _shape(
     fitting = [each for each in known if pixels <= each.most]
     vram = min((each.peak(pixels) for each in fitting or known), default=None)
     if picture.live and not fits:
-        return Shape(*shape, jobs, False, None, f"No live worker has {name}; add it to one.")
+        remedy = f"Give a live worker {name}, and the tags that the batch asks for."
+        return Shape(*shape, jobs, False, None, remedy)
     if fitting or len(known) < len(fits) or not known:
         return Shape(*shape, jobs, True if fitting else None, vram, None)
     other = nearest(size[0], size[1], max(each.most for each in known))

@@ -134,7 +134,22 @@ def test_no_worker_with_the_checkpoint_is_said(api: TestClient, services: Servic
     sessions.open(services.db, NewSession("s", "gpu0", "there", 1, {}, "x", 8), lease=60)
     told = api.post("/v1/batches:quote", json={"prompt": "a lion"}).json()
     assert (told["workers"], told["eta"], told["unfit"]) == (0, None, 1)
-    assert "No live worker has demo" in told["shapes"][0]["remedy"]
+    assert "Give a live worker demo" in told["shapes"][0]["remedy"]
+
+
+def test_only_workers_with_its_tags_count(api: TestClient, services: Services) -> None:
+    body = {"prompt": "a lion", "steps": 20, "tags": ["fast"]}
+    plain = NewSession("plain", "gpu0", "here", 1, {}, "x", 8)
+    sessions.open(services.db, plain, lease=60)
+    tagged = api.post("/v1/batches", json=body).json()["id"]
+    assert eta(api, tagged) is None
+    told = api.post("/v1/batches:quote", json=body).json()
+    assert (told["workers"], told["eta"], told["unfit"]) == (0, None, 1)
+
+    fast = NewSession("fast", "gpu1", "here", 1, {}, "x", 8, tags=["fast", "new"])
+    sessions.open(services.db, fast, lease=60)
+    assert likely(api, tagged) > 0
+    assert api.post("/v1/batches:quote", json=body).json()["workers"] == 1
 
 
 def forecast_rows(db: Database) -> dict[tuple[str, str], float | None]:

@@ -179,9 +179,9 @@ def test_old_hours_are_added_up_and_nothing_is_lost(db: Database) -> None:
     @given(SPENT)
     def check(rows: list[tuple[str, int, str, float]]) -> None:
         put(rows)
-        before = written(db)
+        before, whole = written(db), sum(seconds for *_, seconds in rows)
         for _ in range(2):
-            usage.roll_up(db, days=3)
+            usage.roll_up(db, hours=3, workers=99)
             assert written(db) == pytest.approx(before)
         left = db.all("SELECT session_id, hour, use FROM usage WHERE session_id <> ''")
         young = {row for row in rows if row[1] * 12 < 3 * 24}
@@ -189,6 +189,14 @@ def test_old_hours_are_added_up_and_nothing_is_lost(db: Database) -> None:
         rolled = db.all("SELECT hour, use FROM usage WHERE session_id = ''")
         assert len({(row["hour"], row["use"]) for row in rolled}) == len(rolled)
         assert all(row["hour"].hour == 0 for row in rolled)
+        for _ in range(2):
+            usage.roll_up(db, hours=3, workers=5)
+            assert sum(written(db).values()) == pytest.approx(whole)
+        old = db.all(
+            """SELECT worker FROM usage
+               WHERE hour < date_trunc('day', now(), 'UTC') - interval '5 days'"""
+        )
+        assert {row["worker"] for row in old} <= {""}
 
     check()
 

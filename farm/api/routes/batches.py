@@ -68,7 +68,14 @@ def create(
 def ask(request: BatchRequest, services: Serving, caller: Caller) -> Quotation:
     """Checks it as if it were submitted, and says what it would take; nothing is stored."""
     batch = checked(services.db, request)
-    found = quote(services.db, services.outlook, caller, batch, priority=request.priority)
+    found = quote(
+        services.db,
+        services.outlook,
+        caller,
+        batch,
+        priority=request.priority,
+        tags=request.tags,
+    )
     return Quotation.of(found)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from farm.db import assets, health, sessions
+from farm.db import health, sessions
 from farm.db.database import Database
 from farm.spec.batch import INTERACTIVE_FROM, NORMAL_FROM
 
@@ -24,9 +24,8 @@ class Facts:
         before_of_user: jobs of the user's other batches that are.
         higher: jobs of other users in a higher class.
         others: other users whose jobs of its class wait.
+        tags: that a worker must have.
         workers: that live and take jobs.
-        able: those of them whose host has the checkpoint.
-        free: places that are free on those.
         queued: jobs that its worker holds and was given before it.
         away: workers in quarantine, each with its reason.
         refusing: live workers that can begin no job now, each with its reason.
@@ -43,9 +42,8 @@ class Facts:
     before_of_user: int
     higher: int
     others: int
+    tags: tuple[str, ...]
     workers: tuple[str, ...]
-    able: tuple[str, ...]
-    free: int
     queued: int
     away: tuple[str, ...] = ()
     refusing: tuple[str, ...] = ()
@@ -62,7 +60,7 @@ WITH job AS (
     FROM batches b
     WHERE b.ended_at IS NULL AND b.state = 'open' AND b.cursor < b.total
 )
-SELECT job.state AS batch_state, job.user, job.cap,
+SELECT job.state AS batch_state, job.user, job.cap, job.tags,
        (SELECT count(*) FROM leases l JOIN batches b ON b.id = l.batch_id
         WHERE b.user_id = job.user_id) AS in_flight,
        greatest(0, %(ord)s - job.cursor) AS before_in_batch,
@@ -96,18 +94,10 @@ def facts(db: Database, batch_id: int, ord: int, checkpoint: str) -> Facts:
     )
     assert row is not None
     known = sessions.live(db)
-    live = [session for session in known if session.takes_jobs]
-    loadable = assets.loadable(db)
-    able = [
-        session
-        for session in live
-        if session.host not in loadable or checkpoint in loadable[session.host]
-    ]
     return Facts(
         checkpoint=checkpoint,
-        workers=tuple(session.worker for session in live),
-        able=tuple(session.worker for session in able),
-        free=sum(max(0, s.capacity - s.running - s.assigned) for s in able),
+        tags=tuple(row.pop("tags")),
+        workers=tuple(session.worker for session in known if session.takes_jobs),
         away=tuple(f"{each.worker}: {each.reason}" for each in health.active(db)),
         refusing=tuple(f"{each.worker}: {each.refusal}" for each in known if each.refusal),
         **row,

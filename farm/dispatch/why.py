@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from farm.db.reasons import Facts
+from farm.dispatch.forecast import Work
+from farm.dispatch.reach import Reach
+from farm.spec.batch import rank
+
+GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -15,18 +21,51 @@ class Why:
     remedy: str | None = None
 
 
-def explain(batch_id: int, state: str, worker: str | None, facts: Facts) -> Why:
-    """Say why a job is in ``state``, see :mod:`farm.spec.moves`."""
-    if state == "running":
-        return Why(f"{worker} is making it.")
-    if state == "assigned":
-        before = f", which holds {_jobs(facts.queued)} from before it" if facts.queued else ""
-        return Why(f"It is with {worker}{before}; a checkpoint may be loading.")
-    if state == "waiting":
-        return _waiting(facts)
-    if state == "pending":
-        return _pending(batch_id, facts)
-    return Why(f"It has ended: {state}.")
+@dataclass(frozen=True)
+class Place:
+    """A job, and where it is.
+
+    Attributes:
+        state: see :mod:`farm.spec.moves`.
+        worker: that has it.
+        before: seconds of work that go before it, where that is known.
+    """
+
+    batch_id: int
+    state: str
+    worker: str | None = None
+    before: float | None = None
+
+
+def before(works: Sequence[Work], batch_id: int) -> float | None:
+    """Seconds of work of higher classes, and of its user's batches, that go before a batch; None if
+    nothing of it is left."""
+    own = next((work for work in works if work.batch_id == batch_id), None)
+    if own is None:
+        return None
+    return sum(work.seconds for work in works if _precedes(work, own))
+
+
+def explain(place: Place, facts: Facts, reach: Reach) -> Why:
+    """Say why a job is where it is."""
+    if place.state == "running":
+        return Why(f"{place.worker} is making it.")
+    if place.state == "assigned":
+        return _assigned(place, facts, reach)
+    if place.state == "waiting":
+        return _blocked(place, facts, reach) or _waiting(facts)
+    if place.state == "pending":
+        return _blocked(place, facts, reach) or _pending(place, facts, reach)
+    return Why(f"It has ended: {place.state}.")
+
+
+def _assigned(place: Place, facts: Facts, reach: Reach) -> Why:
+    told = f"It is with {place.worker}"
+    if facts.queued:
+        told += f", which holds {_jobs(facts.queued)} from before it"
+    if place.worker not in reach.holding:
+        told += f"; {facts.checkpoint} is loading there, or will be"
+    return Why(f"{told}.")
 
 
 def _waiting(facts: Facts) -> Why:
@@ -36,37 +75,76 @@ def _waiting(facts: Facts) -> Why:
     return Why(f"{when}: {facts.retry_reason}".rstrip(".") + ".")
 
 
-def _pending(batch_id: int, facts: Facts) -> Why:
+def _blocked(place: Place, facts: Facts, reach: Reach) -> Why | None:
+    """Why it cannot run as things are, whoever else waits."""
     if facts.batch_state == "paused":
-        return Why(f"Batch {batch_id} is paused.", f"farm resume {batch_id}")
-    if not facts.workers and facts.refusing:
-        return Why(
-            f"No worker can begin a job: {'; '.join(facts.refusing)}",
-            "They try again all the time, and go on by themselves.",
-        )
-    if not facts.workers and facts.away:
-        return Why(
-            f"Every worker is in quarantine: {'; '.join(facts.away)}",
-            "They are tested and come back; `farm workers resume NAME` lets one back at once.",
-        )
+        return Why(f"Batch {place.batch_id} is paused.", f"farm resume {place.batch_id}")
     if not facts.workers:
-        return Why("No worker is alive.", "Start one with `farm worker`, or all with `farm up`.")
-    if not facts.able:
+        return _nobody(facts)
+    if not reach.having:
         return Why(
             f"No host with a live worker has the checkpoint {facts.checkpoint!r}.",
             "Put it into a model folder there; `farm model ls` shows what there is.",
         )
+    if not reach.tagged:
+        return _untagged(facts, reach)
+    if not reach.fitting:
+        return _unfit(reach)
     if facts.cap is not None and facts.in_flight >= facts.cap:
         return Why(
             f"{facts.user} has {_jobs(facts.in_flight)} in flight, and may have {facts.cap}.",
             f"An administrator may change that: farm share {facts.user} --cap N",
         )
-    if facts.free and not facts.before_in_batch and not facts.before_of_user and not facts.higher:
-        return Why("A place is free; it is about to be placed.")
-    return Why(_behind(facts))
+    return None
 
 
-def _behind(facts: Facts) -> str:
+def _nobody(facts: Facts) -> Why:
+    if facts.refusing:
+        return Why(
+            f"No worker can begin a job: {'; '.join(facts.refusing)}",
+            "They try again all the time, and go on by themselves.",
+        )
+    if facts.away:
+        return Why(
+            f"Every worker is in quarantine: {'; '.join(facts.away)}",
+            "They are tested and come back; `farm workers resume NAME` lets one back at once.",
+        )
+    return Why("No worker is alive.", "Start one with `farm worker`, or all with `farm up`.")
+
+
+def _untagged(facts: Facts, reach: Reach) -> Why:
+    wanted = " and ".join(facts.tags)
+    missing = [tag for tag in facts.tags if tag not in reach.tags] or facts.tags
+    signs = " ".join(f"+{tag}" for tag in missing)
+    return Why(
+        f"No live worker that has {facts.checkpoint!r} is tagged {wanted}.",
+        f"Tag one, such as: farm workers tag {reach.having[0]} {signs}",
+    )
+
+
+def _unfit(reach: Reach) -> Why:
+    peak = f" takes {reach.peak / GIB:.1f} GiB and" if reach.peak else ""
+    most = f", the largest of which has {reach.room / GIB:.1f} GiB" if reach.room else ""
+    if reach.nearest is None:
+        remedy = "Use a smaller checkpoint, or a card with more memory."
+    else:
+        remedy = f"The nearest size that fits is {reach.nearest[0]}x{reach.nearest[1]}."
+    return Why(f"It{peak} fits on none of {', '.join(reach.tagged)}{most}.", remedy)
+
+
+def _pending(place: Place, facts: Facts, reach: Reach) -> Why:
+    first = facts.before_in_batch or facts.before_of_user or facts.higher
+    if reach.free and not first:
+        if reach.holding or not facts.others:
+            return Why("A place is free; it is about to be placed.")
+        return Why(
+            f"No worker holds {facts.checkpoint}: it is loaded as soon as a card that has nothing "
+            "warm to do takes it, or when it has been passed over for long enough."
+        )
+    return Why(_behind(place, facts, reach))
+
+
+def _behind(place: Place, facts: Facts, reach: Reach) -> str:
     """Who goes first."""
     first = [
         f"{_jobs(count)} {whose}"
@@ -77,14 +155,24 @@ def _behind(facts: Facts) -> str:
         )
         if count
     ]
-    places = f"All places of {', '.join(facts.able)} are taken"
-    told = [places if not facts.free else "Places are being filled"]
+    places = f"All places of {', '.join(reach.fitting)} are taken"
+    told = [places if not reach.free else "Places are being filled"]
     if first:
-        told.append(f"{' and '.join(first)} go before it")
+        went = f"{' and '.join(first)} go before it"
+        seconds = f", about {place.before:.0f} GPU-seconds" if place.before else ""
+        told.append(went + seconds)
     if facts.others:
         people = "another user" if facts.others == 1 else f"{facts.others} other users"
         told.append(f"{people} take turns with {facts.user}")
     return "; ".join(told) + "."
+
+
+def _precedes(work: Work, own: Work) -> bool:
+    if work.batch_id == own.batch_id:
+        return False
+    if work.user == own.user:
+        return (-work.priority, work.batch_id) < (-own.priority, own.batch_id)
+    return rank(work.priority) > rank(own.priority)
 
 
 def _jobs(count: int) -> str:

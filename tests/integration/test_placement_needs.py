@@ -14,7 +14,9 @@ from farm.db.batches import NewBatch
 from farm.db.database import Database
 from farm.db.sessions import NewSession
 from farm.dispatch.dispatcher import Dispatcher
+from farm.dispatch.reach import reach
 from farm.spec.batch import BatchSpec
+from farm.spec.job import JobSpec
 from tests.records import TEMPLATE
 
 MIB = 2**20
@@ -100,3 +102,22 @@ def test_the_largest_image_of_an_axis_must_fit(db: Database, dispatcher: Dispatc
     spec = BatchSpec(template=template, axes=(("width", (64, 2048)), ("height", (64, 2048))))
     batches.accept(db, NewBatch(users.local(db).id, spec=spec))
     assert dispatcher.cycle() == 0
+
+
+def test_who_could_make_a_job(db: Database) -> None:
+    name = TEMPLATE["checkpoint"]
+    file = Asset(name, "sd15", 100 * MIB, "/m", {}, None, dtype="float16")
+    assets.register(db, "host", [file])
+    worker(db, "small", tags=("red",), room=64)
+    worker(db, "large", tags=("red",), room=512)
+    worker(db, "other", tags=("blue",), room=512)
+    job = JobSpec.model_validate({**TEMPLATE, "width": 512, "height": 512})
+    found = reach(db, job, ["red"])
+    assert found.having == ("large", "other", "small")
+    assert (found.tagged, found.fitting, found.free) == (("large", "small"), ("large",), 4)
+    too_large = job.model_copy(update={"width": 2048, "height": 2048})
+    found = reach(db, too_large, ["red"])
+    assert found.fitting == () and found.nearest and found.nearest[0] == found.nearest[1] < 2048
+    assert found.peak and found.room and found.peak > found.room
+    assert reach(db, job, ["red", "blue"]).tagged == ()
+    assert reach(db, job, ["red", "green"]).tags == {"red"}

@@ -13,7 +13,8 @@ from farm.api.routes.batches import Cursor, Limit, cancelled, own
 from farm.api.schemas import Failed, FailedPage, JobWithAttempts, Reason
 from farm.db import failures, images, jobs, reasons
 from farm.db.images import Image
-from farm.dispatch.why import explain
+from farm.dispatch.reach import reach
+from farm.dispatch.why import Place, before, explain
 from farm.errors import Conflict, NotFound
 from farm.spec.moves import ENDED
 from farm.spec.sampling import MAX_SIDE
@@ -77,7 +78,10 @@ def why(job: str, services: Serving) -> Reason:
     if found is None:
         raise names.no_job(job)
     known = reasons.facts(services.db, batch, ord, found.job.spec.checkpoint)
-    told = explain(batch, found.job.state, found.job.worker, known)
+    place = Place(
+        batch, found.job.state, found.job.worker, before(services.outlook.now().works, batch)
+    )
+    told = explain(place, known, reach(services.db, found.job.spec, known.tags))
     return Reason(job=job, state=found.job.state, reason=told.reason, remedy=told.remedy)
 
 

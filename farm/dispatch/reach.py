@@ -1,0 +1,71 @@
+"""Which workers could make a job, and why the others could not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from farm.db import assets, sessions
+from farm.db.database import Database
+from farm.db.sessions import Session
+from farm.dispatch.fit import Fit, fit, nearest
+from farm.spec.job import JobSpec
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Names of the live workers that take jobs, sieved by what a job needs, and what would help.
+
+    Attributes:
+        having: those whose host has the checkpoint.
+        tagged: of these, those that have the batch's tags.
+        fitting: of these, those that the job fits, or that do not say.
+        holding: of these, those that have the checkpoint in memory.
+        free: places that are free on the fitting ones.
+        tags: that some live worker has, of those asked for.
+        peak: bytes that the job takes at the least, where that is known.
+        room: bytes of the largest of the tagged cards.
+        nearest: width and height nearest to the job's that fit one of them.
+    """
+
+    having: tuple[str, ...] = ()
+    tagged: tuple[str, ...] = ()
+    fitting: tuple[str, ...] = ()
+    holding: tuple[str, ...] = ()
+    free: int = 0
+    tags: frozenset[str] = frozenset()
+    peak: int | None = None
+    room: int | None = None
+    nearest: tuple[int, int] | None = None
+
+
+def reach(db: Database, spec: JobSpec, tags: Sequence[str]) -> Reach:
+    """Which workers could make a job of a batch with these tags."""
+    live = [session for session in sessions.live(db) if session.takes_jobs]
+    loadable, size = assets.loadable(db), assets.sizes(db).get(spec.checkpoint)
+    having = [s for s in live if spec.checkpoint in loadable.get(s.host, [spec.checkpoint])]
+    tagged = [session for session in having if set(tags) <= set(session.tags)]
+    told = sessions.fits(db)
+    fits = {s.id: fit(told.get(s.id, {}), size) if size else None for s in tagged}
+    pixels = spec.width * spec.height
+    fitting = [session for session in tagged if _fits(fits[session.id], pixels)]
+    known = [each for each in fits.values() if each]
+    return Reach(
+        having=_names(having),
+        tagged=_names(tagged),
+        fitting=_names(fitting),
+        holding=_names([each for each in fitting if spec.checkpoint in each.resident]),
+        free=sum(max(0, s.capacity - s.running - s.assigned) for s in fitting),
+        tags=frozenset(tags) & {tag for session in live for tag in session.tags},
+        peak=min((each.peak(pixels) for each in known), default=None),
+        room=max((each.memory for each in known), default=None),
+        nearest=nearest(spec.width, spec.height, max((each.most for each in known), default=0)),
+    )
+
+
+def _fits(found: Fit | None, pixels: int) -> bool:
+    return found is None or pixels <= found.most
+
+
+def _names(found: Sequence[Session]) -> tuple[str, ...]:
+    return tuple(session.worker for session in found)

@@ -136,7 +136,7 @@ class Denoise:
     @property
     def skipped(self) -> int | None:
         """Steps of the schedule that are left out; None where noise alone is begun with."""
-        return self.begin and self.begin.skipped
+        return None if self.begin is None else self.begin.skipped
 
 
 @dataclass(frozen=True, slots=True)

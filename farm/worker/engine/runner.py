@@ -70,24 +70,19 @@ class Runner:
         watch = Stopwatch(self._device)
         rows = self._packed(slots, bucket=bucket, blocks=blocks)
         table = np.stack([slot.numbers for slot in slots])
-        numbers = self._column(_scaling(checkpoint.prediction, table), table[:, 2:])
-        c_in, t, c_skip, c_out = numbers[:, :SCALING].unbind(1)
+        (c_in, t, c_skip, c_out), update = self._columns(checkpoint.prediction, table)
         registers = _together(slots)
         x = registers[:, 0]
         guided, away = rows.predict(checkpoint, x * c_in, t.flatten())
-        update = table[:, 2:].reshape(len(slots), REGISTERS, -1)
-        *_, takes_away, takes_noise = used = update.any(axis=(0, 1)).tolist()
         seen = c_skip * x
         estimates = seen + c_out * guided
-        held = [
-            *registers.unbind(1),
-            estimates,
-            seen + c_out * away if takes_away else None,
-            # Drawn only now: on a GPU the host draws while the model runs.
-            self._noise(slots) if takes_noise else None,
-        ]
-        columns = numbers[:, SCALING:].unflatten(1, update.shape[1:]).unbind(2)
-        following = _summed(compress(zip(columns, held, strict=True), used))
+        taken = table[:, 2:].reshape(-1, len(update)) != 0
+        used: list[bool] = np.logical_or.reduce(taken, axis=0).tolist()
+        held = [*registers.unbind(1), estimates]
+        # What nobody takes is not made, and noise is drawn only now: on a GPU the model runs.
+        held.append(seen + c_out * away if used[-2] else estimates)
+        held.append(self._noise(slots) if used[-1] else estimates)
+        following = _summed(compress(zip(update, held, strict=True), used))
         # A sum is finite only if all it adds up is, and is one small number to bring home.
         checksums = download(following[:, 0].sum(dim=(1, 2, 3)))
         for place, slot in enumerate(slots):
@@ -112,10 +107,16 @@ class Runner:
         self._packs.append(packed)
         return packed
 
-    def _column(self, *tables: NDArray[np.float64]) -> Tensor:
-        """[S, numbers, 1, 1, 1], to be multiplied with latents."""
-        numbers = torch.from_numpy(np.concatenate(tables, axis=1, dtype=np.float32))
-        return upload(numbers, self._device)[..., None, None, None]
+    def _columns(
+        self, prediction: str, table: NDArray[np.float64]
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The numbers of steps on the device: :func:`_scaling`, [S, 1, 1, 1] each, and what every
+        register takes of each source, [S, 4, 1, 1, 1] each. One small copy for all."""
+        together = np.concatenate([_scaling(prediction, table), table[:, 2:]], axis=1)
+        numbers = upload(torch.from_numpy(together.astype(np.float32)), self._device)
+        scaling, update = numbers[:, :SCALING], numbers[:, SCALING:]
+        update = update.view(len(table), REGISTERS, -1)[..., None, None, None]
+        return scaling[..., None, None, None].unbind(1), update.unbind(2)
 
     def _noise(self, slots: Sequence[Slot]) -> Tensor:
         return upload(torch.stack([slot.noise() for slot in slots]), self._device)

@@ -64,7 +64,8 @@ class BrownianPath:
         self._noise = noise
         sequence = np.random.SeedSequence(entropy=seed, pool_size=POOL)
         self._pool = int(sequence.pool[0])
-        whole = noise(int(sequence.generate_state(1)[0])).numpy() * sqrt(end - start)
+        whole = noise(int(sequence.generate_state(1)[0])).numpy()
+        whole *= sqrt(end - start)
         self._whole = _Piece(0, 0, _rounded(start), _rounded(end), whole)
 
     def increment(self, start: float, end: float) -> Tensor:

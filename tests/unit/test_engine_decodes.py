@@ -1,4 +1,4 @@
-"""Latents are decoded while the next steps run, and booked when their pixels are home."""
+"""What is decoded and encoded while the next steps run, and is booked when it is done."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> Queue:
     queue = Queue()
     watch = type("QueueWatch", (Watch,), {"queue": queue})
     monkeypatch.setattr("farm.worker.engine.decodes.Stopwatch", watch)
+    monkeypatch.setattr("farm.worker.engine.encodes.Stopwatch", watch)
     return queue
 
 
@@ -94,6 +95,28 @@ def test_with_no_step_to_do_it_is_waited_for(queue: Queue) -> None:
     bench = Bench()
     bench.render(SHORT)
     assert queue.waits == 1
+
+
+def test_nobody_waits_for_a_text_to_know_what_it_took(queue: Queue) -> None:
+    bench = Bench()
+    (job,) = bench.add(spec("a cat", steps=9, cfg_scale=1.0))
+    bench.run(turns=5)
+    assert len(bench.checkpoint.forwards) > 2
+    assert (queue.waits, job.ledger.encode_seconds) == (0, 0.0)
+    queue.held = False
+    bench.run()
+    assert job.future.result(0).stats.encode_seconds == 0.25
+
+
+def test_a_text_s_time_is_booked_though_its_job_is_cancelled(queue: Queue) -> None:
+    bench = Bench()
+    (job,) = bench.add(spec("a cat", steps=9, cfg_scale=1.0))
+    bench.run(turns=4)
+    bench.core.jobs.cancel(job.key)
+    before = bench.core.pulse.counters.busy_seconds
+    bench.core.rest()
+    assert queue.waits == 1
+    assert bench.core.pulse.counters.busy_seconds >= before + 0.25
 
 
 def test_one_is_decoded_at_a_time_and_the_oldest_first(queue: Queue) -> None:

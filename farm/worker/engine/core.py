@@ -16,15 +16,16 @@ from farm.worker.engine.batcher import Batcher, Decode, Encode, Forward, Load
 from farm.worker.engine.calibration import Calibration
 from farm.worker.engine.decodes import Decodes
 from farm.worker.engine.denoiser import Denoiser, OnPreview, Preview, Progress
+from farm.worker.engine.encodes import Encodes
 from farm.worker.engine.job import Job
 from farm.worker.engine.jobs import Jobs
 from farm.worker.engine.limits import RowLimits
 from farm.worker.engine.pulse import Pulse
 from farm.worker.engine.relief import relieved
 from farm.worker.engine.requests import EncodeText
-from farm.worker.engine.stopwatch import Stopwatch
 from farm.worker.engine.texts import TextCache
 from farm.worker.memory.experience import Experience
+from farm.worker.memory.matmul import obey
 from farm.worker.memory.meter import Meter
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.cache import ModelCache
@@ -32,6 +33,7 @@ from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.checkpoint import Checkpoint
 from farm.worker.models.embeddings import EmbeddingShelf
 from farm.worker.models.kinds import EMBEDDING, LORA
+from farm.worker.models.library import version_of
 from farm.worker.models.lora_shelf import LoraShelf
 from farm.worker.models.patches import SIDES, Side
 from farm.worker.models.preview import Previews
@@ -66,11 +68,13 @@ class Core:
         self._models = models
         self._profile = profile
         self._loras = LoraShelf(assets)
-        self._embeddings = EmbeddingShelf(assets)
         self._device = device
         self._assets = assets
+        self._version: object = None
+        self._networks_here: tuple[AssetFile, ...] = ()
         self._known = self._networks()
         self._texts = TextCache(text_cache_bytes, self._networks)
+        obey(profile, device)
         meter, experience = Meter(device), experience or Experience()
         self.jobs = Jobs(self._texts, meter)
         self.pulse = Pulse(accountant)
@@ -78,6 +82,14 @@ class Core:
         self.calibration = Calibration(models, profile, device, experience=experience, meter=meter)
         self._batcher = Batcher(
             limits.allowed, profile.buckets, rows_pinned=limits.pinned, seconds=limits.seconds
+        )
+        self._encodes = Encodes(
+            self.jobs,
+            models,
+            self.pulse,
+            texts=self._texts,
+            embeddings=EmbeddingShelf(assets),
+            device=device,
         )
         self._decodes = Decodes(
             self.jobs,
@@ -100,6 +112,7 @@ class Core:
     def turn(self) -> None:
         """Do the one thing that is best done next."""
         self._refresh()
+        self._encodes.book()
         self._decodes.book()
         waiting = [job.waiting for job in self.jobs]
         if self._decodes.busy:
@@ -124,6 +137,7 @@ class Core:
 
     def rest(self) -> None:
         """Let go of what is kept between steps, as there is nothing to do."""
+        self._encodes.settle()
         self._decodes.settle()
         self._denoiser.rest()
         self.pulse.accountant.rest()
@@ -131,7 +145,7 @@ class Core:
     def _refresh(self) -> None:
         """Take LoRAs off that may no longer be what they were."""
         now = self._networks()
-        if now == self._known:
+        if now is self._known:
             return
         self._known = now
         self._denoiser.settle()
@@ -142,7 +156,14 @@ class Core:
                     checkpoint.wear(side, (), self._loras.get, spare=0)
 
     def _networks(self) -> tuple[AssetFile, ...]:
-        return tuple(file for file in self._assets if file.kind in (LORA, EMBEDDING))
+        """LoRAs and embeddings; the same object as long as they are the same."""
+        version = version_of(self._assets)
+        if version != self._version:
+            self._version = version
+            now = tuple(file for file in self._assets if file.kind in (LORA, EMBEDDING))
+            if now != self._networks_here:
+                self._networks_here = now
+        return self._networks_here
 
     def _load(self, checkpoint: str) -> None:
         """Load for all who wait for this checkpoint; if it fails, it fails for all of them."""
@@ -159,25 +180,7 @@ class Core:
         jobs = [other for other in self.jobs if other.request == request]
         with self.jobs.blame(jobs), self._models.use(request.checkpoint) as checkpoint:
             self._wear(checkpoint, "text", request.loras, jobs)
-            with self.pulse.doing("encode", jobs=[each.key for each in jobs]):
-                watch = Stopwatch(self._device)
-                text = relieved(
-                    self._models,
-                    lambda: checkpoint.encode(
-                        *request.texts,
-                        negative=request.negative,
-                        reading=request.reading,
-                        embeddings=self._embeddings,
-                    ),
-                )
-                watch.stop()
-                seconds = watch.seconds()
-            self._texts.put(request, text)
-            self.pulse.worked("encode", {each.key: seconds / len(jobs) for each in jobs})
-            for each in jobs:
-                each.ledger.encode_seconds += seconds
-                each.ledger.gpu_seconds += seconds / len(jobs)
-                self.jobs.send(each, text)
+            self._encodes.encode(request, checkpoint, jobs)
 
     def _forward(self, forward: Forward) -> None:
         jobs = self.jobs.present(forward.orders)

@@ -71,7 +71,7 @@ class Batch(BaseModel):
     def of(cls, batch: batches.Batch, outlook: Outlook | None, **more: Any) -> Self:
         here = f"/v1/batches/{batch.id}"
         going_on = batch.state in ("pending", "running")
-        eta = outlook.now().etas.get(batch.id) if outlook and going_on else None
+        ends = outlook.now().etas.get(batch.id) if outlook and going_on else None
         return cls(
             id=str(batch.id),
             name=batch.name,
@@ -85,7 +85,7 @@ class Batch(BaseModel):
             counts=Counts(**batch.counts),
             created_at=batch.created_at,
             ended_at=batch.ended_at,
-            eta=eta and Eta.of(eta),
+            eta=Eta.of(ends) if ends else None,
             links={
                 "self": here,
                 "jobs": f"{here}/jobs",

@@ -198,12 +198,6 @@ def specification(db: Database, batch_id: int) -> BatchSpec | None:
     return BatchSpec.restored(row["spec"]) if row and row["spec"] else None
 
 
-def specifications(db: Database, batch_ids: Sequence[int]) -> dict[int, BatchSpec | None]:
-    """The same of those of these batches that exist."""
-    rows = db.all("SELECT id, spec FROM batches WHERE id = ANY(%(ids)s)", {"ids": list(batch_ids)})
-    return {row["id"]: row["spec"] and BatchSpec.restored(row["spec"]) for row in rows}
-
-
 def summary(db: Database, batch_id: int) -> dict[str, Any]:
     """What the images of a batch took: throughput, seconds by stage, memory, images by worker."""
     stages = ", ".join(

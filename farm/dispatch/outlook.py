@@ -106,10 +106,11 @@ class Outlook:
 
     def now(self) -> Picture:
         """The farm as it is, or as it was while somebody else looks."""
-        if self._picture and monotonic() - self._seen < FRESH:
-            return self._picture
-        if not self._lock.acquire(blocking=self._picture is None):
-            return self._picture
+        seen = self._picture
+        if seen and monotonic() - self._seen < FRESH:
+            return seen
+        if not self._lock.acquire(blocking=seen is None) and seen:
+            return seen
         try:
             if self._picture is None or monotonic() - self._seen > FRESH:
                 self._learn()
@@ -134,7 +135,7 @@ class Outlook:
         live = [session for session in sessions.live(self._db) if session.takes_jobs]
         held = frozenset(name for session in live for name in session.resident)
         self._read(left)
-        left = [one for one in left if one.id in self._parts]
+        left = [one for one in left if self._parts.get(one.id)]
         return Picture(
             left=left,
             works=[self._work(one, held) for one in left],

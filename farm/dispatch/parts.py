@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,11 @@ from typing import Any
 from farm.db import batches, jobs
 from farm.db.database import Database
 from farm.dispatch.cost import units
+from farm.errors import Unavailable
 from farm.spec.batch import BatchSpec
 from farm.spec.job import JobSpec
+
+_log = logging.getLogger(__name__)
 
 SAMPLED, FEW = 64, 9
 """Jobs of a checkpoint whose size is looked at; the others are taken for like them. Fewer where
@@ -61,16 +65,27 @@ def parts_of(batch: BatchSpec | Sequence[JobSpec], *, sampled: int = SAMPLED) ->
 
 
 def stored_parts(db: Database, totals: Mapping[int, int]) -> dict[int, list[Part]]:
-    """The same of batches that were accepted, a little more roughly; given with their totals."""
+    """The same of batches that were accepted, a little more roughly; given with their totals.
+
+    Nothing of one that cannot be read: who asks about the others must not suffer.
+    """
     found: dict[int, list[Part]] = {}
-    for batch_id, spec in batches.specifications(db, list(totals)).items():
-        if spec is not None:
-            found[batch_id] = parts_of(spec, sampled=FEW)
-        else:
-            total = totals[batch_id]
-            looked = jobs.listed(db, batch_id, sample(0, total, FEW))
-            found[batch_id] = _stretches(looked, total)
+    for batch_id, total in totals.items():
+        try:
+            found[batch_id] = _stored(db, batch_id, total)
+        except Unavailable:
+            raise
+        except Exception:
+            _log.exception("nothing can be foreseen of batch %d", batch_id)
+            found[batch_id] = []
     return found
+
+
+def _stored(db: Database, batch_id: int, total: int) -> list[Part]:
+    spec = batches.specification(db, batch_id)
+    if spec is not None:
+        return parts_of(spec, sampled=FEW)
+    return _stretches(jobs.listed(db, batch_id, sample(0, total, FEW)), total)
 
 
 def sample(first: int, end: int, sampled: int) -> range:

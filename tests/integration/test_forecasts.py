@@ -99,6 +99,24 @@ def test_listed_jobs_are_foreseen_too(api: TestClient, worker: StandIn) -> None:
     assert likely(api, batch) == pytest.approx(3 * JOB + FIRST_LOAD)
 
 
+@pytest.mark.usefixtures("worker")
+def test_a_batch_that_cannot_be_read_leaves_the_others_their_eta(
+    api: TestClient, services: Services
+) -> None:
+    broken, good = submit(api, 2), submit(api, 2)
+    with services.db.connection() as connection:
+        connection.execute(
+            """UPDATE batches SET spec = jsonb_set(spec, '{template,steps}', '"few"')
+               WHERE id = %s""",
+            (int(broken),),
+        )
+    assert [batch["eta"] is None for batch in api.get("/v1/batches").json()["batches"]] == [
+        False,
+        True,
+    ]
+    assert likely(api, good) > 0
+
+
 def test_a_quote_says_what_fits_no_worker_and_what_would(
     api: TestClient, services: Services
 ) -> None:

@@ -84,7 +84,9 @@ class Decodes:
         self._limits = limits
         self._device = device
         self._room_beside = room_beside
-        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._side: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._current: _Decoding | None = None
 
     @property

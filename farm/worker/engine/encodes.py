@@ -62,7 +62,11 @@ class Encodes:
 
     def book(self) -> None:
         """Charge the jobs for what the device is done with. Waits for nothing."""
-        while self._queued and self._queued[0][0].passed:
+        while self._queued:
+            watch, jobs = self._queued[0]
+            with self._jobs.blame(jobs):
+                if not watch.passed:
+                    return
             self._charge(*self._queued.popleft())
 
     def settle(self) -> None:
@@ -71,9 +75,10 @@ class Encodes:
             self._charge(*self._queued.popleft())
 
     def _charge(self, watch: Stopwatch, jobs: Sequence[Job]) -> None:
-        seconds = watch.seconds()
-        share = seconds / len(jobs)
-        self._pulse.worked("encode", {job.key: share for job in jobs})
-        for job in jobs:
-            job.ledger.encode_seconds += seconds
-            job.ledger.gpu_seconds += share
+        with self._jobs.blame(jobs):
+            seconds = watch.seconds()
+            share = seconds / len(jobs)
+            self._pulse.worked("encode", {job.key: share for job in jobs})
+            for job in jobs:
+                job.ledger.encode_seconds += seconds
+                job.ledger.gpu_seconds += share

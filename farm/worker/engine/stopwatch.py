@@ -33,7 +33,7 @@ class Stopwatch:
     @property
     def passed(self) -> bool:
         """Whether the device has passed the stop. Waits for nothing."""
-        return self._events is None or self._events[1].query()
+        return self._events is None or self._events[1].query()  # type: ignore[no-untyped-call]
 
     def seconds(self) -> float:
         """From start to stop. Waits until the device has passed the stop."""

@@ -165,7 +165,7 @@ def _look(tensor: Tensor) -> _Like:
 def _distinct(blocks: Sequence[nn.Module], uses: Sequence[_Use]) -> list[_Use]:
     """One use of each kind: blocks of equal weights' shapes that are called alike are compiled
     as one."""
-    kinds = {}
+    kinds: dict[object, _Use] = {}
     for use in uses:
         weights = tuple(weight.shape for weight in blocks[use.place].parameters())
         kinds.setdefault((weights, repr(use.arguments)), use)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from farm.spec.networks import Lora
+from farm.worker.memory.planner import STREAM_WINDOW
 from farm.worker.memory.profiles import MemoryProfile, by_name
 from farm.worker.models import offload
+from farm.worker.models.catalogue import BUNDLES
 from farm.worker.models.checkpoint import Checkpoint
 from farm.worker.models.loader import load, prepare
 from farm.worker.models.lora import read_lora
 from farm.worker.models.offload import Streamed, streamed, window_bytes
+from farm.worker.models.parts import build_on_meta, parts_of
 from farm.worker.models.patches import SIDES
 from tests.checkpoints import tiny_file
 from tests.networks import make_lora
@@ -213,3 +218,47 @@ def test_convolutions_lie_as_the_profile_says(tmp_path: Path, *, last: bool) -> 
             weight.is_contiguous(memory_format=torch.channels_last) == last for weight in kernels
         )
         assert kernels
+
+
+def test_a_full_size_unet_passes_through_as_planned() -> None:
+    """Shapes alone, on ``meta``: every unit is called once, and together they are all of it."""
+    part = next(part for part in parts_of("sdxl") if part.name == "unet")
+    unet: Any = build_on_meta(part, BUNDLES / "sdxl")
+    units = list(offload._divided(unet, offload.UNIT_BYTES // 2))
+    called: Counter[nn.Module] = Counter()
+    for unit in units:
+        unit.register_forward_pre_hook(lambda module, _: called.update([module]))
+    with torch.no_grad(), torch.device("meta"):
+        told = {"text_embeds": torch.empty(1, 1280), "time_ids": torch.empty(1, 6)}
+        text = torch.empty(1, 77, 2048)
+        unet(torch.empty(1, 4, 16, 16), torch.empty(1), text, added_cond_kwargs=told)
+    assert called == Counter(units)
+    assert sum(weight.numel() for unit in units for weight in unit.parameters()) == sum(
+        weight.numel() for weight in unet.parameters()
+    )
+    assert window_bytes(unet, 2, unit_bytes=offload.UNIT_BYTES) <= STREAM_WINDOW
+
+
+def test_each_unit_is_copied_once_a_forward(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, away = both(tmp_path)
+    computed(away)
+    stream = streamed(away._unet)
+    assert stream
+    for text in away._text._models:
+        assert not next(iter(streamed(text).here), None)  # type: ignore[union-attr]
+    fetched: list[offload._Unit] = []
+    fetch = offload._Buffer.fetch
+
+    def counted(buffer: offload._Buffer, unit: offload._Unit, side: None) -> None:
+        fetch(buffer, unit, side)
+        fetched.append(unit)
+
+    monkeypatch.setattr(offload._Buffer, "fetch", counted)
+    text = away.encode("a red apple")
+    fetched.clear()
+    sizes = torch.tensor([[64.0, 64, 0, 0, 64, 64]])
+    x = torch.zeros(1, 4, 8, 8)
+    away.predict(x, torch.ones(1), text.tokens, pooled=text.pooled, size_ids=sizes)
+    assert Counter(fetched) == Counter(stream._units)

@@ -86,5 +86,5 @@ class Snapshots:
 def _snapshot() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "snapshot.pickle"
-        torch.cuda.memory._dump_snapshot(str(path))
+        torch.cuda.memory._dump_snapshot(str(path))  # type: ignore[no-untyped-call]
         return path.read_bytes()

@@ -70,7 +70,7 @@ class Attention:
             attention_mask = attn.prepare_attention_mask(
                 attention_mask, key.shape[2], len(key)
             ).view(len(key), attn.heads, -1, attention_mask.shape[-1])
-        made = self._attend(query, key, value, attention_mask).transpose(1, 2).flatten(2)
+        made: Tensor = self._attend(query, key, value, attention_mask).transpose(1, 2).flatten(2)
         made = attn.to_out[1](attn.to_out[0](made.to(query.dtype)))
         if picture:
             made = made.transpose(1, 2).reshape(hidden_states.shape)
@@ -139,7 +139,7 @@ def sliced(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
         if added is not None:
             scores = scores + added[part]
         made[part] = torch.softmax(scores, dim=-1) @ told
-    return made.unflatten(0, (rows, heads))
+    return made.view(query.shape)
 
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:

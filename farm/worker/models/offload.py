@@ -110,7 +110,9 @@ class Streamed:
         self._following: dict[_Unit, _Unit] = {}
         self._last: _Unit | None = None
         self._buffers: list[_Buffer] = []
-        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._side: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         # Hooks that held this would make a circle, and memory would wait for the collector.
         me = proxy(self)
         for number, unit in enumerate(self._units):

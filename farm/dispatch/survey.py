@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,11 @@ from farm.dispatch.fit import fit
 from farm.dispatch.needs import Need, Needs
 from farm.dispatch.placement import Placed
 from farm.dispatch.snapshot import Kind, Run, Seat, Snapshot
+from farm.errors import Unavailable
 from farm.spec.batch import INTERACTIVE_EXTRA, INTERACTIVE_FROM
 from farm.spec.moves import FATAL_CRASHES, runs_alone
+
+_log = logging.getLogger(__name__)
 
 RETRIED = 256
 """Jobs of a batch to retry that are looked at."""
@@ -40,6 +44,7 @@ class Survey:
         self._sizes: Mapping[str, assets.Size] = {}
         self._told: Mapping[str, Mapping[str, Any]] = {}
         self._fits: dict[str, Mapping[str, int]] = {}
+        self._unreadable: set[int] = set()
         self._passed: dict[int, float] = {}
         self._last: dict[str, Kind] = {}
 
@@ -111,19 +116,28 @@ class Survey:
         """Retries and the heads of open batches of priority ``least`` and up, as each user wants
         them served."""
         runs = [
-            self._run(
-                retry,
-                self._needs.of(retry.batch_id, retry.ord),
-                batch_id=retry.batch_id,
-                count=1,
-            )
+            self._run(retry, need, batch_id=retry.batch_id, count=1)
             for retry in backlog.retries(db, least=least, each=RETRIED, limit=MANY)
+            if (need := self._need(retry.batch_id, retry.ord))
         ]
         for batch in backlog.open_batches(db, least=least, each=EACH, limit=MANY):
-            need = self._needs.of(batch.id, batch.cursor)
-            count = min(need.until, batch.total) - batch.cursor
-            runs.append(self._run(batch, need, batch_id=batch.id, count=count))
+            if need := self._need(batch.id, batch.cursor):
+                count = min(need.until, batch.total) - batch.cursor
+                runs.append(self._run(batch, need, batch_id=batch.id, count=count))
         return sorted(runs, key=lambda run: (-run.priority, run.batch_id, run.ord is None))
+
+    def _need(self, batch_id: int, ord: int) -> Need | None:
+        """What a job needs; None for a batch that cannot be read, which stops no other."""
+        if batch_id in self._unreadable:
+            return None
+        try:
+            return self._needs.of(batch_id, ord)
+        except Unavailable:
+            raise
+        except Exception:
+            _log.exception("batch %s cannot be read and is left alone", batch_id)
+            self._unreadable.add(batch_id)
+            return None
 
     def _run(self, one: OpenBatch | Retry, need: Need, *, batch_id: int, count: int) -> Run:
         """A job to retry, or those of a batch from its cursor on that are alike."""

@@ -98,6 +98,18 @@ def test_lost_messages_are_sent_again_and_only_those(
     assert queued(broker, session) == 3
 
 
+def test_a_batch_that_cannot_be_read_stops_no_other(db: Database, dispatcher: Dispatcher) -> None:
+    broken, sound = submit(db, 2), submit(db, 2)
+    with db.connection() as connection:
+        connection.execute(
+            """UPDATE batches SET spec = '{"of": "another version"}' WHERE id = %s""", (broken,)
+        )
+    worker(db)
+    assert dispatcher.cycle() == 2
+    assert {row["batch_id"] for row in db.all("SELECT batch_id FROM leases")} == {sound}
+    assert dispatcher.cycle() == 0
+
+
 def test_a_dead_sessions_jobs_go_to_another(
     db: Database,
     broker: redis.Redis,

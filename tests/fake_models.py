@@ -67,14 +67,16 @@ class FakeCheckpoint:
         self.rungs = 0
         self.lift = 0
         self.lifts: list[int] = []
+        self.plainly: list[bool] = []
         self.mode, self.streamable = "resident", False
         self.tile_over, self.side = 2**30, 64
         self._worn: dict[str, Loras] = {}
 
     @contextmanager
-    def lifted(self, rungs: int) -> Iterator[None]:
+    def lifted(self, rungs: int, *, plainly: bool = False) -> Iterator[None]:
         """Higher precisions read ``overflowing`` texts without trouble."""
         self.lift = rungs
+        self.plainly.append(plainly)
         yield
         self.lift = 0
 

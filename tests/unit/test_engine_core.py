@@ -56,6 +56,12 @@ def test_a_strict_job_is_bit_equal_alone_and_in_a_crowd(place: int) -> None:
     assert crowd[place].stats.buckets == (16,)
 
 
+def test_forwards_with_a_strict_job_run_as_they_are() -> None:
+    bench = Bench()
+    bench.render(spec(steps=2, strict=True), spec(seed=2, steps=4))
+    assert bench.checkpoint.plainly == [True, True, False, False]
+
+
 @pytest.mark.parametrize(
     ("cfg_scale", "texts", "rows"),
     [(1.0, ["a cat"], 1), (3.0, ["a cat", ""], 2), (0.0, ["a cat", ""], 2)],

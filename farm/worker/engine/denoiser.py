@@ -13,6 +13,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from farm.errors import InvalidInput
 from farm.worker.engine.adaptive import AdaptiveSlot
 from farm.worker.engine.batcher import Forward
 from farm.worker.engine.decodes import Decodes
@@ -95,7 +96,12 @@ class Denoiser:
         if len(slots) < len(jobs):
             return
         try:
-            with checkpoint.lifted(forward.lift), self._limits.measuring(checkpoint, forward):
+            # A recording or a compiled block may come at any time, and rounds differently.
+            strict = any(job.spec.strict for job in jobs)
+            with (
+                checkpoint.lifted(forward.lift, plainly=strict),
+                self._limits.measuring(checkpoint, forward),
+            ):
                 stepped = self._runner.step(
                     checkpoint, slots, bucket=forward.bucket, blocks=forward.blocks
                 )
@@ -172,6 +178,13 @@ class Denoiser:
         request = job.request
         assert isinstance(request, Denoise)
         self._limits.check(checkpoint, request)
+        if request.edit and not checkpoint.edits:
+            raise InvalidInput(
+                f"{request.checkpoint!r} is no model for editing, and cannot be shown a picture.",
+                field="checkpoint",
+                value=request.checkpoint,
+                remedy="Use one that takes 8 channels in, such as InstructPix2Pix.",
+            )
         if (lift := self._start_lift(job)) > job.lift:
             job.restart(lift)
             job.ledger.precision = checkpoint.precision(lift)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -24,7 +24,7 @@ from farm.worker.models.patches import Patches, Side, patch_of
 from farm.worker.models.precision import above, computing_in, rungs_above
 from farm.worker.models.text import PLAINLY, TextEncoder, TextEncoding
 
-INPAINT_CHANNELS = 9
+EDIT_CHANNELS, INPAINT_CHANNELS = 8, 9
 
 
 class Checkpoint:
@@ -69,7 +69,7 @@ class Checkpoint:
                 _stream(module, device)
         self._homes = {module: next(module.parameters()).device for module in modules.values()}
         self._patches = Patches(modules, family)
-        self._computing = self.dtype
+        self._computing, self._plainly = self.dtype, False
         self._unet = cast("Any", modules["unet"])
         self._forwards = Forwards(self._unet, profile, device)
         self._decoder = Decoder(
@@ -82,6 +82,11 @@ class Checkpoint:
         self.vae_call = _call("decode", family, modules["vae"], "taesd" if tiny else "whole")
         self._inpaints = self._unet.config.in_channels == INPAINT_CHANNELS
         self._text = TextEncoder(texts, family, device)
+
+    @property
+    def edits(self) -> bool:
+        """Whether it is a model for editing, which is shown a picture."""
+        return bool(self._unet.config.in_channels == EDIT_CHANNELS)
 
     @property
     def bytes(self) -> int:
@@ -190,17 +195,22 @@ class Checkpoint:
         return str(above(self.dtype, rungs)).removeprefix("torch.")
 
     @contextmanager
-    def lifted(self, rungs: int) -> Iterator[None]:
-        """In the block the UNet computes so many precisions higher than its weights are held in."""
-        if not rungs:
-            yield
-            return
-        self._computing = above(self.dtype, rungs)
+    def lifted(self, rungs: int, *, plainly: bool = False) -> Iterator[None]:
+        """In the block the UNet computes so many precisions higher than its weights are held in.
+
+        Args:
+            plainly: whether it computes as it is, neither recorded nor compiled: bit for bit the
+                same at any time.
+        """
+        self._plainly = plainly
         try:
-            with computing_in(self._unet, self._computing):
+            with ExitStack() as stack:
+                if rungs:
+                    self._computing = above(self.dtype, rungs)
+                    stack.enter_context(computing_in(self._unet, self._computing))
                 yield
         finally:
-            self._computing = self.dtype
+            self._computing, self._plainly = self.dtype, False
 
     def encode(
         self,
@@ -250,7 +260,7 @@ class Checkpoint:
             None if size_ids is None else size_ids.float(),
         )
         unusual = self._computing != self.dtype or streamed(self._unet) is not None
-        return self._forwards(inputs, plainly=unusual).float()
+        return self._forwards(inputs, plainly=self._plainly or unusual).float()
 
     def draft(self, latent: Tensor) -> Draft:
         """Queue the decoding of a latent [4, h, w] float32; see :meth:`Decoder.draft`."""

@@ -57,7 +57,7 @@ class CompiledBlocks:
     be compiled runs as it is for ever, and the log says why. Weights are inputs of what is
     compiled: they may change in place, as LoRAs change them.
 
-    Call it from one thread at a time. In CUDA's case the thread works on a stream of its own.
+    Call it from one thread at a time.
 
     Args:
         unet: a model of diffusers that names its ``_repeated_blocks``.
@@ -83,6 +83,11 @@ class CompiledBlocks:
     def ready(self, shape: Hashable) -> bool:
         """Whether the blocks are compiled for forwards of this shape."""
         return shape in self._ready
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is being compiled."""
+        return self._thread is not None
 
     @contextmanager
     def used(self, shape: Hashable) -> Iterator[None]:

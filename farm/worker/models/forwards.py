@@ -28,8 +28,8 @@ class Forwards:
         the texts and size numbers; all in the precision that the UNet computes in.
 
         Args:
-            plainly: its weights are not where they usually are, or not what: nothing that was
-                prepared holds.
+            plainly: use nothing that was prepared: its weights are not where they usually are,
+                or not what, or the numbers must not depend on what is ready.
         """
         if plainly:
             if self._compiled:
@@ -38,7 +38,8 @@ class Forwards:
         shape = tuple(None if given is None else tuple(given.shape) for given in inputs)
         compiled = self._compiled is not None and self._compiled.ready(shape)
         with self._compiled.used(shape) if self._compiled else nullcontext():
-            if self._graphs is None:
+            # A compiler tries out what it makes, and a recording must be the only thing that runs.
+            if self._graphs is None or (self._compiled and self._compiled.busy):
                 return self._plain(inputs)
             return self._graphs((shape, compiled), self._plain, inputs)
 

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from farm.errors import CheckpointError
+from farm.spec import networks
 from farm.spec.job import JobSpec
 from farm.worker.engine import Engine, Rendered
 from farm.worker.memory.profiles import by_name
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.library import Library
+from farm.worker.models.lora_shelf import LoraShelf
 from farm.worker.samplers import compile_program
 from tests.against_diffusers import euler
 from tests.checkpoints import diffusers_pipeline, tiny_file
@@ -141,3 +143,20 @@ def test_a_lora_that_is_not_there_fails_its_job_alone_and_names_near_ones(studio
     assert isinstance(error, CheckpointError)
     assert (error.field, error.value) == ("lora", "inc")
     assert error.remedy == "Did you mean ink?"
+
+
+def test_weights_stay_where_they_lie_while_sets_change(studio: Studio) -> None:
+    """What is recorded or compiled reads them there."""
+    checkpoint = studio.models.get(studio.file.name)
+    shelf = LoraShelf(studio.library)
+
+    def places() -> list[int]:
+        return [weight.data_ptr() for weight in checkpoint._unet.parameters()]
+
+    before = places()
+    for text in ("<lora:ink>", "<lora:fur:0.5><lora:ink>", ""):
+        checkpoint.wear("unet", networks.parse(text).unet, shelf.get, spare=0)
+        assert places() == before
+    with checkpoint.lifted(1):
+        pass
+    assert places() == before

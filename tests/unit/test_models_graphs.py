@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from farm.worker.memory.profiles import by_name
+from farm.worker.models.forwards import Forwards
 from farm.worker.models.graphs import KEPT, WARM, Graphs, Inputs
 
 
@@ -117,3 +121,75 @@ def test_after_weights_have_moved_it_is_recorded_anew(recorder: Recorder) -> Non
     made = [graphs("a", model, (torch.ones(1), None)).item() for _ in range(WARM + 1)]
     assert made == [3.0] * (WARM + 1)
     assert recorder.recorded == 2
+
+
+CUDA = torch.device("cuda")
+
+
+class UNet:
+    """Sums everything up that it is given."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(
+        self, x: Tensor, t: Tensor, *, encoder_hidden_states: Tensor, **more: Any
+    ) -> tuple[Tensor]:
+        self.calls += 1
+        extra = more["added_cond_kwargs"] or {}
+        others = sum((each.sum() for each in extra.values()), torch.tensor(0.0))
+        return (x + t.view(-1, 1) + encoder_hidden_states.sum() + others,)
+
+
+@pytest.fixture
+def forwards(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> Forwards:
+    monkeypatch.setattr("farm.worker.models.forwards.CudaRecorder", lambda _: recorder)
+    return Forwards(UNet(), replace(by_name("24gb"), cuda_graphs=True), CUDA)
+
+
+def given(rows: int = 2, *, pooled: bool = False) -> Inputs:
+    x = torch.ones(rows, 3)
+    extra = (torch.ones(rows, 2), torch.ones(rows, 6)) if pooled else (None, None)
+    return (x, torch.arange(rows).float(), torch.ones(rows, 77), *extra)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_forwards_are_recorded_for_each_shape(
+    forwards: Forwards, recorder: Recorder, pooled: bool
+) -> None:
+    for rows in (2, 4):
+        expected = forwards(given(rows, pooled=pooled), plainly=True)
+        for _ in range(WARM + 2):
+            made = forwards(given(rows, pooled=pooled), plainly=False)
+            assert torch.equal(made, expected)
+    assert (recorder.recorded, recorder.replayed) == (2, 4)
+
+
+def test_what_must_run_plainly_is_never_replayed(forwards: Forwards, recorder: Recorder) -> None:
+    for _ in range(WARM + 2):
+        forwards(given(), plainly=True)
+    assert recorder.recorded == 0
+
+
+def test_given_up_it_records_no_more(forwards: Forwards, recorder: Recorder) -> None:
+    for _ in range(WARM + 1):
+        forwards(given(), plainly=False)
+    assert forwards.give_up()
+    assert not forwards.give_up()
+    for _ in range(WARM + 1):
+        forwards(given(), plainly=False)
+    assert recorder.recorded == 1
+
+
+@pytest.mark.parametrize(
+    ("profile", "device"), [("24gb", CUDA), ("cpu", torch.device("cpu"))], ids=["off", "no card"]
+)
+def test_nothing_is_recorded_unless_told_and_on_a_card(
+    profile: str, device: torch.device, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("farm.worker.models.forwards.CudaRecorder", lambda _: recorder)
+    told = replace(by_name(profile), cuda_graphs=profile == "cpu")
+    forwards = Forwards(UNet(), told, device)
+    for _ in range(WARM + 2):
+        forwards(given(), plainly=False)
+    assert recorder.recorded == 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
+from farm.errors import InvalidInput
 from farm.spec.job import JobSpec
 from farm.worker.engine import Engine
 from farm.worker.engine.requests import Denoise, Edit, Made, Recipe
@@ -140,4 +142,16 @@ def test_a_picture_of_another_size_ends_its_own_job_only(
         bad, good = (engine.submit(str(tenths), spec(case, 1, tenths, 5.0)) for tenths in (15, 0))
         error = bad.exception(120)
         assert "[4, 9, 8] does not go with one of [4, 8, 8]" in str(error)
+        assert good.result(120).image.shape == (SIDE, SIDE, 3)
+
+
+def test_a_model_that_is_not_for_editing_says_so(tmp_path: Path) -> None:
+    file = tiny_file(tmp_path, "sd15")
+    models = ModelCache([file], by_name("cpu"), CPU)
+    plain = Case(models, file.name, None)
+    with Engine(models, by_name("cpu"), CPU) as engine:
+        bad, good = (engine.submit(str(n), spec(plain, 1, n, 5.0)) for n in (15, 0))
+        with pytest.raises(InvalidInput, match="is no model for editing") as refused:
+            bad.result(120)
+        assert refused.value.field == "checkpoint"
         assert good.result(120).image.shape == (SIDE, SIDE, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any, cast
 
 import pytest
@@ -14,26 +15,27 @@ from farm.worker.engine.slot import Slot
 from farm.worker.memory.planner import rows_allowed
 from farm.worker.memory.profiles import by_name
 from farm.worker.models.cache import ModelCache
-from farm.worker.samplers import compile_program
+from farm.worker.samplers import Draw, compile_program
+from farm.worker.samplers.noise import ImageNoise
 from tests.fake_models import ALPHAS, FakeCheckpoint, FakeModels
 
 CPU = torch.device("cpu")
 
 
-def slot(checkpoint: FakeCheckpoint, seed: int) -> Slot:
+def slot(checkpoint: FakeCheckpoint, seed: int, sampler: str = "Euler a") -> Slot:
     text = EncodeText("fake", ("a cat",))
     request = Denoise(
         checkpoint="fake",
         width=64,
         height=64,
-        sampler="Euler a",
+        sampler=sampler,
         steps=4,
         prompt=(Condition(Made(text, checkpoint.encode("a cat"))),),
         negative=None,
         cfg_scale=1.0,
         seed=seed,
     )
-    return Slot(request, compile_program("Euler a", 4, ALPHAS), CPU)
+    return Slot(request, compile_program(sampler, 4, ALPHAS), CPU)
 
 
 def run(checkpoint: Any, slots: list[Slot], steps: int) -> None:
@@ -103,6 +105,25 @@ def test_slots_that_go_on_together_share_their_registers_and_who_leaves_takes_on
     run(checkpoint, straight, 4)
     assert torch.equal(stays.x, straight[0].x)
     assert torch.equal(goes.x, straight[1].x)
+
+
+@pytest.mark.parametrize(("sampler", "ahead"), [("DPM++ 2M SDE", True), ("Euler a", False)])
+def test_long_drawing_is_done_while_the_device_is_at_work(
+    sampler: str, ahead: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawers: list[str] = []
+    draw = ImageNoise.draw
+
+    def drawn(self: ImageNoise, wanted: Draw) -> torch.Tensor:
+        drawers.append(threading.current_thread().name)
+        return draw(self, wanted)
+
+    monkeypatch.setattr(ImageNoise, "draw", drawn)
+    checkpoint: Any = FakeCheckpoint("fake")
+    run(checkpoint, [slot(checkpoint, 1, sampler)], 4)
+    # For three steps: the last one takes no noise.
+    assert len(drawers) == 3
+    assert [name.startswith("noise") for name in drawers] == [False, ahead, ahead]
 
 
 def test_noise_is_the_seed_s_alone() -> None:

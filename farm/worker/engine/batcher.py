@@ -35,8 +35,8 @@ from farm.spec.networks import Loras
 from farm.worker.engine.turns import Group, Turns, Weights
 
 MAX_BLOCKS = 4
-QUANTUM = 0.5
-PATIENCE = 10.0
+QUANTUM, PATIENCE = 0.5, 10.0
+"""Seconds; see :class:`farm.worker.engine.turns.Turns`."""
 
 Stage: TypeAlias = Literal["encode", "denoise", "decode"]
 RowsAllowed: TypeAlias = Callable[[str, int, int], int]
@@ -137,7 +137,7 @@ class Batcher:
         rows_pinned: rows of a forward with ``strict`` jobs, for the same; by default those allowed.
         seconds: that a forward of (checkpoint, width, height, rows) is expected to take; 1 by
             default.
-        quantum, patience: see :class:`farm.worker.engine.turns.Turns`.
+        quantum, patience: of turns.
     """
 
     def __init__(

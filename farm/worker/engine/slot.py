@@ -44,22 +44,31 @@ class Slot:
         self._guide = Guide(request)
         self._noise = ImageNoise(self._shape, request.seed, request.noise, program.levels)
         self._drawn: tuple[int, Tensor | Future[Tensor]] | None = None
-        self._home, self._place = upload(self._begun(), device)[None], 0
+        self._home, self._place = upload(self._started(), device)[None], 0
+        if request.begin:
+            self._home[0, 0] += self._given(request.begin.latent.value, "begin").to(device)
         self.picture: Tensor | None = None
         if request.edit:
-            _check(request.edit.picture.value, self._shape, field="edit")
-            self.picture = request.edit.picture.value.to(device)
+            self.picture = self._given(request.edit.picture.value, "edit").to(device)
 
-    def _begun(self) -> Tensor:
-        start, begin = self.program.start, self.request.begin
+    def _started(self) -> Tensor:
+        """Its registers before the first step, but for a latent it begins with."""
+        start = self.program.start
         registers = torch.zeros(REGISTERS, *self._shape)
         registers[0] = self._noise.first * start.noise
         if start.churn is not None:
             registers[0] += self._noise.draw(Draw()) * start.churn
-        if begin:
-            _check(begin.latent.value, self._shape, field="begin")
-            registers[0] += begin.latent.value.cpu()
         return registers
+
+    def _given(self, latent: Tensor, field: str) -> Tensor:
+        if latent.shape == self._shape:
+            return latent
+        raise InvalidInput(
+            f"A latent of {list(latent.shape)} does not go with one of {list(self._shape)}.",
+            field=field,
+            value=list(latent.shape),
+            remedy="Give one of the image's own size.",
+        )
 
     @property
     def registers(self) -> Tensor:
@@ -134,14 +143,3 @@ class Slot:
         self.position += 1
         if not self.finished and (wanted := self.step.draw) and wanted.between:
             self._drawn = self.position, _drawing.submit(self._noise.draw, wanted)
-
-
-def _check(latent: Tensor, shape: tuple[int, int, int], *, field: str) -> None:
-    if latent.shape == shape:
-        return
-    raise InvalidInput(
-        f"A latent of {list(latent.shape)} does not go with one of {list(shape)}.",
-        field=field,
-        value=list(latent.shape),
-        remedy="Give one of the image's own size.",
-    )

@@ -49,6 +49,9 @@ _COMMANDS = {
     "prune": _Lazy("farm.cli.prune:prune", "Remove old batches and their images.", _FARM),
     "keep": _Lazy("farm.cli.prune:keep", "Keep batches, however old.", _FARM),
     "model": _Lazy("farm.cli.model:model", "List, add, warm and evict model files.", _FARM),
+    "simulate": _Lazy(
+        "farm.cli.simulate:simulate", "Say what would become of a trace of work.", _FARM
+    ),
     "doctor": _Lazy("farm.cli.doctor:doctor", "Check this machine, and say what to do.", _FARM),
     "worker": _Lazy("farm.cli.processes:worker", "Run workers on this host's GPUs.", _PROCESSES),
     "api": _Lazy("farm.cli.processes:api", "Run the API.", _PROCESSES),

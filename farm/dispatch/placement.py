@@ -31,13 +31,10 @@ from typing import NamedTuple
 
 from farm.db.leases import Claim
 from farm.dispatch.demand import Supply
-from farm.dispatch.snapshot import Run, Seat, Snapshot
+from farm.dispatch.places import Place, claims
+from farm.dispatch.snapshot import Run, Snapshot
 from farm.dispatch.waiting import INTERACTIVE, WORTH, Open, Waiting, keys
 from farm.spec.batch import INTERACTIVE_EXTRA
-
-AHEAD = 20.0
-"""Seconds of work that are enough for a session; beyond them it is sent no more than half of what
-it may hold. What is sent can go nowhere else, and the last jobs should end on the fastest cards."""
 
 PATIENCE = 30.0
 """Seconds that a job may be passed over for warmer ones, for each checkpoint that waits a card."""
@@ -66,7 +63,7 @@ def place(snapshot: Snapshot) -> Placed:
     farm = _Farm(snapshot)
     farm.fill(lowest=INTERACTIVE, extra=INTERACTIVE_EXTRA)
     farm.fill(lowest=0, extra=0)
-    return Placed(_claims(farm.taken), frozenset(farm.passed))
+    return Placed(claims(farm.taken), frozenset(farm.passed))
 
 
 class _Found(NamedTuple):
@@ -76,45 +73,13 @@ class _Found(NamedTuple):
     open_run: Open
 
 
-class _Place:
-    """A seat while it is being filled."""
-
-    __slots__ = ("ahead", "closed", "held", "last", "number", "seat", "warm")
-
-    def __init__(self, number: int, seat: Seat) -> None:
-        self.number = number
-        self.seat = seat
-        self.held = seat.held
-        self.ahead = seat.ahead
-        self.warm = dict.fromkeys(sorted(seat.warm))
-        self.last = seat.last
-        self.closed = False
-
-    @property
-    def load(self) -> tuple[float, float]:
-        return self.ahead, self.held / self.seat.capacity
-
-    def has_room(self, extra: int) -> bool:
-        capacity = self.seat.capacity
-        if self.closed or self.held >= capacity + extra:
-            return False
-        return bool(extra) or self.ahead < AHEAD or self.held < capacity / 2
-
-    def take(self, run: Run, seconds: float) -> None:
-        self.held += 1
-        self.ahead += seconds
-        self.warm[run.checkpoint] = None
-        self.last = run.kind
-        self.closed = run.alone
-
-
 class _Farm:
     """The places, and what waits for them."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.taken: list[tuple[Run, str]] = []
         self.passed: set[int] = set()
-        self._places = [_Place(*numbered) for numbered in enumerate(snapshot.seats)]
+        self._places = [Place(*numbered) for numbered in enumerate(snapshot.seats)]
         self._workers = {seat.worker for seat in snapshot.seats}
         self._waiting = Waiting(snapshot)
         self._holders = Counter(name for seat in snapshot.seats for name in seat.warm)
@@ -135,7 +100,7 @@ class _Farm:
                 if place.has_room(extra):
                     heapq.heappush(heap, (place.load, number))
 
-    def _take(self, place: _Place, found: Open) -> None:
+    def _take(self, place: Place, found: Open) -> None:
         run = found.run
         if run.checkpoint not in place.warm:
             self._holders[run.checkpoint] += 1
@@ -145,14 +110,14 @@ class _Farm:
         self.taken.append((run, place.seat.session_id))
         place.take(run, seconds)
 
-    def _pick(self, place: _Place, lowest: int) -> Open | None:
+    def _pick(self, place: Place, lowest: int) -> Open | None:
         levels = [level for level in self._waiting.levels if level >= lowest]
         for level in levels:
             if (found := self._pick_of(level, place)) is not None:
                 return found
         return None
 
-    def _pick_of(self, level: int, place: _Place) -> Open | None:
+    def _pick_of(self, level: int, place: Place) -> Open | None:
         """The job of a class that a place gets; None if it had better take none of them."""
         turn = self._first(level, place)
         if turn is None or turn.open_run.run.passed > self._patience:
@@ -166,18 +131,18 @@ class _Farm:
             self.passed.add(turn.open_run.run.batch_id)
         return warm and warm.open_run
 
-    def _first(self, level: int, place: _Place) -> _Found | None:
+    def _first(self, level: int, place: Place) -> _Found | None:
         """Whose turn it is."""
         for time, runs in self._waiting.users(level):
             if (found := self._own(place, runs)) is not None:
                 return _Found(time, found)
         return None
 
-    def _own(self, place: _Place, runs: Sequence[Open]) -> Open | None:
+    def _own(self, place: Place, runs: Sequence[Open]) -> Open | None:
         """The first of a user's runs that a place may take."""
         return next((run for run in runs if run.left and self._may_take(run.run, place)), None)
 
-    def _warm(self, level: int, place: _Place, limit: float) -> _Found | None:
+    def _warm(self, level: int, place: Place, limit: float) -> _Found | None:
         """The fairest job of a checkpoint that a place holds; what is more like the last one goes
         before what is less, up to a limit of its user's time."""
         if place.last is not None and place.last.checkpoint in place.warm:
@@ -187,7 +152,7 @@ class _Farm:
         found = [self._alike(level, place, (name,)) for name in place.warm]
         return min(filter(None, found), key=lambda one: one.time, default=None)
 
-    def _alike(self, level: int, place: _Place, key: Sequence[object]) -> _Found | None:
+    def _alike(self, level: int, place: Place, key: Sequence[object]) -> _Found | None:
         """The fairest job of a kind whose user does not want another one first."""
         for time, runs in self._waiting.users(level, key):
             found = self._own(place, runs)
@@ -195,7 +160,7 @@ class _Farm:
                 return _Found(time, found)
         return None
 
-    def _welcome(self, level: int, place: _Place, run: Run) -> bool:
+    def _welcome(self, level: int, place: Place, run: Run) -> bool:
         """Whether none of its user's more important batches could have the place."""
         own = self._own(place, self._waiting.of(level, run.user))
         return (
@@ -204,7 +169,7 @@ class _Farm:
             and (own.run is run or own.run.passed <= self._patience)
         )
 
-    def _cold(self, level: int, place: _Place, bound: float) -> _Found | None:
+    def _cold(self, level: int, place: Place, bound: float) -> _Found | None:
         """The fairest job whose checkpoint is worth loading here, of a user below a bound."""
         for time, runs in self._waiting.users(level):
             if time >= bound:
@@ -214,7 +179,7 @@ class _Farm:
                 return _Found(time, found)
         return None
 
-    def _worth(self, found: Open, place: _Place, *, busy: bool) -> bool:
+    def _worth(self, found: Open, place: Place, *, busy: bool) -> bool:
         run = found.run
         holders = self._holders[run.checkpoint]
         if not holders or not run.load:
@@ -231,25 +196,10 @@ class _Farm:
     def _supply(self) -> Supply:
         return Supply(self._waiting.wanted, [list(place.warm) for place in self._places])
 
-    def _may_take(self, run: Run, place: _Place) -> bool:
+    def _may_take(self, run: Run, place: Place) -> bool:
         if run.alone and place.held:
             return False
         if not place.seat.suits(run):
             return False
         # Another worker gets a failed job, as long as there is another.
         return run.avoid != place.seat.worker or self._workers == {run.avoid}
-
-
-def _claims(taken: Sequence[tuple[Run, str]]) -> list[Claim]:
-    """One claim for each run of jobs that goes to the same session, in order."""
-    counts: dict[tuple[int, str], int] = {}
-    ords: dict[tuple[int, str], list[int]] = {}
-    for run, session_id in taken:
-        key = (run.batch_id, session_id)
-        if run.ord is None:
-            counts[key] = counts.get(key, 0) + 1
-        else:
-            ords.setdefault(key, []).append(run.ord)
-    retried = [Claim(batch, session, ords=tuple(found)) for (batch, session), found in ords.items()]
-    fresh = [Claim(batch, session, count=count) for (batch, session), count in counts.items()]
-    return retried + fresh

@@ -1,14 +1,15 @@
 """What no policy can do better, for a trace.
 
-**Makespan.** Whatever came at time t or later and needs a card that holds checkpoints of m bytes takes
-at least its GPU-seconds over the speed of all such cards, with one load of each of its checkpoints
-from then on at the least if it had none before; the bound is the largest of t plus that, over all t
-and m. No job is shorter than on the fastest card.
+**Makespan.** What came at a time t or later, and needs cards that hold checkpoints of m bytes,
+takes at least its GPU-seconds over the speed of all such cards; the bound is the largest of t plus
+that, over all t and m. And no job ends sooner after its coming than the fastest card makes it.
 
-**Loads.** Within a makespan, a card gives a checkpoint at most its speed times that. So a checkpoint's
-work takes at least so many of the fastest cards that may hold it, and each of them loads it once.
-And as many cards as all the work needs load something. The bound is the larger of the two sums,
-taken within the makespan that the policy itself had: a slower one needs fewer cards.
+**Loads.** Within a makespan, a card gives a checkpoint at most its speed times that. So the work of
+a checkpoint takes at least so many of the fastest cards that may hold it, and each of them loads
+it. And as many cards as all the work needs load something. The bound is the larger of the two,
+within the makespan that the policy itself had: a slower one needs fewer cards. It is met by who
+lets everybody wait for the sake of loads; what a fair schedule needs is told by
+:mod:`farm.dispatch.simulator.fluid`.
 """
 
 from __future__ import annotations

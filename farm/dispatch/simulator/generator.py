@@ -9,6 +9,9 @@ from farm.spec.batch import PRIORITIES
 
 GIB = 2**30
 
+PLACES = 4
+"""Jobs that a card is sent at once."""
+
 _CARDS = (
     # share, kind, speed, GiB for checkpoints
     (0.50, "24gb", 1.0, 13.5),
@@ -36,8 +39,9 @@ def mixed(*, cards: int, jobs: int, users: int, checkpoints: int, seed: int = 1)
     - Of the users, a third work interactively: batches of one to four images on one of three
       checkpoints of theirs, at random times all along, 2 % of all jobs together.
     - The others share the remaining jobs in batches whose size is lognormal (sigma 1), a tenth of
-      them in the background class; one in seven is a sweep over four checkpoints. They come at random
-      times in the first 40 % of the time that all the work takes.
+      them in the background class; one in seven is a sweep over up to four checkpoints. Half of
+      them wait at the start, the others come at random times in the first 40 % of the time that
+      all the work takes.
 
     ``jobs`` is met roughly.
     """
@@ -85,9 +89,6 @@ def _cards(count: int) -> tuple[Card, ...]:
     return tuple(found)
 
 
-PLACES = 4
-
-
 def _wanted(random: Random, models: Models) -> tuple[Checkpoint, float]:
     weights = [1.0 / (number + 1) ** _SKEW for number in range(len(models))]
     return random.choices(models, weights)[0]
@@ -114,9 +115,8 @@ def _sweeps(random: Random, models: Models, users: range, jobs: int) -> list[Bat
 def _parts(random: Random, models: Models, jobs: int) -> tuple[Part, ...]:
     wanted = [_wanted(random, models)]
     if random.random() < _MIXED_SWEEP and jobs >= 4:
-        wanted = list(
-            {model[0].name: model for model in (_wanted(random, models) for _ in "four")}.values()
-        )
+        four = [_wanted(random, models) for _ in range(4)]
+        wanted = list({model.name: (model, seconds) for model, seconds in four}.values())
     each = -(-jobs // len(wanted))
     return tuple(Part(model.name, each, seconds, seconds / 0.05) for model, seconds in wanted)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import insort
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from math import inf
 from random import Random
@@ -12,14 +12,12 @@ from random import Random
 from farm.db.backlog import Entitled, Spent
 from farm.db.leases import Claim, Lease
 from farm.dispatch.accounts import Accounts
-from farm.dispatch.placement import Placed
 from farm.dispatch.simulator.cards import Cards, Job
+from farm.dispatch.simulator.policies import Policy
 from farm.dispatch.simulator.results import Record
 from farm.dispatch.simulator.trace import Batch, Part, Trace
 from farm.dispatch.snapshot import Kind, Run, Seat, Snapshot
 from farm.spec.batch import rank
-
-Policy = Callable[[Snapshot], Placed]
 
 EACH = 64
 """Batches of one user that are looked at, as in the dispatcher."""
@@ -81,7 +79,8 @@ class World:
         self._last: dict[int, Kind] = {}
         self._ended: list[Spent] = []
         self._events: list[tuple[float, int]] = []
-        self._due = self._cycled = self._moved = 0.0
+        self._due = self._moved = 0.0
+        self._cycled = -inf
         self.record = Record(trace)
 
     def run(self) -> Record:
@@ -134,11 +133,11 @@ class World:
         self._accounts.settle(self._ended)
         self._ended = []
         snapshot = self._snapshot()
-        found = self._policy(snapshot)
+        found = self._policy(snapshot, now)
         leases = [lease for claim in found.claims for lease in self._claim(now, claim)]
         self._accounts.charge(leases, snapshot)
         for batch_id in found.passed:
-            self._open[batch_id].passed += now - self._cycled
+            self._open[batch_id].passed += now - max(0.0, self._cycled)
         for claim in found.claims:
             self._served(claim.batch_id)
         self._moved = now if leases else self._moved

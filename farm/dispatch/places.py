@@ -1,0 +1,59 @@
+"""The places of sessions while they are being filled, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from farm.db.leases import Claim
+from farm.dispatch.snapshot import Run, Seat
+
+AHEAD = 20.0
+"""Seconds of work that are enough for a session; beyond them it is sent no more than half of what
+it may hold. What is sent can go nowhere else, and the last jobs should end on the fastest cards."""
+
+
+class Place:
+    """A seat while it is being filled."""
+
+    __slots__ = ("ahead", "closed", "held", "last", "number", "seat", "warm")
+
+    def __init__(self, number: int, seat: Seat) -> None:
+        self.number = number
+        self.seat = seat
+        self.held = seat.held
+        self.ahead = seat.ahead
+        self.warm = dict.fromkeys(sorted(seat.warm))
+        self.last = seat.last
+        self.closed = False
+
+    @property
+    def load(self) -> tuple[float, float]:
+        return self.ahead, self.held / self.seat.capacity
+
+    def has_room(self, extra: int) -> bool:
+        capacity = self.seat.capacity
+        if self.closed or self.held >= capacity + extra:
+            return False
+        return bool(extra) or self.ahead < AHEAD or self.held < capacity / 2
+
+    def take(self, run: Run, seconds: float) -> None:
+        self.held += 1
+        self.ahead += seconds
+        self.warm[run.checkpoint] = None
+        self.last = run.kind
+        self.closed = run.alone
+
+
+def claims(taken: Sequence[tuple[Run, str]]) -> list[Claim]:
+    """One claim for each run of jobs that goes to the same session, in order."""
+    counts: dict[tuple[int, str], int] = {}
+    ords: dict[tuple[int, str], list[int]] = {}
+    for run, session_id in taken:
+        key = (run.batch_id, session_id)
+        if run.ord is None:
+            counts[key] = counts.get(key, 0) + 1
+        else:
+            ords.setdefault(key, []).append(run.ord)
+    retried = [Claim(batch, session, ords=tuple(found)) for (batch, session), found in ords.items()]
+    fresh = [Claim(batch, session, count=count) for (batch, session), count in counts.items()]
+    return retried + fresh

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +32,7 @@ class Disk:
     beside: list[int] = field(default_factory=list)
     common: dict[str, tuple[nn.Module, int]] = field(default_factory=dict)
     gate: Callable[[str], object] = lambda name: None
+    too_large: set[str] = field(default_factory=set)
 
     @classmethod
     def installed(cls, monkeypatch: pytest.MonkeyPatch) -> Disk:
@@ -60,6 +62,15 @@ class Prepared:
     disk: Disk
     file: AssetFile
     bytes: int
+    streams: bool = False
+
+    @property
+    def may_stream(self) -> bool:
+        return not self.streams
+
+    def streamed(self) -> Prepared:
+        """A byte of it is on the device at a time."""
+        return Prepared(self.disk, self.file, 1, streams=True)
 
     @property
     def name(self) -> str:
@@ -87,6 +98,8 @@ class Prepared:
             self.disk.gate(self.name)
             if self.name in self.disk.broken_weights:
                 raise CheckpointError(f"{self.name} was changed while it was loaded.")
+            if self.name in self.disk.too_large and not self.streams:
+                raise torch.OutOfMemoryError("CUDA out of memory")
             self.disk.loaded.append(self.name)
         return Resident(self.name, self._parts)
 
@@ -127,7 +140,10 @@ class Resident:
         self.in_host = []
 
 
-def make_cache(disk: Disk, *, host_bytes: int = 0, memory_bytes: int = 2 * SPARE) -> ModelCache:
-    files = [AssetFile(name, Path(name), "sd15", 512, 1) for name in disk.sizes]
+def make_cache(
+    disk: Disk, *, host_bytes: int = 0, memory_bytes: int = 2 * SPARE, files: Any = None
+) -> ModelCache:
+    if files is None:
+        files = [AssetFile(name, Path(name), "sd15", 512, 1) for name in disk.sizes]
     profile = replace(by_name("cpu"), weights_bytes=10, memory_bytes=memory_bytes)
     return ModelCache(files, profile, torch.device("cpu"), host_bytes=host_bytes)

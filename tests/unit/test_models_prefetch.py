@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from farm.errors import CheckpointError
 from farm.worker.models.cache import ModelCache
+from farm.worker.models.catalogue import AssetFile
 from tests.conftest import eventually
 from tests.fake_disk import Disk, make_cache
 from tests.fake_models import Gate
@@ -213,3 +216,17 @@ def test_host_memory_holds_no_more_than_its_budget_while_it_reads(disk: Disk) ->
     gate.open()
     settled(cache)
     assert cache.in_host == ("b", "c")
+
+
+def test_a_file_that_is_replaced_meanwhile_is_read_anew(disk: Disk) -> None:
+    old = AssetFile("b", Path("b"), "sd15", 512, 1, marks=((1, 1, 1),))
+    files = [old]
+    cache = make_cache(disk, host_bytes=8, files=files)
+
+    def replaced(_: str) -> None:
+        files[0] = replace(old, marks=((1, 2, 1),))
+
+    disk.gate = replaced
+    prefetch(cache, "b")
+    assert (disk.fetched, cache.in_host) == (["b", "b"], ("b",))
+    assert cache._host.files["b"] == files[0]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from farm.errors import CheckpointError, Conflict
+from farm.worker.memory.exhaustion import out_of_memory
 from farm.worker.memory.profiles import GIB, MemoryProfile
 from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.checkpoint import Checkpoint
@@ -83,6 +85,7 @@ class ModelCache:
         self._host = HostTier(host_bytes)
         self._prefetcher = Prefetcher(self._missing, self._fetch)
         self._coming: str | None = None
+        self._too_large: set[str] = set()
         self._statistics = CacheStatistics()
         self._loading = threading.Lock()
         self._state = threading.RLock()
@@ -191,16 +194,20 @@ class ModelCache:
 
     def drop_changed(self) -> None:
         """Let go of checkpoints that another good file goes by the name of now, unless in use."""
-        good = (file for file in self._files if file.kind == CHECKPOINT and not file.error)
-        now = {file.name: file.marks for file in good}
         with self._state:
             held = {**self._host.files, **self._resident.files}
-        old = [name for name, file in held.items() if now.get(name, file.marks) != file.marks]
-        for name in old:
-            try:
-                self.evict(name)
-            except Conflict:
-                continue
+        now = self._good
+        for name, file in held.items():
+            if now.get(name, file).marks != file.marks:
+                with suppress(Conflict):
+                    self.evict(name)
+
+    @property
+    def _good(self) -> Mapping[str, AssetFile]:
+        """The usable checkpoints that there are, by name."""
+        return {
+            file.name: file for file in self._files if file.kind == CHECKPOINT and not file.error
+        }
 
     def _obtain(self, name: str, *, pins: int, busy: bool = False) -> Checkpoint:
         if held := self._hit(name, pins):
@@ -243,7 +250,8 @@ class ModelCache:
             parcel = _ahead(prepared, turn)
         finally:
             with self._state:
-                self._host.deliver(name, parcel)
+                now = self._good.get(name, prepared.file)
+                self._host.deliver(name, parcel if now.marks == prepared.file.marks else None)
         self._count(prefetches=1, prefetch_seconds=time.perf_counter() - began)
         return True
 
@@ -279,7 +287,7 @@ class ModelCache:
             both = not busy and prepared.bytes <= room
             if not both:
                 self._leave(unwanted)
-            checkpoint = self._load(prepared, () if both else unwanted)
+            checkpoint = self._load(name, prepared, () if both else unwanted)
             if both:
                 self._leave(unwanted)
         self._count(disk_loads=1, disk_seconds=checkpoint.load_seconds)
@@ -290,7 +298,8 @@ class ModelCache:
         file = find(files, CHECKPOINT, name)
         vae = external_vae(file.path, [one.path for one in files if one.kind == VAE])
         tiny = needed_decoder(files, file) if self._profile.vae == "taesd" else None
-        return prepare(file, self._profile, self._device, vae=vae, tiny=tiny)
+        prepared = prepare(file, self._profile, self._device, vae=vae, tiny=tiny)
+        return prepared.streamed() if name in self._too_large else prepared
 
     @property
     def _modules(self) -> list[nn.Module]:
@@ -298,15 +307,26 @@ class ModelCache:
         with self._state:
             return list(self._resident.modules)
 
-    def _load(self, prepared: Prepared, gone: Sequence[str]) -> Checkpoint:
-        """Read it; if that fails, what had to leave for it comes back if host memory has it."""
+    def _load(self, name: str, prepared: Prepared, gone: Sequence[str]) -> Checkpoint:
+        """Read it; if that fails, what had to leave for it comes back if host memory has it.
+
+        One that the device has no memory for though nothing else is there is streamed.
+        """
         try:
-            return prepared.load(self._modules)
+            try:
+                return prepared.load(self._modules)
+            except Exception as error:
+                alone = not self._modules and prepared.may_stream
+                if not alone or not out_of_memory(error):
+                    raise
+                traceback.clear_frames(error.__traceback__)
+            self._too_large.add(name)
+            return prepared.streamed().load()
         except CheckpointError:
             with self._state:
-                for name in gone:
-                    if kept := self._host.pop(name):
-                        self._resident.put(name, Held(kept.unpack(self._modules), kept.file))
+                for other in gone:
+                    if kept := self._host.pop(other):
+                        self._resident.put(other, Held(kept.unpack(self._modules), kept.file))
             raise
 
     def _leave(self, names: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import pytest
@@ -124,6 +125,19 @@ def test_long_drawing_is_done_while_the_device_is_at_work(
     # For three steps: the last one takes no noise.
     assert len(drawers) == 3
     assert [name.startswith("noise") for name in drawers] == [False, ahead, ahead]
+
+
+def test_where_nobody_draws_ahead_it_is_drawn_when_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint: Any = FakeCheckpoint("fake")
+    ahead, alone = (slot(checkpoint, 1, "DPM++ 2M SDE") for _ in range(2))
+    run(checkpoint, [ahead], 4)
+    ended = ThreadPoolExecutor(1)
+    ended.shutdown()
+    monkeypatch.setattr("farm.worker.engine.slot._drawing", ended)
+    run(checkpoint, [alone], 4)
+    assert torch.equal(alone.registers, ahead.registers)
 
 
 def test_noise_is_the_seed_s_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -142,4 +143,6 @@ class Slot:
         self.move(home, place)
         self.position += 1
         if not self.finished and (wanted := self.step.draw) and wanted.between:
-            self._drawn = self.position, _drawing.submit(self._noise.draw, wanted)
+            # While the process ends nobody takes work any more; then it is drawn when it is needed.
+            with suppress(RuntimeError):
+                self._drawn = self.position, _drawing.submit(self._noise.draw, wanted)

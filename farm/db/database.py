@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
+from math import inf
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.rows import DictRow, dict_row
@@ -18,6 +21,8 @@ Connection = psycopg.Connection[DictRow]
 _UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
 
 _PATIENCE = 5.0
+_QUIET = 1.0
+"""Seconds after which a connection is asked whether it lives before it is used."""
 _RECONNECT = 2.0
 
 LEADERSHIP = 0x65706F63
@@ -49,6 +54,7 @@ class Database:
         self.url = url
         self.name = name
         self._epoch: int | None = None
+        self._heard: WeakKeyDictionary[Connection, float] = WeakKeyDictionary()
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             url,
             min_size=min_size,
@@ -84,12 +90,12 @@ class Database:
 
     def all(self, query: str, values: dict[str, Any] | None = None) -> list[DictRow]:
         """Run one statement and give all its rows."""
-        with self.connection() as connection:
+        with self._alone() as connection:
             return connection.execute(query, values).fetchall()
 
     def one(self, query: str, values: dict[str, Any] | None = None) -> DictRow | None:
         """Run one statement and give its first row, if any."""
-        with self.connection() as connection:
+        with self._alone() as connection:
             return connection.execute(query, values).fetchone()
 
     def check(self) -> None:
@@ -114,6 +120,28 @@ class Database:
         except Exception:
             self._pool.drain()
             raise
+
+    @contextmanager
+    def _alone(self) -> Iterator[Connection]:
+        """A connection for one statement, which is a transaction by itself: Postgres is asked once,
+        not three times."""
+        with self.connection() as connection:
+            if self._epoch is not None:
+                yield connection  # its first statement was the epoch's
+                return
+            connection.autocommit = True
+            try:
+                yield connection
+            finally:
+                if not connection.closed:
+                    connection.autocommit = False
+
+    def _check(self, connection: Connection) -> None:
+        """Ask a connection that was quiet for a while whether it lives."""
+        now = time.monotonic()
+        if now - self._heard.get(connection, -inf) > _QUIET:
+            ConnectionPool.check_connection(connection)
+        self._heard[connection] = now
 
     def _check_epoch(self, connection: Connection, epoch: int) -> None:
         # Two statements in one message: what the second sees was true once the first had the lock.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from psycopg.types.json import Jsonb
@@ -94,12 +94,28 @@ def claim(db: Database, claims: Iterable[Claim]) -> list[Lease]:
 
 
 def start(db: Database, lease: Lease, *, again: bool = False) -> Started | None:
-    """START: stamp the lease; None when the message was stale or came twice.
+    """START one: stamp the lease; None when the message was stale or came twice.
 
     ``again`` repeats a start whose answer was lost: it may have been stamped then.
     """
-    row = db.one(queries.START, {**lease._asdict(), "again": again})
-    return Started(**row) if row else None
+    return start_group(db, lease.session_id, [(lease[:3], again)]).get(lease[:3])
+
+
+def start_group(
+    db: Database, session_id: str, starts: Sequence[tuple[tuple[int, int, int], bool]]
+) -> dict[tuple[int, int, int], Started]:
+    """START the (batch, ord, attempt) of a session, each with its ``again``, in one statement.
+
+    What is missing in the answer had a stale message, or one that came twice.
+    """
+    wanted = [
+        {"batch_id": batch_id, "ord": ord, "attempt": attempt, "again": again}
+        for (batch_id, ord, attempt), again in starts
+    ]
+    rows = db.all(queries.START, {"session_id": session_id, "starts": Jsonb(wanted)})
+    return {
+        (row.pop("batch_id"), row.pop("ord"), row.pop("attempt")): Started(**row) for row in rows
+    }
 
 
 def end(
@@ -113,11 +129,13 @@ def end(
     values = {
         "session_id": session_id,
         "worker": worker,
-        "endings": Jsonb([asdict(ending) for ending in endings]),
+        "endings": Jsonb([vars(ending) for ending in endings]),
     }
     with db.connection() as connection:
-        rows = connection.execute(queries.END, values).fetchall()
-        connection.execute(queries.WAKE)
+        with connection.pipeline():
+            ended = connection.execute(queries.END, values)
+            connection.execute(queries.WAKE)
+        rows = ended.fetchall()
     if len(rows) < len(endings):
         rows += db.all(queries.ENDED_BEFORE, values)
     return {(row["batch_id"], row["ord"], row["attempt"]): row["state"] for row in rows}

@@ -38,16 +38,17 @@ RETURNING batch_id, ord, attempt, session_id
 """CLAIM from the requeue: the next attempt of jobs that wait to be retried."""
 
 START = """
-UPDATE leases SET started_at = now()
-FROM batches b
-WHERE leases.batch_id = %(batch_id)s AND leases.ord = %(ord)s AND leases.attempt = %(attempt)s
-  AND leases.session_id = %(session_id)s AND b.id = leases.batch_id
-  AND (leases.started_at IS NULL OR %(again)s)
-RETURNING leases.failures, leases.crashes, leases.cancel_requested,
-          extract(epoch FROM now() - leases.assigned_at)::float AS assigned_seconds,
+UPDATE leases l SET started_at = now()
+FROM jsonb_to_recordset(%(starts)s) AS s (
+         batch_id bigint, ord bigint, attempt integer, again boolean), batches b
+WHERE l.batch_id = s.batch_id AND l.ord = s.ord AND l.attempt = s.attempt
+  AND l.session_id = %(session_id)s AND b.id = s.batch_id
+  AND (l.started_at IS NULL OR s.again)
+RETURNING l.batch_id, l.ord, l.attempt, l.failures, l.crashes, l.cancel_requested,
+          extract(epoch FROM now() - l.assigned_at)::float AS assigned_seconds,
           extract(epoch FROM now() - b.created_at)::float AS queue_seconds, b.priority
 """
-"""START an attempt: no row means a stale or repeated message."""
+"""START a group of attempts: those not returned had a stale or repeated message."""
 
 END = """
 WITH ending AS (

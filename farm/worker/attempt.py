@@ -11,10 +11,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from farm import __version__
-from farm.broker.progress import Progress
-from farm.db import batches, jobs, leases
+from farm.db import batches, jobs
 from farm.db.database import Database
-from farm.db.leases import Ending, Lease, Started
+from farm.db.leases import Ending, Started
 from farm.dispatch.cost import units
 from farm.errors import Cancelled, FarmError, InvalidInput, Unavailable
 from farm.spec import networks
@@ -29,6 +28,7 @@ from farm.worker.engine.stats import EngineStats, Rendered
 from farm.worker.keeper import Keeper
 from farm.worker.models.hashes import SHORT, SHORT_WEIGHTS
 from farm.worker.models.kinds import CHECKPOINT, LORA
+from farm.worker.starter import Starter
 from farm.worker.writer import Writer
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ class Attempts:
     """Runs attempts on the engine and sees each to its end.
 
     Args:
-        session_id: whose leases these are.
         hashes: (kind, name) of an asset to its sha256, or None while that is not known.
         profile: name of the memory profile, written into each image.
         accountant: told whose each attempt is, and what became of it.
@@ -61,22 +60,20 @@ class Attempts:
         db: Database,
         engine: Engine,
         *,
-        session_id: str,
         profile: str,
         keeper: Keeper,
+        starter: Starter,
         writer: Writer,
-        progress: Progress,
         hashes: Callable[[str, str], str | None],
         accountant: Accountant,
         evidence: Callable[[float, str], str | None],
     ) -> None:
         self._db = db
         self._engine = engine
-        self._session_id = session_id
         self._profile = profile
         self._keeper = keeper
+        self._starter = starter
         self._writer = writer
-        self._progress = progress
         self._hashes = hashes
         self._accountant = accountant
         self._evidence = evidence
@@ -115,11 +112,10 @@ class Attempts:
                 self._all_ended.notify_all()
 
     def _start(self, job: JobKey) -> Started | None:
-        lease = Lease(*job, self._session_id)
         again = False
         while True:
             try:
-                return leases.start(self._db, lease, again=again)
+                return self._starter.start(job, again=again)
             except Unavailable as error:
                 _log.warning("%s cannot start yet: %s", name(job), error)
             if self._stopping.wait(_RETRY):
@@ -213,7 +209,6 @@ class Attempts:
             self._keeper.drop(ending.image)
         if state:
             self.succeeded += state == "succeeded"
-            self._progress.tell(job[0], {"job": f"{job[0]}-{job[1]}", "state": state})
 
     def _job(self, job: JobKey) -> JobSpec:
         batch_id, ord, _ = job

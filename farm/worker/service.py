@@ -18,6 +18,7 @@ from farm.worker.accountant import Accountant
 from farm.worker.attempt import Attempts
 from farm.worker.keeper import Keeper
 from farm.worker.session import Session
+from farm.worker.starter import Starter
 from farm.worker.tasks import consume
 from farm.worker.writer import Writer
 
@@ -61,16 +62,16 @@ class Service:
         self._report = report
         self._obey = obey
         self._accountant = accountant
-        self._writer = Writer(db, new.id, new.worker)
+        self._starter = Starter(db, new.id)
+        self._writer = Writer(db, new.id, new.worker, tell=progress.tell_all)
         self._keeper = Keeper(images)
         self._attempts = Attempts(
             db,
             engine,
-            session_id=new.id,
             profile=new.profile,
             keeper=self._keeper,
+            starter=self._starter,
             writer=self._writer,
-            progress=progress,
             hashes=hashes,
             accountant=accountant,
             evidence=evidence,
@@ -100,6 +101,7 @@ class Service:
         finally:
             self._session.close()
             self._keeper.leave()
+            self._starter.stop()
             self._writer.stop()
 
     def settle(self, seconds: float) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from farm.db import leases
 from farm.db.database import Database
@@ -21,13 +22,21 @@ _UNWRITABLE = "The result cannot be recorded"
 _RETRY = 0.5
 
 _Waiting: TypeAlias = "tuple[Ending, Future[str | None]]"
+Tell: TypeAlias = Callable[[list[tuple[int, dict[str, Any]]]], None]
 
 
 class Writer:
-    """Ends attempts, as many as wait in one statement; keeps trying while Postgres is away."""
+    """Ends attempts, as many as wait in one statement; keeps trying while Postgres is away.
 
-    def __init__(self, db: Database, session_id: str, worker: str) -> None:
+    Args:
+        tell: is told the batch and the event of each attempt that Postgres took.
+    """
+
+    def __init__(
+        self, db: Database, session_id: str, worker: str, *, tell: Tell = lambda _: None
+    ) -> None:
         self._db = db
+        self._tell = tell
         self._session_id = session_id
         self._worker = worker
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
@@ -87,6 +96,12 @@ class Writer:
                 return
         for ending, accepted in group:
             accepted.set_result(states.get((ending.batch_id, ending.ord, ending.attempt)))
+        self._tell(
+            [
+                (batch_id, {"job": f"{batch_id}-{ord}", "state": state})
+                for (batch_id, ord, _), state in states.items()
+            ]
+        )
 
     def _write_apart(self, group: list[_Waiting], error: Exception) -> None:
         """One of them cannot be written at all: its job fails, and the others lose nothing."""

@@ -15,9 +15,10 @@ from torch import nn
 
 from farm.errors import CheckpointError
 from farm.worker.memory.profiles import by_name
-from farm.worker.models.cache import SPARE, ModelCache
+from farm.worker.models.cache import ModelCache
 from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.reader import Turn
+from farm.worker.models.tiers import SPARE
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Disk:
     def installed(cls, monkeypatch: pytest.MonkeyPatch) -> Disk:
         """One with five checkpoints, in the loader's place."""
         disk = cls({"a": 4, "b": 4, "c": 4, "large": 9, "huge": 11})
-        monkeypatch.setattr("farm.worker.models.cache.prepare", disk.prepare)
+        monkeypatch.setattr("farm.worker.models.tiers.prepare", disk.prepare)
         return disk
 
     def parts(self, name: str) -> dict[nn.Module, int]:

@@ -14,8 +14,9 @@ from torch import nn
 
 from farm.errors import CheckpointError, Conflict, DoesNotFit
 from farm.worker.memory.profiles import by_name
-from farm.worker.models.cache import SPARE, CacheStatistics, ModelCache
+from farm.worker.models.cache import ModelCache
 from farm.worker.models.catalogue import AssetFile
+from farm.worker.models.tiers import SPARE, CacheStatistics
 from tests.fake_disk import Disk, make_cache
 
 
@@ -213,7 +214,7 @@ def test_a_shared_part_counts_once_and_stays_while_one_needs_it(disk: Disk) -> N
     with cache.use("b"):
         cache.get("c")
         cache.evict("c")
-        cache._leave(["a"])
+        cache._tiers.leave(["a"])
         assert vae not in first.in_host  # b still computes with it
 
 
@@ -290,3 +291,26 @@ def test_shedding_leaves_only_what_is_in_use(disk: Disk) -> None:
         assert cache.shed()
         assert (cache.resident, cache.in_host) == (("b",), ("a",))
         assert not cache.shed()
+
+
+def test_what_the_device_has_no_memory_for_is_streamed(disk: Disk) -> None:
+    disk.too_large.add("large")
+    cache = make_cache(disk)
+    cache.get("a")
+    with pytest.raises(torch.OutOfMemoryError):  # others may still leave
+        cache.get("large")
+    cache.shed()
+    assert disk.loaded == ["a"]
+    cache.get("large")
+    cache.evict("large")
+    cache.get("large")  # known from now on
+    assert disk.loaded == ["a", "large", "large"]
+
+
+def test_where_none_is_idle_weights_of_those_in_use_leave(disk: Disk) -> None:
+    cache = make_cache(disk)
+    with cache.use("a") as checkpoint:
+        checkpoint.streamable = True  # type: ignore[attr-defined]
+        assert cache.shed()
+        assert not cache.shed()
+        assert cache.resident == ("a",)

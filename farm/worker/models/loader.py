@@ -69,6 +69,15 @@ class Prepared:
         """That memory by part."""
         return {plan.part.name: self._held(plan) for plan in self.plans}
 
+    @property
+    def may_stream(self) -> bool:
+        """Whether :meth:`streamed` would take less of the device."""
+        return not self.streams and self.device.type != "cpu"
+
+    def streamed(self) -> Prepared:
+        """The same, with its UNet and text encoders in host memory."""
+        return replace(self, plans=tuple(_at_home(plan) for plan in self.plans), streams=True)
+
     def _held(self, plan: PartPlan) -> int:
         if not self.streams or plan.part.name == "vae":
             return plan.bytes if plan.device == self.device else 0
@@ -179,11 +188,7 @@ def prepare(
     )
     for plan in plans:
         plan.check()
-    needed = sum(plan.bytes for plan in plans if plan.device == device)
-    streams = profile.offload == "streamed" and needed > profile.weights_bytes
-    if streams:
-        plans = tuple(_at_home(plan) for plan in plans)
-    return Prepared(
+    prepared = Prepared(
         file=file,
         architecture=origin.architecture,
         prediction=_prediction(origin.architecture, scheduler),
@@ -192,9 +197,10 @@ def prepare(
         profile=profile,
         device=device,
         seconds=time.perf_counter() - started,
-        streams=streams,
         tiny=tiny,
     )
+    too_large = profile.offload == "streamed" and prepared.bytes > profile.weights_bytes
+    return prepared.streamed() if too_large else prepared
 
 
 def _prediction(architecture: Architecture, scheduler: Mapping[str, Any]) -> str | None:

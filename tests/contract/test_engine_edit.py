@@ -117,6 +117,14 @@ def test_a_crowd_of_edits_and_others_changes_nobody(case: Case) -> None:
         torch.testing.assert_close(made.latent, alone.latent, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("tenths", [0, 15])
+def test_a_strict_job_is_bit_equal_among_edits(case: Case, tenths: int) -> None:
+    job = spec(case, 7, tenths, 4.0, strict=True)
+    (alone,) = engine_s(case.models, job)
+    crowd = engine_s(case.models, spec(case, 1, 15, 5.0), job, spec(case, 2, 0, 1.0))
+    assert torch.equal(crowd[1].latent, alone.latent)
+
+
 @pytest.mark.parametrize(
     ("tenths", "cfg_scale", "rows"),
     [

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import quantiles
 
+from farm.dispatch.waiting import WORTH
 from farm.spec.batch import rank
 
 NEW = math.inf
@@ -24,6 +25,9 @@ PRIOR = (0.7, 0.85, 0.95, 1.0, 1.0, 1.0, 1.1, 1.2, 1.5, 1.8)
 BANDS = (10.0, 600.0)
 """Seconds between which forecasts err alike: what hardly matters in an hour is all in a second."""
 
+KEPT = 200
+"""Batches of a band that errors are taken from."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -33,6 +37,7 @@ class Work:
         batch_id: or :data:`NEW`.
         seconds: of a card of speed 1, loads included.
         jobs: that are left.
+        load: seconds that a card needs before it can begin, if it holds no such checkpoint.
     """
 
     batch_id: float
@@ -40,6 +45,7 @@ class Work:
     priority: int
     seconds: float
     jobs: int
+    load: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -80,25 +86,32 @@ def finish_times(
 
 
 def alone(work: Work, cards: Cards) -> float:
-    """Seconds that it takes with all the cards to itself; no job runs on two of them."""
-    if not work.jobs:
-        return work.seconds * cards.number / cards.speed
-    most = math.ceil(work.jobs / cards.number)
-    return work.seconds / work.jobs * most * cards.number / cards.speed
+    """Seconds that it takes with all the cards to itself.
+
+    No job runs on two of them, and a card that must load a checkpoint first is only worth it
+    while there is more work than that for each (see :mod:`farm.dispatch.placement`).
+    """
+    speed = cards.speed / cards.number
+    number = max(1, min(cards.number, work.jobs))
+    if work.load:
+        number = min(number, max(1, int(work.seconds / work.load / WORTH)))
+    each = math.ceil(work.jobs / number) / work.jobs if work.jobs else 1.0
+    return work.seconds * each / speed
 
 
 class TrackRecord:
     """How forecasts have erred so far.
 
     Args:
-        taken: (seconds thought, seconds taken) of batches that have ended.
+        taken: (seconds thought, seconds taken) of batches that have ended, the newest first.
     """
 
     def __init__(self, taken: Iterable[tuple[float, float]] = ()) -> None:
         ratios: list[list[float]] = [[*PRIOR] for _ in range(len(BANDS) + 1)]
         for thought, took in taken:
-            if thought > 0:
-                ratios[_band(thought)].append(took / thought)
+            found = ratios[_band(thought)]
+            if thought > 0 and len(found) < KEPT:
+                found.append(took / thought)
         tenths = [quantiles(each, n=10, method="inclusive") for each in ratios]
         self._factors = [(each[4], each[8]) for each in tenths]
 

@@ -27,7 +27,7 @@ _MANY = 5000
 
 Needs: TypeAlias = tuple[frozenset[str], frozenset[str]]
 """Checkpoints that a worker must have, and tags."""
-_JUDGED = 300
+_JUDGED = 3000
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,8 @@ class Outlook:
         seconds = work_of(parts, self._costs, held, after=left.cursor)
         if begun := UNDER_WAY * left.in_flight + left.waiting:
             seconds += begun * work_of(parts, self._costs) / left.total
-        return Work(left.id, left.user_id, left.priority, seconds, left.jobs)
+        load = slowest_load(parts, self._costs)
+        return Work(left.id, left.user_id, left.priority, seconds, left.jobs, load)
 
 
 def work_of(
@@ -175,6 +176,11 @@ def work_of(
         return jobs
     cold = {part.checkpoint for part in parts if part.after(after)} - held
     return jobs + sum(map(costs.load, cold))
+
+
+def slowest_load(parts: Iterable[Part], costs: Costs) -> float:
+    """Seconds of the load that takes longest among those of a batch."""
+    return max(map(costs.load, {part.checkpoint for part in parts}))
 
 
 def cards(live: Sequence[Session], costs: Costs) -> Cards:

@@ -10,7 +10,7 @@ from farm.db.database import Database
 from farm.db.sessions import Session
 from farm.dispatch.fit import Fit, fit, nearest
 from farm.dispatch.forecast import NEW, Eta, Work, alone
-from farm.dispatch.outlook import Outlook, Picture, cards, work_of
+from farm.dispatch.outlook import Outlook, Picture, cards, slowest_load, work_of
 from farm.dispatch.parts import Part, parts_of, shapes_of
 from farm.spec.batch import BatchSpec
 from farm.spec.job import JobSpec
@@ -113,7 +113,8 @@ def _times(
     if not able:
         return None, None
     seconds = work_of(parts, picture.costs, picture.held)
-    work = Work(NEW, user, priority, seconds, sum(part.jobs for part in parts))
+    jobs, load = sum(part.jobs for part in parts), slowest_load(parts, picture.costs)
+    work = Work(NEW, user, priority, seconds, jobs, load)
     least = alone(work, cards(able, picture.costs))
     model = max(picture.with_new(work), least)
     return picture.record.eta(model), least

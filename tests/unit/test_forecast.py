@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.dispatch.forecast import PRIOR, Cards, TrackRecord, Work, alone, finish_times
+from farm.dispatch.waiting import WORTH
 
 ONE = Cards(1, 1.0)
 
@@ -50,6 +51,17 @@ def test_when_work_is_done(
     works: list[Work], weights: dict[int, float], cards: Cards, ends: dict[float, float]
 ) -> None:
     assert finish_times(works, weights, cards) == pytest.approx(ends)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "load", "number"),
+    [(100.0, 0.0, 8), (100.0, 100.0, 1), (4 * WORTH, 1.0, 4), (100 * WORTH, 1.0, 8)],
+)
+def test_cards_that_would_load_longer_than_they_work_do_not_help(
+    seconds: float, load: float, number: int
+) -> None:
+    one = Work(1, 0, 50, seconds, 8_000_000, load)
+    assert finish_times([one], {}, Cards(8, 8.0)) == pytest.approx({1: seconds / number})
 
 
 WORKS = st.lists(

@@ -229,4 +229,4 @@ def test_a_file_that_is_replaced_meanwhile_is_read_anew(disk: Disk) -> None:
     disk.gate = replaced
     prefetch(cache, "b")
     assert (disk.fetched, cache.in_host) == (["b", "b"], ("b",))
-    assert cache._host.files["b"] == files[0]
+    assert cache._tiers.host.files["b"] == files[0]

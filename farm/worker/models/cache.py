@@ -14,6 +14,7 @@ from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.checkpoint import Checkpoint
 from farm.worker.models.device import Held
 from farm.worker.models.prefetch import Prefetcher
+from farm.worker.models.tiers import CacheStatistics, Tiers
 
 
 class ModelCache:
@@ -188,9 +189,8 @@ class ModelCache:
     def _missing(self, name: str) -> bool:
         """Whether it is neither here nor on its way to the device."""
         with self._state:
-            return not (
-                name in self._tiers.device or name in self._tiers.host or name == self._coming
-            )
+            here = (*self._tiers.device, *self._tiers.host, self._coming)
+        return name not in here
 
     def _read(self, name: str, *, busy: bool) -> Held:
         with self._prefetcher.standing_aside():

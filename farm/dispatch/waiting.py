@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterator, Mapping, Sequence
-from math import inf
+from math import copysign, inf
 from statistics import median_low
 
 from farm.dispatch.snapshot import Claimant, Kind, Run, Snapshot
@@ -15,11 +15,13 @@ INTERACTIVE, NORMAL = 2, 1
 BURST = 600.0
 """GPU-seconds ahead of those who take turns at which a user's interactive jobs count as normal."""
 
+LEVEL = 60.0
+"""Seconds behind or ahead that are as good as level: no checkpoint is loaded for them."""
 CATCH_UP = 60.0
-"""Seconds in which one who has fallen behind should be level again."""
+"""Seconds in which one who has fallen further behind should be level again."""
 MOST = 3.0
 
-WORTH = 4.0
+WORTH = 6.0
 """Loads that the work waiting for a checkpoint must be worth, for each card that holds it."""
 
 _ANYBODY = Claimant()
@@ -60,6 +62,7 @@ class Waiting:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._users = snapshot.users
+        self._jobs = sum(run.count for run in snapshot.runs)
         self.times = {run.user: self._claimant(run.user).time for run in snapshot.runs}
         self._rooms = {user: self._claimant(user).room for user in self.times}
         self.backlog: dict[tuple[int, str], float] = {}
@@ -76,6 +79,11 @@ class Waiting:
             self._add(Open(run, level))
         self.levels = sorted({level for level, _ in self._lines}, reverse=True)
         self._share(len(snapshot.seats))
+
+    @property
+    def usual(self) -> float:
+        """Seconds that a waiting job takes on average."""
+        return sum(self.backlog.values()) / max(1, self._jobs)
 
     def users(self, level: int, key: Sequence[object] = ()) -> Iterator[tuple[float, list[Open]]]:
         """(time, runs) of the users of a class who have jobs of a kind, the fairest first.
@@ -174,7 +182,8 @@ def shared(
 
 def _lift(seconds: float) -> float:
     """How many times their share somebody should have who is so far behind, ahead if negative."""
-    return min(MOST, max(0.0, 1.0 + seconds / CATCH_UP))
+    beyond = max(0.0, abs(seconds) - LEVEL)
+    return min(MOST, max(0.0, 1.0 + copysign(beyond, seconds) / CATCH_UP))
 
 
 def _wants(runs: Sequence[Open]) -> dict[str, float]:

@@ -25,7 +25,7 @@ IDLE = 1.0
 """Seconds between cycles when nothing happens, as in the dispatcher."""
 SPREAD = 0.1
 """How much jobs of a batch differ in what they take, either way."""
-_STUCK = 3600.0
+_STUCK = 900.0
 """Seconds in which nothing is placed or ends, after which nothing ever will."""
 
 
@@ -79,7 +79,7 @@ class World:
         self._last: dict[int, Kind] = {}
         self._ended: list[Spent] = []
         self._events: list[tuple[float, int]] = []
-        self._due = self._moved = 0.0
+        self._due, self._moved = inf, 0.0
         self._cycled = -inf
         self.record = Record(trace)
 

@@ -63,10 +63,9 @@ def forecasting(db: Database) -> Iterator[None]:
             # The same interpreter places jobs.
             pause = max(FRESH, _REST * (monotonic() - began))
 
-    thread = threading.Thread(target=run, name="forecaster", daemon=True)
-    thread.start()
+    threading.Thread(target=run, name="forecaster", daemon=True).start()
     try:
         yield
     finally:
+        # It is not waited for: when Postgres is away it may take a while to notice.
         stop.set()
-        thread.join(timeout=5)

@@ -202,7 +202,7 @@ class Attempts:
 
     def _finish(self, job: JobKey, ending: Ending) -> None:
         state = self._writer.end(ending)
-        self._accountant.leave(name(job), _use(ending.move, state))
+        self._accountant.leave(name(job), use_of(ending.move, state))
         if state is None:
             _log.warning("%s was fenced; its result is dropped", name(job))
         if state != "succeeded" and ending.image:
@@ -227,7 +227,7 @@ def name(job: JobKey) -> str:
     return f"{job[0]}-{job[1]}.{job[2]}"
 
 
-def _use(move: Move, state: str | None) -> Use | None:
+def use_of(move: Move, state: str | None) -> Use | None:
     """What an attempt's seconds count as; None: as what they were."""
     if state == "succeeded":
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from farm.errors import Cancelled, DoesNotFit, NumericFailure
+from farm.errors import Cancelled, DoesNotFit, NumericFailure, Unavailable
+from farm.worker.engine import Engine
 from farm.worker.engine.failures import DeviceLost
 from farm.worker.engine.job import Job
+from tests.conftest import eventually
 from tests.engine_bench import Bench, alone
-from tests.fake_models import FakeCheckpoint, spec
+from tests.fake_models import FakeCheckpoint, Gate, profile, spec
 
 SHORT, LONG = spec("a cat", 1, steps=2), spec("a bus", 2, steps=30)
 
@@ -247,6 +250,30 @@ def test_a_device_lost_meanwhile_is_no_fault_of_the_job(queue: Queue) -> None:
     with pytest.raises(DeviceLost):
         bench.core.turn()
     assert not short.future.done()
+
+
+def test_stopped_meanwhile_jobs_end_at_once_and_nothing_stays_in_use(queue: Queue) -> None:
+    bench, gate = Bench(), Gate()
+
+    def fault(what: str, _: Any) -> None:
+        if what == "predict" and bench.checkpoint.decoded:
+            gate()
+
+    bench.checkpoint.fault = fault
+    with using(bench) as used:
+        engine = Engine(bench.models, profile(16), torch.device("cpu"))
+        engine.start()
+        short = engine.submit("short", SHORT)
+        long = engine.submit("long", spec("a bus", 2, steps=150))
+        assert gate.reached.wait(60)
+        stopping = threading.Thread(target=engine.stop)
+        stopping.start()
+        eventually(lambda: engine._closed)
+        gate.open()
+        stopping.join(60)
+        assert isinstance(short.exception(0), Unavailable)
+        assert isinstance(long.exception(0), Unavailable)
+        assert used == [0]
 
 
 class Sides:

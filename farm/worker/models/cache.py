@@ -42,8 +42,6 @@ class ModelCache:
         *,
         host_bytes: int = 0,
     ) -> None:
-        self._files = files
-        self._device = device
         self._tiers = Tiers(files, profile, device, host_bytes)
         self._prefetcher = Prefetcher(self._missing, self._tiers.fetch)
         self._coming: str | None = None

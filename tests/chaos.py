@@ -162,7 +162,9 @@ def _run(saboteur: Saboteur, chaos: Chaos, options: argparse.Namespace) -> None:
             done = _done(saboteur)
             print(f"    {done} of {batch.total} jobs are done", flush=True)
             assert done < batch.total, "the faults must hit something: let images take longer"
-    ledger = saboteur.finish(batch)
+    ledger = saboteur.finish(batch, within=3600)
+    print("swept:")
+    saboteur.sweep()
     hit = sum(_in_flight(saboteur, fault) for fault in saboteur.faults)
     print(f"{time.monotonic() - began:.0f} s; {kinds.total()} faults hit {hit} jobs in flight,")
     print(
@@ -202,7 +204,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=2000)
     parser.add_argument("--seed", type=int, help="of an earlier run")
-    parser.add_argument("--seconds", type=float, default=2.5, help="that an image takes")
+    parser.add_argument("--seconds", type=float, default=1.2, help="that an image takes")
     parser.add_argument("--pause", type=float, default=0.5, help="seconds between faults")
     return parser.parse_args()
 

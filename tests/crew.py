@@ -55,7 +55,7 @@ class Crew:
             argv = [sys.executable, "-m", _WORKER]
             self._processes.append(Process(name, argv, {**told, **own, **environment}, grace=20))
         self._supervisor = Supervisor(farm.home / "crew")
-        self._thread = threading.Thread(target=self._supervisor.run)
+        self._thread = threading.Thread(target=self._supervisor.run, daemon=True)
 
     def start(self) -> None:
         self._supervisor.start(*self._processes)
@@ -79,7 +79,8 @@ class Crew:
 
     def stop(self) -> None:
         self._supervisor.request_stop()
-        self._thread.join()
+        if self._thread.ident:
+            self._thread.join()
         self._supervisor.stop()
 
     def _live(self) -> set[str]:

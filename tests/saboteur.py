@@ -6,12 +6,16 @@ import contextlib
 import signal
 import time
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import psutil
 import redis
 
 from farm.broker.progress import client_url
+from farm.broker.queue import Publisher
 from farm.client import Batch
+from farm.dispatch import housekeeping
+from farm.dispatch.housekeeping import Housekeeper, Keep
 from farm.embedded import sockets
 from farm.errors import Unavailable
 from farm.storage import ImageStore
@@ -39,16 +43,28 @@ class Saboteur:
         eventually(lambda: batch.refresh().counts["succeeded"] >= 4)
         return batch
 
-    def finish(self, *batches: Batch) -> Ledger:
+    def finish(self, *batches: Batch, within: float = 90) -> Ledger:
         """Wait for the end of batches, and check the books of all there are."""
         for batch in batches:
-            eventually(lambda batch=batch: _ended(batch), within=90, every=0.2)  # type: ignore[misc]
+            eventually(lambda batch=batch: _ended(batch), within=within, every=0.2)  # type: ignore[misc]
         return self.check()
 
     def check(self) -> Ledger:
         with self.farm.database() as db:
             ledger = check(db, ImageStore(str(self.farm.home / "images")), self.faults)
         print(ledger)
+        return ledger
+
+    def sweep(self) -> Ledger:
+        """Sweep as is done a day after a batch has ended: then rows name all files there are."""
+        publisher = Publisher(sockets.urls(self.farm.home)[1])
+        keeper = Housekeeper(ImageStore(str(self.farm.home / "images")), publisher, Keep())
+        with patch.object(housekeeping, "SWEEP_AFTER", 0.0), self.farm.database() as db:
+            while keeper.slice(db):
+                pass
+        publisher.close()
+        ledger = self.check()
+        assert ledger.orphans == []
         return ledger
 
     def wasted(self) -> int:

@@ -24,9 +24,11 @@ def _farm(short_folder: Path) -> Iterator[WholeFarm]:
 @pytest.fixture(scope="session")
 def _crew(_farm: WholeFarm) -> Iterator[Crew]:
     crew = Crew(_farm, ["cpu0", "cpu1"], dispatchers=1)
-    crew.start()
-    yield crew
-    crew.stop()
+    try:
+        crew.start()
+        yield crew
+    finally:
+        crew.stop()
 
 
 @pytest.fixture(scope="session")

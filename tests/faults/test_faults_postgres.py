@@ -52,8 +52,8 @@ def test_a_worker_cut_off_past_its_lease_is_fenced(saboteur: Saboteur) -> None:
     """It goes on with its images, and finds that they are not its own any more."""
     proxy = Proxy(sockets.urls(saboteur.farm.home)[0])
     crew = Crew(saboteur.farm, ["zombie"], FARM_DATABASE_URL=proxy.url, STANDIN_SECONDS="0.5")
-    crew.start()
     try:
+        crew.start()
         zombie = crew.find("zombie")
         with saboteur.farm.database() as db:
             running = """SELECT FROM leases l JOIN sessions s ON s.id = l.session_id
@@ -67,6 +67,7 @@ def test_a_worker_cut_off_past_its_lease_is_fenced(saboteur: Saboteur) -> None:
                 proxy.thaw()
                 eventually(lambda: not zombie.is_running() or zombie.status() == "zombie")
             saboteur.check()
+            saboteur.sweep()
     finally:
         proxy.thaw()
         crew.stop()

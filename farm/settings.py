@@ -40,8 +40,8 @@ class Settings(BaseSettings):
         profile: a worker's memory profile by name, or the path of a YAML file with one; ``auto``
             chooses by the device.
         host_cache_gb: host memory in which a worker keeps checkpoints that left its GPU or will be
-            needed next; by default
-            its part of 40 % of the host's memory, and nothing for a CPU worker.
+            needed next; by default its part of 40 % of the host's memory, and nothing for a CPU
+            worker.
         scan_seconds: how often a worker looks for new model files.
         lease_seconds: without a heartbeat for so long, a worker has lost its jobs.
         hang_seconds: a step on the device that takes longer, and ten times as long as any before,

@@ -72,8 +72,8 @@ def fill(db: Database, jobs: int) -> None:
             (jobs // BATCHES, _template(), jobs // BATCHES, BATCHES // USERS),
         )
         connection.execute("ANALYZE")
-    for number in range(4):
-        device = NewSession(f"s{number}", f"gpu{number}", "host", 1, {}, "24gb", PLACES // 4)
+    for number in range(4):  # each is sent half of what it may hold, if that is work enough
+        device = NewSession(f"s{number}", f"gpu{number}", "host", 1, {}, "24gb", PLACES // 2)
         sessions.open(db, device, lease=3600)
 
 

@@ -33,7 +33,7 @@ from farm.db.leases import Claim
 from farm.dispatch.demand import Supply
 from farm.dispatch.places import Place, claims
 from farm.dispatch.snapshot import Run, Snapshot
-from farm.dispatch.waiting import INTERACTIVE, WORTH, Open, Waiting, keys
+from farm.dispatch.waiting import INTERACTIVE, WORTH, Open, Waiting, closest
 from farm.spec.batch import INTERACTIVE_EXTRA
 
 PATIENCE = 30.0
@@ -147,7 +147,7 @@ class _Farm:
         """The fairest job of a checkpoint that a place holds; what is more like the last one goes
         before what is less, up to a limit of its user's time."""
         if place.last is not None and place.last.checkpoint in place.warm:
-            for key in reversed(keys(place.last)[2:]):
+            for key in closest(place.last):
                 if (found := self._alike(level, place, key)) and found.time <= limit:
                     return found
         found = [self._alike(level, place, (name,)) for name in place.warm]

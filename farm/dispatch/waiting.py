@@ -91,7 +91,7 @@ class Waiting:
         Args:
             key: nothing, (checkpoint,), (checkpoint, loras) or a whole kind.
         """
-        line = self._lines.get((level, tuple(key)))
+        line = self._line(level, tuple(key))
         place = 0
         while line and place < len(line.order):
             time, user = line.order[place]
@@ -131,11 +131,23 @@ class Waiting:
         time = self.times[run.user]
         waiting = self.backlog.get((level, run.checkpoint), 0.0)
         self.backlog[level, run.checkpoint] = waiting + run.cost * run.count
-        for key in keys(run.kind):
+        for key in ((), (run.checkpoint,)):
             line = self._lines.get((level, key))
             if line is None:
                 line = self._lines[level, key] = Line()
             line.add(open_run, time)
+
+    def _line(self, level: int, key: tuple[object, ...]) -> Line | None:
+        """The line of a kind; those of LoRAs and sizes are drawn up when they are asked for."""
+        line = self._lines.get((level, key))
+        whole = self._lines.get((level, key[:1]))
+        if line is None and whole is not None:
+            line = self._lines[level, key] = Line()
+            for user, runs in whole.runs.items():
+                for one in runs:
+                    if one.left and one.run.kind[: len(key)] == key:
+                        line.add(one, self.times[user])
+        return line
 
     def _share(self, cards: int) -> None:
         """Share the cards out, class by class, to what users want of them."""
@@ -197,9 +209,9 @@ def _wants(runs: Sequence[Open]) -> dict[str, float]:
     return wants
 
 
-def keys(kind: Kind) -> tuple[Sequence[object], ...]:
-    """What jobs of a kind can be asked for by, from anything to exactly this."""
-    return (), kind[:1], kind[:2], kind[:3]
+def closest(kind: Kind) -> tuple[tuple[object, ...], ...]:
+    """What jobs like those of a kind are asked for by: exactly like them, or but for their size."""
+    return tuple(kind), kind[:2]
 
 
 def contenders(runs: Sequence[Run]) -> set[int]:
@@ -207,8 +219,8 @@ def contenders(runs: Sequence[Run]) -> set[int]:
     and lower classes have no turn."""
     levels: dict[int, int] = {}
     for run in runs:
-        if run.priority < INTERACTIVE_FROM:
-            levels[run.user] = max(levels.get(run.user, 0), rank(run.priority))
+        if run.priority < INTERACTIVE_FROM and run.user not in levels:  # their first is highest
+            levels[run.user] = rank(run.priority)
     highest = max(levels.values(), default=0)
     return {user for user, level in levels.items() if level == highest}
 

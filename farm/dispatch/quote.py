@@ -88,7 +88,7 @@ def quote(
         names[part.checkpoint] = names.get(part.checkpoint, 0) + part.jobs
     jobs = sum(names.values())
     able = picture.able(names, tags)
-    eta, by_itself = _times(picture, parts, able, user.id, priority)
+    eta, by_itself = _times(picture, parts, able, user=user.id, priority=priority)
     shapes = _shapes(db, picture, batch, tags)
     return Quote(
         jobs=jobs,
@@ -107,7 +107,7 @@ def quote(
 
 
 def _times(
-    picture: Picture, parts: Sequence[Part], able: Sequence[Session], user: int, priority: int
+    picture: Picture, parts: Sequence[Part], able: Sequence[Session], *, user: int, priority: int
 ) -> tuple[Eta | None, float | None]:
     """When it ends beside all else, and with the farm for itself."""
     if not able:

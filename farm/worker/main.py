@@ -108,19 +108,7 @@ class _Worker:
             experience=Experience(self._notebook.known(), self._notebook.note),
         )
         images = ImageStore(settings.storage_url)
-        new = NewSession(
-            id=uuid.uuid4().hex,
-            worker=_free_name(db, settings.worker_name),
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            device=described,
-            profile=profile.name,
-            # Every message starts at once and waits in the engine, so that a finished job's
-            # rows are taken by the next one between two steps, not after a round trip.
-            capacity=profile.slots + profile.lookahead,
-            fits=fits(profile),
-            tags=settings.tags,
-        )
+        new = _session(settings, db, profile, described)
         self._orders = Orders(
             self._models,
             self._engine,
@@ -175,6 +163,24 @@ class _Worker:
             "refused_orders": self._orders.refused,
         }
         return self._models.resident, stats
+
+
+def _session(
+    settings: Settings, db: Database, profile: MemoryProfile, device: dict[str, Any]
+) -> NewSession:
+    return NewSession(
+        id=uuid.uuid4().hex,
+        worker=_free_name(db, settings.worker_name),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        device=device,
+        profile=profile.name,
+        # Every message starts at once and waits in the engine, so that a finished job's
+        # rows are taken by the next one between two steps, not after a round trip.
+        capacity=profile.slots + profile.lookahead,
+        fits=fits(profile),
+        tags=settings.tags,
+    )
 
 
 def _profile(name: str, device: torch.device, total_bytes: int) -> MemoryProfile:

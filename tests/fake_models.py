@@ -88,6 +88,10 @@ class FakeCheckpoint:
     def vae_call(self) -> Call:
         return Call("decode", self.family, 1, "float32", "whole", pixels=0, rows=1)
 
+    def decode_call(self, pixels: int) -> Call:
+        mode = "tiles" if pixels > self.tile_over else "whole"
+        return replace(self.vae_call, mode=mode, pixels=pixels)
+
     def stream(self) -> bool:
         """The weights leave, if they are not away already and can."""
         if self.mode == "streamed" or not self.streamable:

@@ -272,3 +272,18 @@ def test_where_one_row_was_too_much_weights_are_streamed() -> None:
     limited.checkpoint.streamable = True
     limited.limits.check(limited.checkpoint, SIZE)
     assert limited.checkpoint.mode == "streamed"
+
+
+def test_a_picture_that_was_too_much_as_a_whole_is_made_in_tiles_for_good() -> None:
+    told: list[Measurement] = []
+    limited = Limited(experience=Experience(tell=told.append))
+    with limited.limits.decoding(limited.checkpoint, SMALL):
+        limited.checkpoint.tile_over = SMALL - 1  # as the decoder does, before it tries in tiles
+    assert [(one.call.mode, one.failed) for one in told] == [("whole", True)]
+    again = Limited(experience=Experience(told))
+    with again.limits.decoding(again.checkpoint, LARGE):
+        assert again.checkpoint.tile_over == SMALL - 1
+    for _ in range(ENOUGH + 1):
+        again.limits.decoded(again.checkpoint, LARGE, 0.5)
+    assert again.experience.of(again.checkpoint.decode_call(LARGE)).seconds == 0.5
+    assert again.checkpoint.decode_call(LARGE).mode == "tiles"

@@ -102,12 +102,14 @@ class Calibration:
     def _decode(self, name: str, size: Size) -> Calibrated:
         with self._models.use(name) as checkpoint:
             pixels = size[0] * size[1]
-            mode = "tiles" if pixels > checkpoint.tile_over else "whole"
-            call = replace(checkpoint.vae_call, mode=mode, pixels=pixels)
+            call = checkpoint.decode_call(pixels)
             learnt = Learnt(checkpoint.unet_call, checkpoint.vae_call, self._experience)
             predicted = decode_bytes(self._profile, pixels, learnt=learnt)
             latent = torch.zeros(4, size[1] // FACTOR, size[0] // FACTOR, device=self._device)
             taken = self._measured(call, lambda: checkpoint.decode(latent))
+            if checkpoint.decode_call(pixels) != call:  # it went over to tiles on the way
+                self._experience.failed(call)
+                taken = None, None
             return Calibrated(call, *size, int(predicted), *taken)
 
     def _prepared(self, checkpoint: Checkpoint, size: Size, rows: int) -> Callable[[], object]:

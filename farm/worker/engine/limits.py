@@ -126,7 +126,7 @@ class RowLimits:
         return peak <= self._profile.memory_bytes
 
     def shed(self) -> bool:
-        """Have checkpoints that are not in use leave; False if there are none."""
+        """Give up what is needed least; see :meth:`farm.worker.models.cache.ModelCache.shed`."""
         return self._models.shed()
 
     def halve(self, name: str, width: int, height: int, *, rows: int) -> bool:
@@ -159,21 +159,20 @@ class RowLimits:
 
         Tiles show in a picture, if one looks closely: that is better than none.
         """
-        whole = replace(checkpoint.vae_call, pixels=pixels)
-        failed = [one.call.pixels for one in self._experience.like(whole) if one.failed]
-        checkpoint.tile_over = before = min([checkpoint.tile_over, *(each - 1 for each in failed)])
-        call = replace(whole, mode="tiles") if pixels > before else whole
+        known = self._experience.like(checkpoint.vae_call)
+        failed = [one.call.pixels - 1 for one in known if one.failed]
+        checkpoint.tile_over = before = min([checkpoint.tile_over, *failed])
+        call = checkpoint.decode_call(pixels)
         try:
             with self._taking(call):
                 yield
         finally:
             if checkpoint.tile_over < before:
-                self._experience.failed(whole)
+                self._experience.failed(call)
 
     def decoded(self, checkpoint: Checkpoint, pixels: int, seconds: float) -> None:
         """Learn what a decoding took on the clock."""
-        mode = "tiles" if pixels > checkpoint.tile_over else "whole"
-        self._experience.timed(replace(checkpoint.vae_call, mode=mode, pixels=pixels), seconds)
+        self._experience.timed(checkpoint.decode_call(pixels), seconds)
 
     @contextmanager
     def _taking(self, call: Call) -> Iterator[None]:

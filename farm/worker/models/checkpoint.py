@@ -115,6 +115,11 @@ class Checkpoint:
             return self._unet_call
         return replace(self._unet_call, mode=f"{self._unet_call.mode}+streamed")
 
+    def decode_call(self, pixels: int) -> Call:
+        """How the decoding of so many pixels is measured."""
+        mode = "tiles" if pixels > self.tile_over else self.vae_call.mode
+        return replace(self.vae_call, mode=mode, pixels=pixels)
+
     @property
     def tile_over(self) -> int:
         """Pixels above which pictures are decoded in tiles; lower once memory ran out in one."""

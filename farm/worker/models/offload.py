@@ -51,7 +51,6 @@ class _Buffer:
         self.unit: _Unit | None = None
         self._data = torch.empty(size, dtype=torch.uint8, device=device)
         self._views: dict[_Unit, list[Tensor]] = {}
-        self._side: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._copied, self._free = torch.cuda.Event(), torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._copied.record()

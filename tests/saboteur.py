@@ -60,6 +60,7 @@ class Saboteur:
         publisher = Publisher(sockets.urls(self.farm.home)[1])
         keeper = Housekeeper(ImageStore(str(self.farm.home / "images")), publisher, Keep())
         with patch.object(housekeeping, "SWEEP_AFTER", 0.0), self.farm.database() as db:
+            eventually(lambda: not db.all("SELECT FROM batches WHERE ended_at IS NULL"))
             while keeper.slice(db):
                 pass
         publisher.close()

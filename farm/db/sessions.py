@@ -206,12 +206,13 @@ def tag(db: Database, worker: str, *, add: Sequence[str], remove: Sequence[str])
 def close(db: Database, id: str, *, spent: Iterable[Spent] = ()) -> None:
     """End the session in good order; what it still holds goes back to the queue."""
     with db.connection() as connection:
-        usage.record(connection, id, spent)
-        connection.execute(
+        closed = connection.execute(
             """UPDATE sessions SET state = 'closed', ended_at = now(), lease_until = now()
                WHERE id = %s AND ended_at IS NULL""",
             (id,),
         )
+        if closed.rowcount:  # else its death was booked already
+            usage.record(connection, id, spent)
         connection.execute(queries.WAKE)
 
 

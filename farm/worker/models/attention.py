@@ -76,7 +76,8 @@ class Attention:
             made = made.transpose(1, 2).reshape(hidden_states.shape)
         if attn.residual_connection:
             made = made + hidden_states
-        return made / attn.rescale_output_factor
+        factor: float = attn.rescale_output_factor
+        return made / factor
 
 
 def backend(name: str) -> Attend:

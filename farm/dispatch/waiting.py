@@ -49,6 +49,10 @@ class Line:
         self.runs: dict[int, list[Open]] = {}
         self.order: list[tuple[float, int]] = []
 
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.runs.values()))
+
     def add(self, open_run: Open, time: float) -> None:
         user = open_run.run.user
         if user not in self.runs:
@@ -57,13 +61,17 @@ class Line:
         self.runs[user].append(open_run)
 
 
+_NOBODY = Line()
+
+
 class Waiting:
     """The runs of a snapshot while places are filled."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._users = snapshot.users
         self._jobs = sum(run.count for run in snapshot.runs)
-        self.times = {run.user: self._claimant(run.user).time for run in snapshot.runs}
+        users = dict.fromkeys(run.user for run in snapshot.runs)
+        self.times = {user: self._claimant(user).time for user in users}
         self._rooms = {user: self._claimant(user).room for user in self.times}
         self.backlog: dict[tuple[int, str], float] = {}
         """GPU-seconds that wait, by class and checkpoint."""
@@ -74,10 +82,14 @@ class Waiting:
         """Cards that should serve each checkpoint, if each user had their share right now."""
         turns = [self.times[user] for user in contenders(snapshot.runs)]
         level_with = median_low(turns) if turns else inf
+        levels: dict[tuple[int, int], int] = {}
         for run in snapshot.runs:
-            level = _class(run.priority, self.times[run.user] - level_with)
+            level = levels.get((run.priority, run.user))
+            if level is None:
+                level = _class(run.priority, self.times[run.user] - level_with)
+                levels[run.priority, run.user] = level
             self._add(Open(run, level))
-        self.levels = sorted({level for level, _ in self._lines}, reverse=True)
+        self.levels = sorted(set(levels.values()), reverse=True)
         self._share(len(snapshot.seats))
 
     @property
@@ -129,24 +141,31 @@ class Waiting:
     def _add(self, open_run: Open) -> None:
         run, level = open_run.run, open_run.level
         time = self.times[run.user]
-        waiting = self.backlog.get((level, run.checkpoint), 0.0)
-        self.backlog[level, run.checkpoint] = waiting + run.cost * run.count
-        for key in ((), (run.checkpoint,)):
-            line = self._lines.get((level, key))
-            if line is None:
-                line = self._lines[level, key] = Line()
-            line.add(open_run, time)
+        whole = level, run.checkpoint
+        self.backlog[whole] = self.backlog.get(whole, 0.0) + run.cost * run.count
+        for key in ((level, ()), (level, (run.checkpoint,))):
+            if key not in self._lines:
+                self._lines[key] = Line()
+            self._lines[key].add(open_run, time)
 
     def _line(self, level: int, key: tuple[object, ...]) -> Line | None:
         """The line of a kind; those of LoRAs and sizes are drawn up when they are asked for."""
         line = self._lines.get((level, key))
-        whole = self._lines.get((level, key[:1]))
-        if line is None and whole is not None:
-            line = self._lines[level, key] = Line()
-            for user, runs in whole.runs.items():
-                for one in runs:
-                    if one.left and one.run.kind[: len(key)] == key:
-                        line.add(one, self.times[user])
+        if line is not None or len(key) < 2:
+            return line
+        whole = self._lines.get((level, key[:1]), _NOBODY)
+        alike = [
+            (user, one)
+            for user, runs in whole.runs.items()
+            for one in runs
+            if one.run.loras == key[1] and key[2:] in ((), (one.run.shape,))
+        ]
+        # Mostly all are alike, and one line will do.
+        line = whole if len(alike) == whole.count else Line()
+        if line is not whole:
+            for user, one in alike:
+                line.add(one, self.times[user])
+        self._lines[level, key] = line
         return line
 
     def _share(self, cards: int) -> None:

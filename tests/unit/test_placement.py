@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 
 from farm.db.leases import Claim
 from farm.dispatch.placement import PATIENCE, SLACK, place
-from farm.dispatch.snapshot import Claimant, Run, Seat, Snapshot
-from farm.dispatch.waiting import BURST
+from farm.dispatch.snapshot import Claimant, Kind, Run, Seat, Snapshot
+from farm.dispatch.waiting import BURST, WORTH
 from farm.spec.batch import INTERACTIVE_EXTRA, INTERACTIVE_FROM
 
 
@@ -141,7 +142,9 @@ def test_interactive_is_no_way_to_get_ahead_of_others_for_long() -> None:
 @pytest.mark.parametrize(("ahead", "expected"), [(SLACK - 1, 2), (SLACK + 1, 1)])
 def test_a_warm_checkpoint_buys_a_bounded_share(ahead: float, expected: int) -> None:
     runs = [run(1, "a", user=1), run(2, "b", user=2)]
-    claims = place(Snapshot([seat("s", capacity=1, warm="b")], runs, {2: Claimant(time=ahead)})).claims
+    claims = place(
+        Snapshot([seat("s", capacity=1, warm="b")], runs, {2: Claimant(time=ahead)})
+    ).claims
     assert [claim.batch_id for claim in claims] == [expected]
 
 
@@ -227,3 +230,89 @@ def test_interactive_jobs_find_places_that_others_do_not(
 ) -> None:
     runs = [run(1, count=9, user=1), run(2, count=urgent, priority=90, user=2)]
     assert placed([seat("s", held=held)], runs) == expected
+
+
+RED, BLUE = (("red", 1.0),), (("blue", 0.5),)
+
+
+@pytest.mark.parametrize(
+    ("runs", "expected"),
+    [
+        # The same LoRAs and size before the same LoRAs, that before the same checkpoint.
+        ([run(1, shape=(512, 768)), run(2, loras=RED), run(3, loras=RED, shape=(512, 512))], 3),
+        ([run(1, shape=(512, 512)), run(2, loras=RED), run(3, loras=BLUE)], 2),
+        ([run(1, shape=(64, 64)), run(2, loras=BLUE)], 1),
+        # But not before a more important one.
+        ([run(1, priority=60), run(2, loras=RED, shape=(512, 512))], 1),
+    ],
+)
+def test_what_is_like_the_last_goes_first(runs: list[Run], expected: int) -> None:
+    here = replace(seat("s", capacity=1, warm="a"), last=Kind("a", RED, (512, 512)))
+    assert placed([here], runs) == [(expected, "s", 1)]
+
+
+@pytest.mark.parametrize(
+    ("seat_tags", "asked", "goes"),
+    [("", "", True), ("red", "", True), ("red blue", "red", True), ("red", "red blue", False)],
+)
+def test_tags(seat_tags: str, asked: str, goes: bool) -> None:
+    here = replace(seat("s"), tags=frozenset(seat_tags.split()))
+    assert bool(placed([here], [run(1, tags=frozenset(asked.split()))])) is goes
+
+
+@pytest.mark.parametrize(("pixels", "goes"), [(0, True), (100, True), (101, False)])
+def test_room_on_the_card(pixels: int, goes: bool) -> None:
+    here = replace(seat("s"), fits={"a": 100})
+    assert bool(placed([here], [run(1, pixels=pixels)])) is goes
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        # Work for six loads a card is worth another card, less is not.
+        (WORTH * 10 * 2, {"s", "t"}),
+        (WORTH * 10 / 2, {"s"}),
+    ],
+)
+def test_a_checkpoint_is_loaded_once_more_if_that_is_worth_it(
+    count: float, expected: set[str]
+) -> None:
+    seats = [seat("s", warm="a", capacity=2), seat("t", capacity=2)]
+    claims = placed(seats, [run(1, count=int(count), load=10.0)])
+    assert {session for _, session, _ in claims} == expected
+
+
+def test_a_busy_card_loads_nothing_that_others_hold() -> None:
+    seats = [seat("s", warm="a", held=2, capacity=4), seat("t", warm="b", capacity=4)]
+    runs = [run(1, "a", count=900, load=10.0, user=1), run(2, "b", count=900, load=10.0, user=2)]
+    users = {2: Claimant(time=SLACK + 20)}  # further ahead than a warm checkpoint buys
+    assert (2, "t", 4) in placed_among(seats, runs, users)
+
+
+def test_who_was_passed_over_is_told() -> None:
+    runs = [run(1, "a", user=1), run(2, "b", user=2)]
+    found = place(Snapshot([seat("s", capacity=1, warm="b")], runs, {2: Claimant(time=1.0)}))
+    assert [claim.batch_id for claim in found.claims] == [2]
+    assert found.passed == {1}
+
+
+def test_a_card_that_waits_for_a_holder_passes_over_too() -> None:
+    seats = [seat("s", warm="a", held=4), seat("t")]
+    found = place(Snapshot(seats, [run(1, count=1, load=10.0)]))
+    assert (found.claims, found.passed) == ([], {1})
+    patient = run(1, count=1, load=10.0, passed=PATIENCE + 1)
+    assert placed(seats, [patient]) == [(1, "t", 1)]
+
+
+def test_little_is_sent_ahead_and_to_the_fastest_card() -> None:
+    slow, fast = seat("s", capacity=8), replace(seat("t", capacity=8), speed=4.0)
+    assert placed([slow, fast], [run(1, count=1, cost=8.0)]) == [(1, "t", 1)]
+    found = placed([slow, fast], [run(1, count=99, cost=8.0)])
+    assert found == [(1, "s", 4), (1, "t", 8)], "half of what it may hold, or 20 seconds"
+
+
+def placed_among(
+    seats: list[Seat], runs: list[Run], users: dict[int, Claimant]
+) -> list[tuple[int, str, int]]:
+    claims = place(Snapshot(seats, runs, users)).claims
+    return [(claim.batch_id, claim.session_id, claim.count) for claim in claims]

@@ -32,7 +32,9 @@ class Experience:
         known: Iterable[Measurement] = (),
         tell: Callable[[Measurement], None] = lambda _: None,
     ) -> None:
-        self._known = {measured.call: measured for measured in known}
+        self._known: dict[Call, dict[Call, Measurement]] = defaultdict(dict)
+        for measured in known:
+            self._known[_kind(measured.call)][measured.call] = measured
         self._tell = tell
         self._timings: dict[Call, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
         self._timed: dict[Call, int] = defaultdict(int)
@@ -41,21 +43,17 @@ class Experience:
 
     def of(self, call: Call) -> Measurement:
         """What is known of a call."""
-        return self._known.get(call) or Measurement(call)
+        return self._known[_kind(call)].get(call) or Measurement(call)
 
     def like(self, call: Call) -> Sequence[Measurement]:
         """What is known of calls that differ in pixels and rows alone."""
-        alike = replace(call, pixels=0, rows=0)
-        return [
-            measured
-            for measured in self._known.values()
-            if replace(measured.call, pixels=0, rows=0) == alike
-        ]
+        return tuple(self._known[_kind(call)].values())
 
     @property
     def outside(self) -> int | None:
         """Device memory that is taken past torch, mostly; None while not measured."""
-        found = [one.outside for one in self._known.values() if one.outside is not None]
+        all_known = (one for kind in self._known.values() for one in kind.values())
+        found = [one.outside for one in all_known if one.outside is not None]
         return median_high(found) if found else None
 
     def wants_bytes(self, call: Call) -> bool:
@@ -101,11 +99,16 @@ class Experience:
         )
 
     def _learn(self, measured: Measurement) -> None:
-        before = self._known.get(measured.call)
-        self._known[measured.call] = measured
+        kind = self._known[_kind(measured.call)]
+        before = kind.get(measured.call)
+        kind[measured.call] = measured
         self.changes += 1
         if before is None or _is_news(before, measured):
             self._tell(measured)
+
+
+def _kind(call: Call) -> Call:
+    return replace(call, pixels=0, rows=0)
 
 
 def _is_news(before: Measurement, now: Measurement) -> bool:

@@ -112,15 +112,6 @@ class Database:
         fenced._epoch = epoch
         return fenced
 
-    def _check(self, connection: Connection) -> None:
-        """See that a connection works. When one was cut, so were the others: look at none of them
-        one by one, with a longer pause after each."""
-        try:
-            ConnectionPool.check_connection(connection)
-        except Exception:
-            self._pool.drain()
-            raise
-
     @contextmanager
     def _alone(self) -> Iterator[Connection]:
         """A connection for one statement, which is a transaction by itself: Postgres is asked once,
@@ -137,10 +128,15 @@ class Database:
                     connection.autocommit = False
 
     def _check(self, connection: Connection) -> None:
-        """Ask a connection that was quiet for a while whether it lives."""
+        """Ask a connection that was quiet for a while whether it lives. If it does not, neither do
+        the others: the pool would try one after the other, with a longer pause after each."""
         now = time.monotonic()
         if now - self._heard.get(connection, -inf) > _QUIET:
-            ConnectionPool.check_connection(connection)
+            try:
+                ConnectionPool.check_connection(connection)
+            except Exception:
+                self._pool.drain()
+                raise
         self._heard[connection] = now
 
     def _check_epoch(self, connection: Connection, epoch: int) -> None:

@@ -150,8 +150,8 @@ class _Farm:
             for key in closest(place.last):
                 if (found := self._alike(level, place, key)) and found.time <= limit:
                     return found
-        found = [self._alike(level, place, (name,)) for name in place.warm]
-        return min(filter(None, found), key=lambda one: one.time, default=None)
+        warm = [self._alike(level, place, (name,)) for name in place.warm]
+        return min((one for one in warm if one), key=lambda one: one.time, default=None)
 
     def _alike(self, level: int, place: Place, key: Sequence[object]) -> _Found | None:
         """The fairest job of a kind whose user does not want another one first."""

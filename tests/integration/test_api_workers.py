@@ -35,9 +35,9 @@ def test_a_worker_is_drained_and_resumed(api: TestClient, worker: StandIn) -> No
     assert api.post("/v1/workers/cpu0:resume").json()["workers"][0]["state"] == "live"
 
 
-@pytest.mark.parametrize("what", ["drain", "resume", "trace"])
+@pytest.mark.parametrize("what", ["drain", "resume", "tag", "trace"])
 def test_a_worker_that_is_not_there(api: TestClient, what: str) -> None:
-    answer = api.post(f"/v1/workers/gpu9:{what}")
+    answer = api.post(f"/v1/workers/gpu9:{what}", json={} if what == "tag" else None)
     assert (answer.status_code, answer.json()["field"]) == (404, "worker")
 
 
@@ -73,6 +73,9 @@ def test_the_command_line(
     assert "cpu0 gets no more jobs" in farm("drain", "cpu0").stdout
     assert "draining" in farm().stdout
     assert "cpu0 takes jobs" in farm("resume", "cpu0").stdout
+    assert farm("tag", "cpu0", "+red", "+x", "-y").stdout == "cpu0 has the tags red, x.\n"
+    assert farm("tag", "cpu0", "-red", "-x").stdout == "cpu0 has no tags.\n"
+    assert "Write +red or -red." in farm("tag", "cpu0", "red", code=2).output
     assert "no live worker gpu9" in farm("trace", "gpu9", code=3).output
 
     monkeypatch.setattr("farm.api.routes.workers.uuid.uuid4", lambda: _Id)
@@ -85,3 +88,15 @@ def test_the_command_line(
 
 class _Id:
     hex = "ab" * 16
+
+
+def test_a_worker_gets_tags_and_loses_them(api: TestClient, worker: StandIn) -> None:
+    answer = api.post("/v1/workers/cpu0:tag", json={"add": ["red", "a100"]})
+    assert answer.json()["workers"][0]["tags"] == ["a100", "red"]
+    answer = api.post("/v1/workers/cpu0:tag", json={"add": ["blue"], "remove": ["red", "none"]})
+    assert answer.json()["workers"][0]["tags"] == ["a100", "blue"]
+
+
+@pytest.mark.parametrize("tags", [{"add": ["Red Hot"]}, {"add": ["x"] * 17}, {"set": []}])
+def test_tags_that_are_none(api: TestClient, worker: StandIn, tags: dict[str, object]) -> None:
+    assert api.post("/v1/workers/cpu0:tag", json=tags).status_code == 422

@@ -37,6 +37,8 @@ def test_everything_follows_from_the_home(monkeypatch: pytest.MonkeyPatch, tmp_p
         ("FARM_HOME", "~/farm", "home", Path.home() / "farm"),
         ("FARM_HOME", "here", "home", Path.cwd() / "here"),
         ("FARM_HOME", "", "database_url", None),
+        ("FARM_TAGS", "red, a100,,red", "tags", ["a100", "red"]),
+        ("FARM_TAGS", "", "tags", []),
         ("FARM_MODELS", f"/a{os.pathsep}/b c", "models", [Path("/a"), Path("/b c")]),
         ("FARM_DATABASE_URL", "postgresql://u@h/farm", "database_url", "postgresql://u@h/farm"),
         ("FARM_BROKER_URL", "redis+socket:///a/b", "broker_url", "redis+socket:///a/b"),

@@ -110,7 +110,7 @@ _KINDS = {"card": Card, "checkpoint": Checkpoint, "user": User, "batch": Batch}
 
 def lines(trace: Trace) -> Iterator[str]:
     """The trace as it stands in a file."""
-    parts = {
+    parts: dict[str, Iterable[Card | Checkpoint | User | Batch]] = {
         "card": trace.cards,
         "checkpoint": trace.checkpoints.values(),
         "user": trace.users.values(),

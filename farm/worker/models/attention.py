@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from functools import partial
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -87,7 +86,7 @@ def backend(name: str) -> Attend:
         InvalidInput: there is none, or it needs a library that is not here.
     """
     if name == "xformers":
-        return partial(_xformers, _library())
+        return _xformers(_library())
     if name not in _BACKENDS:
         raise InvalidInput(
             f"There is no attention {name!r}.",
@@ -147,13 +146,14 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Ten
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
-def _xformers(
-    library: ModuleType, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
-) -> Tensor:
-    parts = (part.transpose(1, 2).contiguous() for part in (query, key, value))
-    bias = None if mask is None else mask.expand(*query.shape[:3], -1)
-    made: Tensor = library.memory_efficient_attention(*parts, attn_bias=bias)
-    return made.transpose(1, 2)
+def _xformers(library: ModuleType) -> Attend:
+    def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        parts = (part.transpose(1, 2).contiguous() for part in (query, key, value))
+        bias = None if mask is None else mask.expand(*query.shape[:3], -1)
+        made: Tensor = library.memory_efficient_attention(*parts, attn_bias=bias)
+        return made.transpose(1, 2)
+
+    return attend
 
 
 def _library() -> ModuleType:

@@ -16,8 +16,10 @@ from farm.cli import main
 
 MAKE = ["demo", "submit", "ls", "show", "why", "watch", "cancel", "download", "prompt"]
 MAKE += ["pause", "resume", "prio"]
+MAKE += ["quote", "failed", "retry"]
 FARM = ["up", "key", "share", "workers", "model", "doctor", "worker", "api", "dispatcher"]
 FARM += ["migrate"]
+FARM += ["usage", "prune", "keep", "simulate"]
 COMMANDS = [*MAKE, *FARM]
 
 runner = CliRunner()

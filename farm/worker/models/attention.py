@@ -42,6 +42,7 @@ class Attention:
         attn: Any,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
+        *,
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:

@@ -15,7 +15,7 @@ from farm.dispatch import health
 from farm.dispatch.accounts import Accounts
 from farm.dispatch.forecaster import forecasting
 from farm.dispatch.housekeeping import Housekeeper
-from farm.dispatch.leadership import Leadership, leadership
+from farm.dispatch.leadership import BEAT, Leadership, leadership
 from farm.dispatch.placement import place
 from farm.dispatch.reaper import Reaper
 from farm.dispatch.survey import Survey
@@ -76,11 +76,15 @@ class Dispatcher:
         self._accounts.know(measured(self._db))
         tidying = self._housekeeper.at_work(self._db) if self._housekeeper else nullcontext()
         with forecasting(self._db), tidying:
+            beaten = 0.0
             while not stop.is_set():
-                lead.beat()
+                began = time.monotonic()
+                if began - beaten > BEAT:
+                    lead.beat()
+                    beaten = began
                 self.cycle()
                 # Several wishes that come together are served by one cycle.
-                stop.wait(_PAUSE)
+                stop.wait(max(0.0, began + _PAUSE - time.monotonic()))
                 lead.wait(IDLE)
 
     def cycle(self) -> int:

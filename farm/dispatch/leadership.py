@@ -15,7 +15,10 @@ from farm.db.wakeup import Listener
 _log = logging.getLogger(__name__)
 
 STALE = 5.0
-"""Seconds without a heartbeat after which a leader is ended; it beats every second."""
+"""Seconds without a heartbeat after which a leader is ended."""
+
+BEAT = 1.0
+"""Seconds between two heartbeats; each is a write."""
 
 _POLL = 0.25
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
-from celery.exceptions import SecurityWarning
+from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from celery.signals import worker_shutting_down
 from kombu.transport.redis import Channel
 
@@ -37,8 +37,10 @@ def consume(
     # A session's queue ends with it, so that nothing need be put back there, least of all into a
     # broker that has just died.
     Channel.do_restore = False
-    # It warns of running as root, which is a risk where messages are pickles; ours are JSON.
-    warnings.simplefilter("ignore", SecurityWarning)
+    # It warns of running as root, which is a risk where messages are pickles; ours are JSON. And of
+    # a setting that we have set, whenever the broker is lost.
+    for known in (SecurityWarning, CPendingDeprecationWarning):
+        warnings.simplefilter("ignore", known)
     app.worker_main(
         [
             "--quiet",

@@ -59,9 +59,7 @@ Axes = Annotated[
 Priority = Annotated[
     str | None, _option("--priority", help="interactive, normal, background, or 0 to 100.")
 ]
-Tags = Annotated[
-    list[str] | None, _option("--tag", help="That a worker must have; repeatable.")
-]
+Tags = Annotated[list[str] | None, _option("--tag", help="That a worker must have; repeatable.")]
 Name = Annotated[str | None, _option("--name", help="To know it again in `farm ls`.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only check and count; needs no farm.")]
 Watch = Annotated[

@@ -21,8 +21,10 @@ CATCH_UP = 60.0
 """Seconds in which one who has fallen further behind should be level again."""
 MOST = 3.0
 
-WORTH = 6.0
+WORTH = 8.0
 """Loads that the work waiting for a checkpoint must be worth, for each card that holds it."""
+LITTLE_WORTH = 2.0
+"""The same where cards are left that have nothing to do."""
 
 _ANYBODY = Claimant()
 
@@ -192,6 +194,23 @@ class Waiting:
                 left -= got[user] + more[user]
                 for name, amount in wanted.items():
                     self.wanted[name] = self.wanted.get(name, 0.0) + amount * part
+        self._employ(left)
+
+    def _employ(self, idle: float) -> None:
+        """Cards that nobody should have by that may load for less: they would do nothing else."""
+        if idle < 1:
+            return
+        more: dict[str, float] = {}
+        for level in self.levels:
+            for runs in self._lines[level, ()].runs.values():
+                for name, amount in _wants(runs).items():
+                    more[name] = more.get(name, 0.0) + amount * WORTH / LITTLE_WORTH
+        rest = {
+            name: max(0.0, amount - self.wanted.get(name, 0.0)) for name, amount in more.items()
+        }
+        part = min(1.0, idle / max(sum(rest.values()), 1e-9))
+        for name, amount in rest.items():
+            self.wanted[name] = self.wanted.get(name, 0.0) + amount * part
 
     def _claimant(self, user: int) -> Claimant:
         return self._users.get(user, _ANYBODY)

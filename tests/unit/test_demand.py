@@ -77,7 +77,13 @@ def test_who_is_behind_is_counted_for_more(behind: float, times: float) -> None:
     assert sum(wanted.values()) == pytest.approx(8)
 
 
-def test_no_more_cards_are_wanted_than_loads_are_worth() -> None:
+@pytest.mark.parametrize(("others", "cards"), [(5, 3.0), (0, 8.0)])
+def test_no_more_cards_are_wanted_than_loads_are_worth(others: int, cards: float) -> None:
     seats = [Seat(f"s{number}", f"s{number}", 4, 0) for number in range(8)]
     runs = [Run(1, "a", 50, 12, cost=WORTH * 10.0 / 4, load=10.0)]
-    assert Waiting(Snapshot(seats, runs)).wanted == {"a": pytest.approx(3.0)}
+    if others:  # who have enough to do for the rest
+        runs.append(Run(2, "b", 50, 1000, user=2, cost=100.0, load=10.0))
+    wanted = Waiting(Snapshot(seats, runs)).wanted
+    # Cards that would have nothing to do load for less.
+    assert wanted["a"] == pytest.approx(cards)
+    assert sum(wanted.values()) == pytest.approx(8.0)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from farm.db.leases import Claim
 from farm.dispatch.placement import PATIENCE, SLACK, place
 from farm.dispatch.snapshot import Claimant, Kind, Run, Seat, Snapshot
-from farm.dispatch.waiting import BURST, WORTH
+from farm.dispatch.waiting import BURST, LITTLE_WORTH
 from farm.spec.batch import INTERACTIVE_EXTRA, INTERACTIVE_FROM
 
 
@@ -269,9 +269,9 @@ def test_room_on_the_card(pixels: int, goes: bool) -> None:
 @pytest.mark.parametrize(
     ("count", "expected"),
     [
-        # Work for six loads a card is worth another card, less is not.
-        (WORTH * 10 * 2, {"s", "t"}),
-        (WORTH * 10 / 2, {"s"}),
+        # An idle card loads for two loads of work a card, and not for less.
+        (LITTLE_WORTH * 10 * 2, {"s", "t"}),
+        (LITTLE_WORTH * 10, {"s"}),
     ],
 )
 def test_a_checkpoint_is_loaded_once_more_if_that_is_worth_it(

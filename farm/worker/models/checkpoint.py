@@ -14,7 +14,7 @@ from farm.spec.measurement import Call, Work
 from farm.spec.networks import Loras
 from farm.spec.reading import ReadingOptions
 from farm.worker.memory.profiles import MemoryProfile
-from farm.worker.models.attention import Attention
+from farm.worker.models import attention
 from farm.worker.models.decoder import FACTOR, Decoder, Draft
 from farm.worker.models.embeddings import EmbeddingShelf
 from farm.worker.models.forwards import Forwards
@@ -295,7 +295,7 @@ def _lay_out(modules: Mapping[str, nn.Module], profile: MemoryProfile) -> None:
     77 tokens have no scores to speak of."""
     for part in ("unet", "vae"):
         model: Any = modules[part]
-        model.set_attn_processor(Attention(profile.attention))
+        attention.lay(model, profile.attention)
         if not profile.channels_last:
             nn.Module.to(model, memory_format=torch.contiguous_format)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 
-from farm.errors import NumericFailure
+from farm.errors import DoesNotFit, NumericFailure
 from farm.worker.engine.job import Job
 from tests.engine_bench import Bench, alone
 from tests.fake_models import spec
@@ -86,3 +89,20 @@ def test_a_cancelled_rescue_leaves_nothing() -> None:
     found.run()
     assert not found.core.jobs
     assert hot.future.exception(0) is not None
+
+
+def test_without_memory_for_a_higher_precision_the_size_fits_all_others_still() -> None:
+    found = bench(needed=1)
+
+    def fault(what: str, _: Any) -> None:
+        if what == "predict" and found.checkpoint.lift:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    found.checkpoint.fault = fault
+    *others, hot = found.add(*OTHERS, spec(HOT, 9, steps=1))
+    found.run()
+    assert isinstance(hot.future.exception(0), DoesNotFit)
+    check_others(others)
+    (later,) = found.add(OTHERS[0])
+    found.run()
+    check_others([later, *others[1:]])

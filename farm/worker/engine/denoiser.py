@@ -263,7 +263,9 @@ class Denoiser:
             shape = (forward.checkpoint, forward.width, forward.height)
             if self._limits.halve(*shape, rows=forward.bucket) or self._limits.shed():
                 return
-            self._limits.give_up(*shape)
+            # In a precision of its own an image takes more than others of its size.
+            if not forward.lift:
+                self._limits.give_up(*shape)
         if len(jobs) == 1:
             self._jobs.fail(jobs, error)
             return

@@ -204,6 +204,12 @@ def test_a_checkpoint_that_may_have_to_leave_is_loaded_after_it(queue: Queue) ->
     assert seen[0] == 0
 
 
+def test_a_checkpoint_leaves_only_when_all_its_finished_latents_are_decoded(queue: Queue) -> None:
+    bench = Bench(FakeCheckpoint("fake"), FakeCheckpoint("other"))
+    bench.render(SHORT, spec("a dog", 3, steps=2), spec(checkpoint="other"))
+    assert bench.models.loads == ["fake", "other"]
+
+
 def test_an_overflow_noticed_late_is_decoded_again_for_that_image_alone(queue: Queue) -> None:
     bench = Bench()
     bench.checkpoint.good_drafts = False

@@ -124,6 +124,9 @@ class Core:
         self._models.prefetch([name for name in coming if name not in here])
         with torch.no_grad():
             match decision:
+                case Load() if self._decodes.busy:
+                    # One at a time all finished latents go first, lest their checkpoint leave.
+                    self._decodes.settle()
                 case Load():
                     self._load(decision.checkpoint)
                 case Encode():
@@ -169,7 +172,6 @@ class Core:
         """Load for all who wait for this checkpoint; if it fails, it fails for all of them."""
         jobs = [job for job in self.jobs if job.waiting.checkpoint == checkpoint]
         self._denoiser.settle()
-        self._decodes.settle()  # which keeps its checkpoint from leaving
         with self.jobs.blame(jobs), self._loading(jobs, checkpoint=checkpoint):
             relieved(self._models, lambda: self._models.get(checkpoint))
 

@@ -29,6 +29,8 @@ def batch(succeeded: int, *, total: int = 3, eta: str | None = None) -> Batch:
             "id": "7",
             "name": "two\u2028lines",
             "user": "local",
+            "tags": [],
+            "keep": False,
             "state": "running",
             "ended": succeeded == total,
             "priority": 50,

@@ -57,7 +57,7 @@ def mixed(*, cards: int, jobs: int, users: int, checkpoints: int, seed: int = 1)
         Batch(batch.at * _ARRIVALS * span, batch.user, batch.priority, batch.parts)
         for batch in sweeps
     ]
-    batches += _interactive(random, models, range(1, third + 1), jobs, span)
+    batches += _interactive(random, models, range(1, third + 1), jobs=jobs, span=span)
     batches.sort(key=lambda batch: batch.at)
     names = {model.name: model for model, _ in models}
     return Trace(farm, names, people, tuple(batches))
@@ -122,7 +122,7 @@ def _parts(random: Random, models: Models, jobs: int) -> tuple[Part, ...]:
 
 
 def _interactive(
-    random: Random, models: Models, users: range, jobs: int, span: float
+    random: Random, models: Models, users: range, *, jobs: int, span: float
 ) -> list[Batch]:
     likes = {user: [_wanted(random, models) for _ in range(3)] for user in users}
     found: list[Batch] = []

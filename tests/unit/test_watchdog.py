@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import pytest
@@ -84,6 +85,26 @@ def test_a_lock_that_is_never_let_go_of_ends_the_process(monkeypatch: pytest.Mon
         gate.open()
         future.result(TIMEOUT)
     watched.dog.stop()
+
+
+def test_a_measurement_is_watched_as_a_load_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched, gate = Watched(), Gate()
+    monkeypatch.setattr(watched.engine._core.calibration, "moments", lambda *_: gate() or [])
+    with watched.engine, ThreadPoolExecutor(1) as pool:
+        measured = pool.submit(watched.engine.calibrate, "fake")
+        assert gate.reached.wait(TIMEOUT)
+        assert watched.engine.heartbeat().doing == "load"
+        gate.open()
+        assert measured.result(TIMEOUT) == []
+
+
+def test_what_is_waited_for_without_jobs_is_watched_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched, gate = Watched(), Gate()
+    monkeypatch.setattr(watched.engine._core._encodes, "settle", gate)
+    with watched.engine:
+        assert gate.reached.wait(TIMEOUT)
+        assert watched.engine.heartbeat().doing == "turn"
+        gate.open()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -140,9 +140,10 @@ class Core:
 
     def rest(self) -> None:
         """Let go of what is kept between steps, as there is nothing to do."""
-        self._encodes.settle()
-        self._decodes.settle()
-        self._denoiser.rest()
+        with self.pulse.turning():
+            self._encodes.settle()
+            self._decodes.settle()
+            self._denoiser.rest()
         self.pulse.accountant.rest()
 
     def _refresh(self) -> None:

@@ -265,7 +265,9 @@ class Engine:
         def do() -> None:
             began = monotonic()
             try:
-                made.set_result(work())
+                # As patiently watched as a load, which it may begin with.
+                with self._core.pulse.doing("load"):
+                    made.set_result(work())
             except Exception as error:
                 made.set_exception(error)
                 if device_lost(error):

@@ -156,7 +156,7 @@ class FakeCheckpoint:
         power = sigma**2 + 1
         return ((latent / power - clean) * power**0.5 / sigma).float()
 
-    def draft(self, latent: Tensor) -> Draft:
+    def draft(self, latent: Tensor, *, beside: bool = False) -> Draft:
         """The latent itself, [h, w, 4] float32, so that tests see what the engine made."""
         self.fault("decode", latent)
         self.decoded += 1

@@ -133,6 +133,17 @@ def test_without_memory_it_goes_on_in_tiles_and_remembers_the_size() -> None:
     assert tiled == [False, True, True, True, False]
 
 
+def test_without_memory_beside_other_work_it_stays_whole_for_later() -> None:
+    vae = Vae(F32, {F32})
+    vae.memory = {False: 10}
+    decoder = Decoder(vae, tile_over=10**9)
+    with pytest.raises(torch.OutOfMemoryError):
+        decoder.draft(latent(side=120), beside=True)
+    vae.memory.clear()
+    decoder.draft(latent(side=120))
+    assert [tiled for _, _, tiled in vae.used] == [False, False]
+
+
 @pytest.mark.parametrize("side", [120, 64], ids=["tiles do not help", "smaller than a tile"])
 def test_what_tiles_cannot_save_is_out_of_memory(side: int) -> None:
     vae = Vae(F32, {F32})

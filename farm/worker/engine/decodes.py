@@ -192,7 +192,7 @@ class Decodes:
     def _drafted(self, checkpoint: Checkpoint, latent: Tensor, *, beside: bool) -> _Queued:
         watch = Stopwatch(self._device)
         with self._limits.decoding(checkpoint, latent[0].numel() * FACTOR**2):
-            draft = checkpoint.draft(latent)
+            draft = checkpoint.draft(latent, beside=beside)
         pixels, finite = download(draft.pixels), download(draft.finite)
         watch.stop()
         return _Queued(draft, pixels, finite, watch, beside)

@@ -267,9 +267,9 @@ class Checkpoint:
         unusual = self._computing != self.dtype or streamed(self._unet) is not None
         return self._forwards(inputs, plainly=self._plainly or unusual).float()
 
-    def draft(self, latent: Tensor) -> Draft:
+    def draft(self, latent: Tensor, *, beside: bool = False) -> Draft:
         """Queue the decoding of a latent [4, h, w] float32; see :meth:`Decoder.draft`."""
-        return self._decoder.draft(latent)
+        return self._decoder.draft(latent, beside=beside)
 
     def decode(self, latent: Tensor, *, after: Draft | None = None) -> Tensor:
         """A latent [4, h, w] float32 to pixels [8h, 8w, 3] uint8 on the CPU.

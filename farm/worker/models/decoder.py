@@ -78,12 +78,18 @@ class Decoder:
         self._vae = self._loaded
         self._unpainted = None
 
-    def draft(self, latent: Tensor) -> Draft:
+    def draft(self, latent: Tensor, *, beside: bool = False) -> Draft:
         """Queue the decoding of [4, h, w] float32 in the precision that worked last.
 
         Waits for nothing. Where memory runs out it is decoded in tiles, as are all of its size
         and above from then on.
+
+        Args:
+            beside: there is other work beside it, so that running out of memory says nothing of
+                its size, and is raised.
         """
+        if beside:
+            return self._first(latent)
         return self._in_tiles_if_need_be(latent, lambda: self._first(latent))
 
     def decode(self, latent: Tensor, *, after: Draft | None = None) -> Tensor:

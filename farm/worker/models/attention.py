@@ -78,7 +78,7 @@ class Attention:
         if attn.residual_connection:
             made = made + hidden_states
         factor: float = attn.rescale_output_factor
-        return made / factor
+        return made if factor == 1 else made / factor
 
 
 class _Direct(Layer):  # type: ignore[misc]

@@ -35,6 +35,10 @@ class Forwards:
             if self._compiled:
                 self._compiled.unused()
             return self._plain(inputs)
+        if self._compiled is None and self._graphs is None:
+            # Nothing looks at versions of tensors here, which is a fortieth of a small forward.
+            with torch.inference_mode():
+                return self._plain(inputs)
         shape = tuple(None if given is None else tuple(given.shape) for given in inputs)
         compiled = self._compiled is not None and self._compiled.ready(shape)
         with self._compiled.used(shape) if self._compiled else nullcontext():

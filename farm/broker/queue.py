@@ -1,4 +1,4 @@
-"""The Celery app, and the publisher that sends each attempt to its session's own queue.
+"""The Celery app, and the publisher that sends attempts to their session's own queue.
 
 The settings are measured ones: Celery delivers, Postgres decides. A message may be lost,
 doubled or late without harm, so nothing here tries to prevent that.
@@ -20,7 +20,11 @@ from farm.broker.progress import client_url
 _log = logging.getLogger(__name__)
 
 RENDER = "farm.render"
-"""The one Celery task: ``render(batch_id, ord, attempt)``."""
+"""The one Celery task: ``render([(batch_id, ord, attempt), ...])``."""
+
+_TOGETHER = 32
+"""Attempts in a message: sending and fetching one costs more than all else the broker does for a
+job."""
 
 _KEYS = ("", "_kombu.binding.", "_kombu.binding_permanent.")
 """What stands before a queue's name in the keys of the broker: its messages, its bindings."""
@@ -94,24 +98,32 @@ class Publisher:
         )
 
     def publish(self, leases: Iterable[tuple[int, int, int, str]]) -> bool:
-        """Send (batch, ord, attempt, session) messages; False when the broker is out of reach."""
+        """Send (batch, ord, attempt) to their sessions; False when the broker is out of reach."""
+        by_session: dict[str, list[tuple[int, int, int]]] = {}
+        for batch_id, ord, attempt, session_id in leases:
+            by_session.setdefault(session_id, []).append((batch_id, ord, attempt))
         try:
             with self._producer.batch(max_size=500):
-                for batch_id, ord, attempt, session_id in leases:
-                    self._app.send_task(
-                        RENDER,
-                        args=(batch_id, ord, attempt),
-                        queue=queue_name(session_id),
-                        producer=self._producer,
-                        retry=False,
-                    )
+                for session_id, attempts in by_session.items():
+                    for first in range(0, len(attempts), _TOGETHER):
+                        self._send(session_id, attempts[first : first + _TOGETHER])
         except (KombuError, RedisError, OSError) as error:
             _log.warning("the broker is out of reach, messages will be sent again: %s", error)
             return False
         return True
 
+    def _send(self, session_id: str, attempts: Sequence[tuple[int, int, int]]) -> None:
+        self._app.send_task(
+            RENDER,
+            args=(attempts,),
+            queue=queue_name(session_id),
+            producer=self._producer,
+            retry=False,
+        )
+
     def waiting(self, session_id: str) -> int | None:
-        """Messages in the session's queue; None when the broker is out of reach."""
+        """Messages in the session's queue, each of one attempt or more; None when the broker is
+        out of reach."""
         try:
             return int(self._redis.llen(queue_name(session_id)))
         except (RedisError, OSError):

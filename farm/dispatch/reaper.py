@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from farm.broker.queue import Publisher
@@ -75,19 +74,20 @@ class Reaper:
         return now - self._watching > GRACE
 
     def _republish(self, db: Database, overdue: Sequence[Overdue]) -> bool:
-        """Send again what is not in its session's queue; False if the broker is out of reach."""
+        """Send again what is no longer in its session's queue; False if the broker is out of
+        reach."""
         missing = set()
-        for session_id, count in Counter(lease.session_id for lease in overdue).items():
+        for session_id in dict.fromkeys(lease.session_id for lease in overdue):
             queued = self._publisher.waiting(session_id)
             if queued is None:
                 return False
-            if queued < count:
+            if queued == 0:
                 missing.add(session_id)
         lost = [lease for lease in overdue if lease.session_id in missing]
         if lost:
             if not self._publisher.publish(lease.message for lease in lost):
                 return False
-            _log.warning("%d messages were lost by the broker and sent again", len(lost))
+            _log.warning("%d attempts were lost by the broker and sent again", len(lost))
         leases.republished(db, [lease.message for lease in overdue])
         return True
 

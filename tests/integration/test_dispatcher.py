@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -56,7 +58,10 @@ def worker(db: Database, name: str = "gpu0", *, capacity: int = 4, lease: float 
 
 
 def queued(broker: redis.Redis, session: str) -> int:
-    return int(broker.llen(queue_name(session)))
+    """Attempts in the messages that wait for a session."""
+    messages = [json.loads(raw) for raw in broker.lrange(queue_name(session), 0, -1)]
+    bodies = [json.loads(base64.b64decode(message["body"])) for message in messages]
+    return sum(len(attempts) for (attempts,), *_ in bodies)
 
 
 def fetched(db: Database, batch: int) -> Batch:

@@ -125,7 +125,7 @@ def test_a_session_that_never_hears_is_ended(
         age(db, publishes=publishes)
         reaper.look(db)
         assert alive(db) == {"deaf"}
-    assert broker.llen(queue_name("deaf")) == 2, "what is there is not sent again"
+    assert broker.llen(queue_name("deaf")) == 1, "what is there is not sent again"
     age(db, publishes=PUBLISHES)
     reaper.look(db)
     assert alive(db) == set()

@@ -88,6 +88,19 @@ def test_an_error_in_a_shared_forward_fails_only_the_guilty() -> None:
     check_good(bench, good)
 
 
+def test_a_job_that_cannot_decide_how_to_go_on_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def settle(slot: Slot) -> None:
+        if slot.request.seed == BAD.seed:
+            raise OUT
+
+    monkeypatch.setattr(Slot, "settle", settle)
+    bench = Bench()
+    *good, bad = bench.add(*GOOD, BAD)
+    bench.run()
+    assert isinstance(error_of(bad), DoesNotFit)
+    check_good(bench, good)
+
+
 def test_an_error_that_passes_costs_nobody_anything() -> None:
     raised: list[int] = []
 

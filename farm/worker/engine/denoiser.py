@@ -108,8 +108,9 @@ class Denoiser:
         except Exception as error:
             self._recover(error, forward, checkpoint)
             return
-        for slot in slots:
-            slot.settle()
+        for job, slot in zip(jobs, slots, strict=True):
+            with self._jobs.blame([job]):
+                slot.settle()
         self.book()
         self._running = (stepped, jobs, checkpoint)
         if any(slot.finished for slot in slots):

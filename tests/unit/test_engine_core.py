@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from farm.worker.engine.job import Job
 from farm.worker.engine.runner import Stepped
+from farm.worker.models.catalogue import AssetFile
 from tests.by_hand import by_hand
 from tests.engine_bench import Bench, alone
 from tests.fake_models import FakeCheckpoint, spec
@@ -54,6 +57,16 @@ def test_a_strict_job_is_bit_equal_alone_and_in_a_crowd(place: int) -> None:
     crowd = bench.render(*MIXED[:place], strict, *MIXED[place + 1 :])
     assert np.array_equal(crowd[place].image, alone(strict))
     assert crowd[place].stats.buckets == (16,)
+
+
+def test_a_checkpoint_whose_file_is_another_reads_its_texts_anew() -> None:
+    files = [AssetFile("fake", Path("fake"), "sd15", 64, 1, marks=((1, 1, 1),))]
+    bench = Bench(assets=files)
+    bench.render(spec("a cat", steps=1), spec("a cat", seed=2, steps=1))
+    before = len(bench.checkpoint.encoded)
+    files[0] = replace(files[0], marks=((1, 2, 1),))
+    bench.render(spec("a cat", steps=1))
+    assert len(bench.checkpoint.encoded) == 2 * before
 
 
 def test_forwards_with_a_strict_job_run_as_they_are() -> None:

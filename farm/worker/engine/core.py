@@ -73,7 +73,8 @@ class Core:
         self._version: object = None
         self._networks_here: tuple[AssetFile, ...] = ()
         self._known = self._networks()
-        self._texts = TextCache(text_cache_bytes, self._networks)
+        # A checkpoint of another file reads texts otherwise, as do LoRAs and embeddings.
+        self._texts = TextCache(text_cache_bytes, lambda: version_of(assets))
         obey(profile, device)
         meter, experience = Meter(device), experience or Experience()
         self.jobs = Jobs(self._texts, meter)

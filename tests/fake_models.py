@@ -181,6 +181,7 @@ class FakeModels:
         self.resident: tuple[str, ...] = ()
         self.bytes = 0
         self.idle = 0
+        self.loading = False
 
     def get(self, name: str) -> FakeCheckpoint:
         if name not in self.known:

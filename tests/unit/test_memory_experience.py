@@ -254,6 +254,17 @@ def test_forwards_are_measured_the_first_times() -> None:
     assert experience.of(limits.call(checkpoint, LARGE, 1)).bytes is None
 
 
+def test_while_weights_are_on_their_way_nothing_is_measured() -> None:
+    checkpoint: Any = FakeCheckpoint("fake", family="sdxl")
+    models: Any = FakeModels(checkpoint)
+    models.loading = True
+    meter = Gauge(Taken(3 * GIB, MIB))
+    limits = RowLimits(models, CARD, experience=Experience(), meter=meter)
+    with limits.measuring(checkpoint, FORWARD):
+        pass
+    assert len(meter.left) == 1
+
+
 def test_a_cpu_tells_nothing_of_its_memory() -> None:
     checkpoint: Any = FakeCheckpoint("fake", family="sdxl")
     models: Any = FakeModels(checkpoint)

@@ -176,7 +176,8 @@ class RowLimits:
 
     @contextmanager
     def _taking(self, call: Call) -> Iterator[None]:
-        if self._meter is None or not self._experience.wants_bytes(call):
+        # Weights that come to the device meanwhile would count as the call's.
+        if self._meter is None or self._models.loading or not self._experience.wants_bytes(call):
             yield
             return
         with self._meter.taking() as taken:

@@ -21,6 +21,7 @@ class Recorder:
     def __init__(self) -> None:
         self.recorded = 0
         self.replayed = 0
+        self.forgot = 0
         self.error: Exception | None = None
 
     def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
@@ -34,6 +35,9 @@ class Recorder:
             made.copy_(work())
 
         return replay, made
+
+    def forget(self) -> None:
+        self.forgot += 1
 
 
 class Model:
@@ -193,3 +197,19 @@ def test_nothing_is_recorded_unless_told_and_on_a_card(
     for _ in range(WARM + 2):
         forwards(given(), plainly=False)
     assert recorder.recorded == 0
+
+
+def test_memory_that_nothing_recorded_uses_is_not_shared_again(recorder: Recorder) -> None:
+    graphs, model = Graphs(recorder), Model()
+    inputs = (torch.ones(1), None)
+    for _ in range(WARM + 1):
+        graphs("a", model, inputs)
+    recorder.error = RuntimeError("cannot be recorded")
+    for _ in range(WARM + 1):
+        graphs("b", model, inputs)
+    assert recorder.forgot == 0  # a uses it
+    graphs.forget()
+    assert recorder.forgot == 1
+    for _ in range(WARM + 1):
+        graphs("c", model, inputs)
+    assert recorder.forgot == 2

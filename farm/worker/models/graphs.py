@@ -37,6 +37,9 @@ class Recorder(Protocol):
             What queues it, any number of times, and the tensor that it fills each time.
         """
 
+    def forget(self) -> None:
+        """Nothing that it has recorded is there any more."""
+
 
 class CudaRecorder:
     """Records in CUDA graphs. They share their memory, as no two of them run at a time and what
@@ -54,6 +57,10 @@ class CudaRecorder:
         ):
             made = work()
         return graph.replay, made
+
+    def forget(self) -> None:
+        """From now on memory is shared anew: torch opens none again that nobody uses any more."""
+        self._pool = torch.cuda.graph_pool_handle()
 
 
 class Graphs:
@@ -90,6 +97,7 @@ class Graphs:
         any_there = bool(self._recorded)
         self._recorded.clear()
         self._calls.clear()
+        self._recorder.forget()
         return any_there
 
     def _record(self, key: Hashable, call: Call, inputs: Inputs) -> _Recorded | None:
@@ -100,6 +108,8 @@ class Graphs:
             self._recorded[key] = _Recorded(self._recorder, call, inputs)
         except Exception as error:
             self._failed.add(key)
+            if not self._recorded:
+                self._recorder.forget()
             log.warning("calls of %s are not recorded: %r", key, error)
             return None
         if len(self._recorded) > KEPT:

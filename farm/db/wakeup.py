@@ -13,7 +13,7 @@ from farm.errors import Unavailable
 
 
 class Listener:
-    """One connection that listens for work and may hold the leader's lock.
+    """One connection that may hold the leader's lock, and then listens for work.
 
     Every method raises :class:`farm.errors.Unavailable` when the connection is lost.
     """
@@ -25,7 +25,11 @@ class Listener:
     def lead(self) -> int | None:
         """The new epoch if nobody else leads; it lasts as long as the connection."""
         with _reachable():
-            return leader.take(self._connection, self._name)
+            epoch = leader.take(self._connection, self._name)
+            if epoch is not None:
+                # Not before: what is heard and not waited for is kept, a standby's for ever.
+                self._connection.execute(queries.WAKE.replace("NOTIFY", "LISTEN"))
+            return epoch
 
     def oust(self, *, seconds: float) -> str | None:
         """End a leader that was not heard of for so long; its name, if there is one."""
@@ -49,7 +53,6 @@ class Listener:
 def listener(url: str, *, name: str) -> Iterator[Listener]:
     """A listener on its own connection. Raises Unavailable when Postgres is out of reach."""
     with dedicated(url, name=name) as connection:
-        connection.execute(queries.WAKE.replace("NOTIFY", "LISTEN"))
         yield Listener(connection, name)
 
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from farm.db import wakeup
+from farm.db import queries, wakeup
 from farm.db.database import Database
 from farm.dispatch import leadership as leading
 from farm.dispatch.leadership import Leadership, leadership
@@ -72,3 +72,19 @@ def _freeze_in_a_write(frozen: Leadership, db: Database, stop: threading.Event) 
             assert successor
             assert successor.epoch == frozen.epoch + 1
         connection.execute("SELECT 1")
+
+
+def test_who_stands_by_hears_no_wakeups_that_nobody_would_take_from_its_memory(
+    db: Database,
+) -> None:
+    with (
+        wakeup.listener(db.url, name="first") as leader,
+        wakeup.listener(db.url, name="second") as standby,
+    ):
+        assert leader.lead()
+        for _ in range(3):
+            with db.connection() as connection:
+                connection.execute(queries.WAKE)
+        assert standby.lead() is None
+        assert list(standby._connection.notifies(timeout=0)) == []
+        assert len(list(leader._connection.notifies(timeout=20, stop_after=3))) == 3

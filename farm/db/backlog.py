@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from farm.db import queries
 from farm.db.database import Database
 
+STOPPED = 10_000
+"""Jobs that wait to be retried, and are stopped in one go: a leader that is silent for longer than
+that takes is followed."""
+
 
 @dataclass(frozen=True)
 class OpenBatch:
@@ -92,13 +96,16 @@ WITH RECURSIVE waiting AS (
             ORDER BY r.batch_id LIMIT 1)
     FROM waiting w WHERE w.batch_id IS NOT NULL
 )
-SELECT r.batch_id, r.ord, b.user_id, b.priority, r.crashes, r.avoid, b.tags
-FROM waiting w
-JOIN batches b ON b.id = w.batch_id AND b.state = 'open' AND b.priority >= %(least)s
-CROSS JOIN LATERAL (
-    SELECT * FROM requeue WHERE batch_id = b.id AND not_before <= now()
-    ORDER BY not_before, ord LIMIT %(each)s) r
-ORDER BY b.priority DESC, r.batch_id, r.ord LIMIT %(limit)s
+SELECT batch_id, ord, user_id, priority, crashes, avoid, tags
+FROM (SELECT r.batch_id, r.ord, b.user_id, b.priority, r.crashes, r.avoid, b.tags,
+             row_number() OVER (PARTITION BY b.user_id
+                                ORDER BY b.priority DESC, r.batch_id, r.ord) AS place
+      FROM waiting w
+      JOIN batches b ON b.id = w.batch_id AND b.state = 'open' AND b.priority >= %(least)s
+      CROSS JOIN LATERAL (
+          SELECT * FROM requeue WHERE batch_id = b.id AND not_before <= now()
+          ORDER BY not_before, ord LIMIT %(each)s) r) found
+ORDER BY place, priority DESC, batch_id, ord LIMIT %(limit)s
 """
 
 
@@ -123,7 +130,8 @@ def spent(db: Database, *, seconds: float) -> list[Spent]:
 
 
 def retries(db: Database, *, least: int, each: int, limit: int) -> list[Retry]:
-    """Jobs of priority ``least`` and up whose time to be retried has come, ``each`` of a batch."""
+    """Jobs of priority ``least`` and up whose time to be retried has come, ``each`` of a batch: of
+    each user the first, then the second, and so on."""
     values = {"least": least, "each": each, "limit": limit}
     return [Retry(**row) for row in db.all(_RETRIES, values)]
 
@@ -140,7 +148,7 @@ def suspects(db: Database, *, crashes: int) -> set[str]:
 def finish(db: Database) -> list[int]:
     """Close the batches that have nothing left to do; their ids."""
     with db.connection() as connection:
-        connection.execute(queries.STOP_WAITING)
+        connection.execute(queries.STOP_WAITING, {"limit": STOPPED})
         # Judged anew once they are locked: a job may have been repeated in between.
         ids = [row["id"] for row in connection.execute(queries.FINISHABLE)]
         return [row["id"] for row in connection.execute(queries.FINISH, {"ids": ids})]

@@ -7,10 +7,11 @@ inserts there, and the delete is the fence. Time is Postgres's ``now()`` only.
 WAKE = "NOTIFY farm_work"
 """Wakes the dispatcher: work came, or a place became free."""
 
+# SKIP LOCKED: while an owner's statement has the batch, which may take a while, others are served.
 CLAIM = """
 WITH batch AS MATERIALIZED (
     SELECT id, cursor, least(total, cursor + %(count)s) AS reached
-    FROM batches WHERE id = %(batch_id)s AND state = 'open' FOR UPDATE
+    FROM batches WHERE id = %(batch_id)s AND state = 'open' FOR NO KEY UPDATE SKIP LOCKED
 ), moved AS (
     UPDATE batches SET cursor = batch.reached FROM batch WHERE batches.id = batch.id
     RETURNING batches.id, batch.cursor AS lo, batch.reached AS hi
@@ -44,11 +45,13 @@ FROM jsonb_to_recordset(%(starts)s) AS s (
 WHERE l.batch_id = s.batch_id AND l.ord = s.ord AND l.attempt = s.attempt
   AND l.session_id = %(session_id)s AND b.id = s.batch_id
   AND (l.started_at IS NULL OR s.again)
-RETURNING l.batch_id, l.ord, l.attempt, l.failures, l.crashes, l.cancel_requested,
+RETURNING l.batch_id, l.ord, l.attempt, l.failures, l.crashes,
+          l.cancel_requested OR b.state = 'cancelled' AS cancel_requested,
           extract(epoch FROM now() - l.assigned_at)::float AS assigned_seconds,
           extract(epoch FROM now() - b.created_at)::float AS queue_seconds, b.priority
 """
-"""START a group of attempts: those not returned had a stale or repeated message."""
+"""START a group of attempts: those not returned had a stale or repeated message. A CANCEL that met
+the CLAIM has not seen its leases, so that the batch is asked, too."""
 
 END = """
 WITH ending AS (
@@ -169,7 +172,11 @@ STOP_WAITING = """
 WITH unwanted AS MATERIALIZED (
     SELECT id FROM batches WHERE ended_at IS NULL AND state = 'cancelled'
 ), gone AS (
-    DELETE FROM requeue USING unwanted WHERE requeue.batch_id = unwanted.id RETURNING requeue.*
+    DELETE FROM requeue WHERE ctid = ANY (ARRAY(
+        SELECT r.ctid FROM unwanted u
+        CROSS JOIN LATERAL (SELECT ctid FROM requeue WHERE batch_id = u.id LIMIT %(limit)s) r
+        LIMIT %(limit)s))
+    RETURNING *
 ), recorded AS (
     INSERT INTO outcomes (batch_id, ord, attempt, state)
     SELECT batch_id, ord, attempt, 'cancelled' FROM gone
@@ -178,7 +185,7 @@ INSERT INTO batch_progress AS p (batch_id, session_id, cancelled)
 SELECT batch_id, 'dispatcher', count(*) FROM gone GROUP BY batch_id
 ON CONFLICT (batch_id, session_id) DO UPDATE SET cancelled = p.cancelled + excluded.cancelled
 """
-"""CANCEL the jobs of cancelled batches that wait to be retried."""
+"""CANCEL some jobs of cancelled batches that wait to be retried."""
 
 # OFFSET 0: looked up for each of the few batches that may be at their end, rather than joined with
 # all that waits.
@@ -188,7 +195,7 @@ WHERE b.ended_at IS NULL
   AND (b.state = 'cancelled' OR (b.state IN ('open', 'paused') AND b.cursor = b.total))
   AND NOT EXISTS (SELECT FROM leases l WHERE l.batch_id = b.id OFFSET 0)
   AND NOT EXISTS (SELECT FROM requeue r WHERE r.batch_id = b.id OFFSET 0)
-FOR UPDATE
+FOR NO KEY UPDATE SKIP LOCKED
 """
 """Lock the batches of which nothing seems to be left, so that nobody repeats a job meanwhile."""
 
@@ -205,7 +212,7 @@ RETURNING b.id
 REPEAT = """
 WITH batch AS MATERIALIZED (
     SELECT id FROM batches
-    WHERE id = %(batch_id)s AND state IN ('open', 'paused', 'done') FOR UPDATE
+    WHERE id = %(batch_id)s AND state IN ('open', 'paused', 'done') FOR NO KEY UPDATE
 ), gone AS (
     DELETE FROM outcomes o USING batch
     WHERE o.batch_id = batch.id AND o.state = 'failed'

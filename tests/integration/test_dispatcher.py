@@ -14,11 +14,11 @@ import redis
 
 from farm.broker.progress import client_url
 from farm.broker.queue import Publisher, queue_name
-from farm.db import assets, batches, leases, sessions, users
+from farm.db import assets, backlog, batches, leases, sessions, users
 from farm.db.assets import Asset
 from farm.db.batches import Batch, NewBatch
 from farm.db.database import Database
-from farm.db.leases import Ending, Lease
+from farm.db.leases import Claim, Ending, Lease
 from farm.db.sessions import NewSession
 from farm.dispatch import dispatcher as dispatching
 from farm.dispatch import reaper, survey
@@ -401,3 +401,66 @@ def test_a_job_goes_only_to_hosts_that_have_its_checkpoint(
     file("host", None)
     assert dispatcher.cycle() == 2
     assert in_flight(db) == {batch: 2}
+
+
+FORECAST = "INSERT INTO forecasts (batch_id, moment, model, p50, p90) VALUES (%s, 'half', 1, 1, 1)"
+
+
+@pytest.mark.parametrize(
+    ("statement", "placed"),
+    [("UPDATE batches SET priority = 60 WHERE id = %s", 2), (FORECAST, 4)],
+    ids=["its owner changes it", "a forecast of it is made"],
+)
+def test_a_statement_that_has_a_batch_holds_nobody_up(
+    db: Database, dispatcher: Dispatcher, statement: str, placed: int
+) -> None:
+    held, other = submit(db, 2), submit(db, 2)
+    worker(db)
+    with db.connection() as somebody:
+        somebody.execute(statement, (held,))
+        assert dispatcher.cycle() == placed
+    dispatcher.cycle()
+    assert in_flight(db) == {held: 2, other: 2}
+
+
+def test_a_cancel_that_met_a_claim_stops_what_was_claimed(db: Database) -> None:
+    batch, session = submit(db, 1), worker(db)
+    [lease] = leases.claim(db, [Claim(batch, session, count=1)])
+    db.all(
+        "UPDATE batches SET state = 'cancelled' WHERE id = %(id)s RETURNING id", {"id": batch}
+    )  # without the flag on a lease that it did not see yet
+    started = leases.start(db, lease)
+    assert started
+    assert started.cancel_requested
+
+
+def wait(db: Database, batch: int, count: int) -> None:
+    """So many jobs of a batch wait to be retried, and are due."""
+    with db.connection() as connection:
+        connection.execute(
+            """INSERT INTO requeue (batch_id, ord, attempt, failures, crashes, not_before, reason)
+               SELECT %s, n, 1, 0, 0, now(), '' FROM generate_series(1, %s) n""",
+            (batch, count),
+        )
+
+
+def test_many_that_wait_are_stopped_a_few_at_a_time(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backlog, "STOPPED", 2)
+    batch = submit(db, 6)
+    wait(db, batch, 5)
+    batches.cancel(db, batch)
+    assert [backlog.finish(db) for _ in range(4)] == [[], [], [batch], []]
+    assert db.one("SELECT count(*) AS n FROM outcomes WHERE state = 'cancelled'") == {"n": 5}
+    assert fetched(db, batch).counts["cancelled"] == 6
+
+
+def test_many_retries_hide_nobody_elses(db: Database) -> None:
+    for _ in range(3):
+        wait(db, submit_as(db, "ann", 9), 8)
+    last = submit_as(db, "bob", 9)
+    wait(db, last, 1)
+    found = backlog.retries(db, least=0, each=4, limit=6)
+    assert [retry.batch_id for retry in found].count(last) == 1
+    assert len(found) == 6

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from farm.cli.main import app
 from farm.db import backlog, batches, leases, queries
 from farm.db.leases import Claim, Ending
 from farm.spec.moves import Move
-from tests.conftest import eventually
 from tests.standin import ERROR, StandIn
 
 Json = dict[str, Any]
@@ -79,13 +77,11 @@ def test_a_job_repeated_while_its_batch_is_being_closed_is_not_lost(
 ) -> None:
     batch = api.post("/v1/batches", json={"prompt": "a lion"}).json()["id"]
     worker.render(int(batch), failing=(0,))
-    with ThreadPoolExecutor() as threads:
-        with worker.db.connection() as owner:
-            owner.execute(queries.REPEAT, {"batch_id": int(batch), "ord": None})
-            closing = threads.submit(backlog.finish, worker.db)
-            waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-            eventually(lambda: worker.db.one(waits))
-        assert closing.result(timeout=20) == []
+    with worker.db.connection() as owner:
+        owner.execute(queries.REPEAT, {"batch_id": int(batch), "ord": None})
+        # Nor does its closing wait: it could be a million jobs that are repeated.
+        assert backlog.finish(worker.db) == []
+    assert backlog.finish(worker.db) == []
     found = api.get(f"/v1/batches/{batch}").json()
     assert (found["ended_at"], found["counts"]["pending"]) == (None, 1)
 

@@ -89,7 +89,7 @@ class ImageStore:
     def put(self, path: str, data: bytes) -> None:
         """Store a file whole: it is visible, and survives a power cut, or is not there at all."""
         whole = self._inside(path)
-        with self._reaching(path):
+        with self._reaching(path, writing=True):
             if self._on_disk:
                 self._put_on_disk(Path(whole), data)
                 return
@@ -102,7 +102,7 @@ class ImageStore:
     def probe(self, size: int) -> None:
         """Write and remove a file of ``size`` bytes, to find out whether an image would fit."""
         whole = f"{self._root}/{_PARTIAL}/{uuid4().hex}"
-        with self._reaching("A new file"):
+        with self._reaching("A new file", writing=True):
             if self._on_disk:
                 self._write_partial(bytes(size)).unlink()
                 return
@@ -154,8 +154,8 @@ class ImageStore:
                 if Path(whole).is_dir():
                     with os.scandir(whole) as found:
                         for entry in found:
-                            if entry.is_file():
-                                yield f"{folder}/{entry.name}", entry.stat().st_mtime
+                            if entry.is_file() and (changed := _last_change(entry)):
+                                yield f"{folder}/{entry.name}", changed
                 return
             try:
                 entries = self._files.ls(whole, detail=True)
@@ -182,11 +182,13 @@ class ImageStore:
         folder = Path(self._root, _PARTIAL)
         if not self._on_disk or not folder.is_dir():
             return 0
-        before = time.time() - older_than
-        stale = [file for file in folder.iterdir() if file.stat().st_mtime < before]
-        for file in stale:
-            file.unlink(missing_ok=True)
-        return len(stale)
+        before, removed = time.time() - older_than, 0
+        for file in folder.iterdir():
+            with suppress(FileNotFoundError):  # its writer has just finished it
+                if file.stat().st_mtime < before:
+                    file.unlink()
+                    removed += 1
+        return removed
 
     def _inside(self, path: str) -> str:
         if not _PATH.fullmatch(path):
@@ -227,14 +229,15 @@ class ImageStore:
         return partial
 
     @contextmanager
-    def _reaching(self, path: str) -> Iterator[None]:
+    def _reaching(self, path: str, *, writing: bool = False) -> Iterator[None]:
         try:
             yield
         except FarmError:
             raise
-        except FileNotFoundError:
-            raise NotFound(f"There is no stored file {path}.", field="path", value=path) from None
         except Exception as error:  # each fsspec service raises its own kinds
+            if isinstance(error, FileNotFoundError) and not writing:
+                told = f"There is no stored file {path}."
+                raise NotFound(told, field="path", value=path) from None
             code = error.errno if isinstance(error, OSError) else None
             why, remedy = _REASONS.get(code or 0, (str(error), "Check the store"))
             raise Unavailable(
@@ -243,6 +246,13 @@ class ImageStore:
                 value=self._root,
                 remedy=f"{remedy}, or set FARM_STORAGE_URL to another place.",
             ) from error
+
+
+def _last_change(entry: os.DirEntry[str]) -> float | None:
+    """None where somebody has just removed it."""
+    with suppress(FileNotFoundError):
+        return entry.stat().st_mtime
+    return None
 
 
 def _changed(entry: Mapping[str, Any]) -> float:

@@ -29,6 +29,7 @@ COLUMNS = tuple(field.name for field in fields(Image))
 
 _FETCH = f"""
 SELECT {", ".join(COLUMNS)} FROM images WHERE batch_id = %(batch_id)s AND ord = %(ord)s
+  AND EXISTS (SELECT FROM batches WHERE id = %(batch_id)s AND state <> 'pruned')
 """
 
 

@@ -157,9 +157,12 @@ def unnamed(db: Database, batch_id: int, files: Sequence[Attempted]) -> list[str
 
 
 def swept(db: Database, batch_id: int) -> None:
-    """Its files have been looked through."""
+    """Its files have been looked through; nothing happens if it was opened again meanwhile."""
     with db.connection() as connection:
-        connection.execute("UPDATE batches SET swept_at = now() WHERE id = %s", (batch_id,))
+        connection.execute(
+            "UPDATE batches SET swept_at = now() WHERE id = %s AND ended_at IS NOT NULL",
+            (batch_id,),
+        )
 
 
 def trim(db: Database, *, days: float, limit: int) -> bool:
@@ -180,7 +183,10 @@ def trim(db: Database, *, days: float, limit: int) -> bool:
             (row["id"], limit),
         ).rowcount
         if gone < limit:
-            connection.execute("UPDATE batches SET trimmed_at = now() WHERE id = %s", (row["id"],))
+            connection.execute(
+                "UPDATE batches SET trimmed_at = now() WHERE id = %s AND ended_at IS NOT NULL",
+                (row["id"],),
+            )
     return True
 
 

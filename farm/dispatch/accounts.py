@@ -14,6 +14,8 @@ from farm.dispatch.snapshot import Claimant, Run, Seat, Snapshot
 from farm.dispatch.waiting import contenders
 
 _MANY = 200_000
+_NOTHING = 1e-6
+"""Seconds that rounding may leave."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,12 @@ class Accounts:
         self._open: dict[tuple[int, int, int], _Charge] = {}
         self._ahead: dict[str, float] = {}
 
-    def know(self, measured: Measured) -> None:
-        """Begin with what jobs and loads took before."""
+    def begin(self, measured: Measured) -> None:
+        """Lead, with what jobs and loads took before. What was placed in an earlier leadership may
+        have ended in somebody else's: its estimates stand."""
         self._costs.know(measured)
+        self._open.clear()
+        self._ahead.clear()
 
     @property
     def costs(self) -> Costs:
@@ -73,7 +78,7 @@ class Accounts:
 
     def ahead(self, session_id: str) -> float:
         """Seconds that what a session holds is expected to take."""
-        return max(0.0, self._ahead.get(session_id, 0.0))
+        return self._ahead.get(session_id, 0.0)
 
     def settle(self, ended: Sequence[Spent]) -> None:
         """Correct the charges of attempts that ended; those settled before are left alone."""
@@ -93,7 +98,9 @@ class Accounts:
 
     def _hold(self, charge: _Charge, seconds: float) -> None:
         session_id = charge.seat.session_id
-        self._ahead[session_id] = self._ahead.get(session_id, 0.0) + seconds
+        held = self._ahead.pop(session_id, 0.0) + seconds
+        if held > _NOTHING:
+            self._ahead[session_id] = held
 
 
 def _room(user: Entitled) -> int | None:

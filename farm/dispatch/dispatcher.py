@@ -8,7 +8,7 @@ import time
 from contextlib import nullcontext
 
 from farm.broker.queue import Publisher
-from farm.db import assets, backlog, leases, usage
+from farm.db import backlog, leases
 from farm.db.database import Database
 from farm.db.rates import measured
 from farm.dispatch import health
@@ -29,11 +29,6 @@ IDLE = 1.0
 _PAUSE = 0.02
 _RETRY = 0.5
 _TIDY = 1.0
-_CLEAN = 3600.0
-_FORGOTTEN_DAYS = 7.0
-"""Days without a worker after which the files of a host are forgotten."""
-_DAYS_BY_HOUR, _DAYS_BY_WORKER = 7, 92
-"""Days of which usage is known by hour, and by worker."""
 _LOOK_BACK = 30.0
 """Seconds in which an attempt that ended must have become visible."""
 
@@ -57,7 +52,6 @@ class Dispatcher:
         self._survey = Survey(db, self._accounts)
         self._placed = time.monotonic()
         self._tidied = 0.0
-        self._cleaned = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Lead whenever nobody else does, until ``stop`` is set."""
@@ -73,7 +67,7 @@ class Dispatcher:
     def _lead(self, lead: Leadership, stop: threading.Event) -> None:
         self._db = lead.db
         self._reaper = Reaper(self._publisher)
-        self._accounts.know(measured(self._db))
+        self._accounts.begin(measured(self._db))
         tidying = self._housekeeper.at_work(self._db) if self._housekeeper else nullcontext()
         with forecasting(self._db), tidying:
             beaten = 0.0
@@ -110,10 +104,6 @@ class Dispatcher:
         self._reaper.look(self._db)
         health.tend(self._db)
         self._survey.refresh(self._db)
-        if time.monotonic() - self._cleaned > _CLEAN:
-            self._cleaned = time.monotonic()
-            assets.forget_hosts(self._db, days=_FORGOTTEN_DAYS)
-            usage.roll_up(self._db, hours=_DAYS_BY_HOUR, workers=_DAYS_BY_WORKER)
         self._accounts.settle(backlog.spent(self._db, seconds=_LOOK_BACK))
         for batch_id in backlog.finish(self._db):
             self._survey.forget(batch_id)

@@ -13,10 +13,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 from farm.broker.queue import Publisher
-from farm.db import retention
+from farm.db import assets, retention, usage
 from farm.db.database import Database
 from farm.db.retention import Attempted, Ended
 from farm.errors import FarmError
@@ -33,7 +33,14 @@ PAUSE, IDLE = 0.2, 60.0
 SWEEP_AFTER = 86400.0
 """Seconds after a batch has ended until its files that nothing names go."""
 
-SESSION_DAYS, TRACE_DAYS = 30.0, 7.0
+SESSION_DAYS, TOLD_DAYS = 30.0, 7.0
+TOLD = ("traces", "reports", "memory")
+"""Folders of what workers were asked to tell."""
+
+_FORGOTTEN_DAYS = 7.0
+"""Days without a worker after which the files of a host are forgotten."""
+_DAYS_BY_HOUR, _DAYS_BY_WORKER = 7, 92
+"""Days of which usage is known by hour, and by worker."""
 _HOUR = 3600.0
 
 
@@ -120,7 +127,8 @@ class Housekeeper:
 
     def _remove_unnamed(self, db: Database, batch: Ended) -> bool:
         """Look at a few more files of a batch; whether those were the last."""
-        files = self._files.setdefault(batch.id, self._attempted(batch))
+        # Put back only when all went well: after a fault they are looked at from the first one on.
+        files = self._files.pop(batch.id, None) or self._attempted(batch)
         few = list(islice(files, FILES))
         unnamed = retention.unnamed(db, batch.id, few)
         for path in unnamed:
@@ -128,8 +136,8 @@ class Housekeeper:
         if unnamed:
             _log.info("%d files of batch %d that nothing names are gone", len(unnamed), batch.id)
         if len(few) < FILES:
-            del self._files[batch.id]
             return True
+        self._files[batch.id] = files
         return False
 
     def _attempted(self, batch: Ended) -> Iterator[Attempted]:
@@ -142,12 +150,14 @@ class Housekeeper:
 
     def _every_hour(self, db: Database) -> None:
         retention.forget_sessions(db, days=SESSION_DAYS, limit=ROWS)
+        assets.forget_hosts(db, days=_FORGOTTEN_DAYS)
+        usage.roll_up(db, hours=_DAYS_BY_HOUR, workers=_DAYS_BY_WORKER)
         # In this order: a session that opens in between is alive, and has no queue yet here.
         known = self._publisher.known()
         if dead := known - retention.alive(db):
             self._publisher.forget(sorted(dead))
         self._store.remove_partial()
-        for path, changed in self._store.listing("traces"):
-            if changed < time.time() - TRACE_DAYS * 86400:
+        for path, changed in chain.from_iterable(map(self._store.listing, TOLD)):
+            if changed < time.time() - TOLD_DAYS * 86400:
                 with suppress(FarmError):
                     self._store.delete(path)

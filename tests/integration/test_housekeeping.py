@@ -16,12 +16,13 @@ from farm.api.deps import Services
 from farm.broker.progress import client_url
 from farm.broker.queue import Publisher, queue_name
 from farm.cli.main import app
-from farm.db import backlog, leases, loading, sessions, users
+from farm.db import backlog, leases, loading, retention, sessions, users
 from farm.db.database import Database
 from farm.db.leases import Claim
 from farm.db.sessions import NewSession
 from farm.dispatch import housekeeping
 from farm.dispatch.housekeeping import Housekeeper, Keep
+from farm.errors import Unavailable
 from farm.storage import batch_folder, image_path
 from tests.conftest import eventually
 from tests.standin import StandIn
@@ -203,6 +204,8 @@ def test_pruning_over_http_says_first_what_would_go(
     assert api.post("/v1/prune", json={"older_than_days": 90}).json()["batches"] == 1
     assert api.get(f"/v1/batches/{old}").status_code == 404
     assert api.get(f"/v1/jobs/{old}-0").status_code == 404
+    assert api.get(f"/v1/images/{old}-0").status_code == 404
+    assert api.get(f"/v1/images/{young}-0").status_code == 200
     assert api.get(f"/v1/batches/{young}").status_code == 200
     assert api.post("/v1/prune", json={"older_than_days": 90}).json()["batches"] == 0
 
@@ -305,3 +308,63 @@ def test_the_command_line(
     assert "goes when it is old" in farm("keep", str(kept), "--no-longer").stdout
     assert "1 batch" in farm("prune", "--older-than", "1d", "--yes").stdout
     assert "is not an age" in farm("prune", "--older-than", "soon", code=2).output
+
+
+def test_after_a_fault_of_the_store_all_files_are_looked_at_again(
+    api: TestClient,
+    services: Services,
+    worker: StandIn,
+    publisher: Publisher,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = made(api, worker)
+    orphan = image_path(batch, 9, 1)
+    services.images.put(orphan, b"x")
+    age(worker.db, batch, 2)
+    found, listing = keeper(services, publisher), services.images.listing
+
+    def away(folder: str) -> Iterator[tuple[str, float]]:
+        yield from listing(folder)
+        if folder == batch_folder(batch):
+            raise Unavailable("The disk went away.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(services.images, "listing", away)
+        with pytest.raises(Unavailable):
+            found.slice(worker.db)
+    assert orphan in files(services)
+    tidy(found, worker.db)
+    assert orphan not in files(services)
+
+
+def test_a_batch_that_is_opened_again_while_it_is_swept_is_swept_again(
+    api: TestClient, worker: StandIn
+) -> None:
+    batch = made(api, worker)
+    api.post(f"/v1/batches/{batch}:retry")
+    retention.swept(worker.db, batch)
+    assert worker.db.one("SELECT swept_at FROM batches") == {"swept_at": None}
+
+
+def test_what_workers_told_goes_after_a_week(
+    services: Services, publisher: Publisher, tmp_path: Path
+) -> None:
+    told = ["traces/1.json", "reports/1.json", "memory/1.pickle"]
+    young = [path.replace("1", "2") for path in told]
+    for path in told + young:
+        services.images.put(path, b"x")
+    for path in told:
+        os.utime(tmp_path / "images" / path, (1, 1))
+    tidy(keeper(services, publisher), services.db)
+    assert files(services) == set(young)
+
+
+def test_old_hours_of_usage_are_added_up(services: Services, publisher: Publisher) -> None:
+    services.db.all(
+        """INSERT INTO usage (worker, session_id, hour, batch_id, checkpoint, use, seconds)
+           VALUES ('w', 's', now() - interval '9 days', 0, '', 'waiting', 7) RETURNING 1"""
+    )
+    tidy(keeper(services, publisher), services.db)
+    assert services.db.all("SELECT worker, session_id, seconds FROM usage") == [
+        {"worker": "w", "session_id": "", "seconds": 7.0}
+    ]

@@ -70,7 +70,7 @@ def test_only_what_succeeded_teaches_what_jobs_cost() -> None:
 
 def test_a_new_leader_begins_with_what_is_known() -> None:
     accounts = Accounts()
-    accounts.know(Measured({"a": 2.0, "b": 4.0}, {"a": 7.0}))
+    accounts.begin(Measured({"a": 2.0, "b": 4.0}, {"a": 7.0}))
     assert accounts.costs.estimate("a", 10.0) == 20.0
     assert accounts.costs.estimate("unheard of", 10.0) == 30.0
 
@@ -78,3 +78,13 @@ def test_a_new_leader_begins_with_what_is_known() -> None:
 def test_a_cap_leaves_room_for_what_is_not_in_flight() -> None:
     claimants = Accounts().claimants(USERS, RUNS)
     assert (claimants[1].room, claimants[2].room) == (None, 2)
+
+
+def test_what_was_placed_before_somebody_else_led_holds_no_place() -> None:
+    accounts = Accounts()
+    placed(accounts, 1)
+    assert accounts.ahead("s") == 10.0
+    accounts.begin(Measured())
+    assert accounts.ahead("s") == 0.0
+    accounts.settle([ended(1, 25.0)])
+    assert times(accounts)[0] == 10.0

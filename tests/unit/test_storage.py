@@ -129,6 +129,7 @@ def test_what_dead_writers_left_is_hidden_and_removable(tmp_path: Path) -> None:
     stale.write_bytes(b"half")
     fresh.write_bytes(b"half")
     os.utime(stale, (time.time() - 7200,) * 2)
+    (tmp_path / ".partial" / "finished just now").symlink_to("nowhere")
 
     assert list(store.paths()) == ["a.png"]
     assert store.remove_partial(older_than=3600) == 1
@@ -156,3 +157,28 @@ def test_an_unknown_place_is_refused(url: str) -> None:
         ImageStore(url)
     assert error.value.field == "FARM_STORAGE_URL"
     assert error.value.value == url
+
+
+def test_a_file_that_goes_while_its_folder_is_listed_is_passed_over(tmp_path: Path) -> None:
+    store = ImageStore(str(tmp_path))
+    for name in ("a.png", "b.png"):
+        store.put(f"traces/{name}", b"x")
+    listing = store.listing("traces")
+    first, _ = next(listing)
+    for file in (tmp_path / "traces").iterdir():
+        file.unlink()
+    assert list(listing) == [], first
+
+
+def test_a_bucket_that_is_not_there_refuses_as_a_full_disk_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = ImageStore("memory://bucket")
+
+    def fail(*_: object, **__: object) -> None:
+        raise FileNotFoundError("The specified bucket does not exist")
+
+    monkeypatch.setattr(store._files, "pipe_file", fail)
+    for write in (lambda: store.put("a.png", b"x"), lambda: store.probe(1)):
+        with pytest.raises(Unavailable, match="bucket does not exist"):
+            write()

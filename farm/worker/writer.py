@@ -65,7 +65,12 @@ class Writer:
             group = self._next_group()
             if not group:
                 return
-            self._write(group)
+            try:
+                self._write(group)
+            except Exception as error:
+                # Without this thread every attempt would wait for ever, and the session live on.
+                _log.exception("the writer goes on")
+                _give_up(group, error)
 
     def _next_group(self) -> list[_Waiting]:
         group: list[_Waiting] = []
@@ -128,4 +133,5 @@ def _unwritable(ending: Ending, error: Exception) -> Ending:
 
 def _give_up(group: list[_Waiting], error: Exception) -> None:
     for _, accepted in group:
-        accepted.set_exception(error)
+        if not accepted.done():
+            accepted.set_exception(error)

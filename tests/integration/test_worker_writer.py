@@ -19,6 +19,7 @@ from farm.errors import Unavailable
 from farm.spec.batch import BatchSpec
 from farm.spec.moves import Move
 from farm.worker.writer import Writer
+from tests.conftest import eventually
 from tests.records import IMAGE, TEMPLATE
 
 
@@ -157,3 +158,18 @@ def test_an_ending_that_cannot_be_written_harms_no_other(
     assert failed
     assert failed["error"]["title"] == "The result cannot be recorded"
     assert db.all("SELECT FROM leases") == []
+
+
+def test_the_writer_outlives_those_who_listen_to_it(db: Database, claimed: list[Lease]) -> None:
+    def tell(_: object) -> None:
+        raise RuntimeError("nobody listens")
+
+    writer, states = Writer(db, "s", "cpu0", tell=tell), []
+
+    def end() -> None:
+        for lease in claimed:
+            states.append(writer.end(Ending(*lease[:3], Move.FAIL)))
+
+    threading.Thread(target=end, daemon=True).start()
+    eventually(lambda: states == ["failed"] * 4, within=20)
+    writer.stop()

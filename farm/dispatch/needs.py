@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from farm.db import batches, jobs
 from farm.db.database import Database
@@ -11,6 +12,9 @@ from farm.dispatch.snapshot import Kind
 from farm.spec import networks
 from farm.spec.batch import BatchSpec
 from farm.spec.job import JobSpec
+
+_READ = 8192
+"""Answers that are kept: jobs to retry come one by one, and are asked about in each cycle."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Needs:
         self._db = db
         self._specs: dict[int, BatchSpec | None] = {}
         self._known: dict[int, tuple[int, Need]] = {}
+        self._read = lru_cache(maxsize=_READ)(self._find)
 
     def of(self, batch_id: int, ord: int) -> Need:
         """What a job of a batch needs; of those that follow on the same checkpoint, the size of
@@ -55,7 +60,7 @@ class Needs:
         self._specs.pop(batch_id, None)
         self._known.pop(batch_id, None)
 
-    def _read(self, batch_id: int, ord: int) -> Need:
+    def _find(self, batch_id: int, ord: int) -> Need:
         if batch_id not in self._specs:
             self._specs[batch_id] = batches.specification(self._db, batch_id)
         spec = self._specs[batch_id]

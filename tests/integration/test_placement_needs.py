@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from farm.broker.queue import Publisher
-from farm.db import assets, batches, sessions, users
+from farm.db import assets, batches, jobs, sessions, users
 from farm.db.assets import Asset
 from farm.db.batches import NewBatch
 from farm.db.database import Database
 from farm.db.sessions import NewSession
 from farm.dispatch.dispatcher import Dispatcher
+from farm.dispatch.needs import Needs
 from farm.dispatch.reach import reach
 from farm.spec.batch import BatchSpec
 from farm.spec.job import JobSpec
@@ -117,7 +118,28 @@ def test_who_could_make_a_job(db: Database) -> None:
     assert (found.tagged, found.fitting, found.free) == (("large", "small"), ("large",), 4)
     too_large = job.model_copy(update={"width": 2048, "height": 2048})
     found = reach(db, too_large, ["red"])
-    assert found.fitting == () and found.nearest and found.nearest[0] == found.nearest[1] < 2048
-    assert found.peak and found.room and found.peak > found.room
+    assert found.fitting == ()
+    assert found.nearest
+    assert found.nearest[0] == found.nearest[1] < 2048
+    assert found.peak
+    assert found.room
+    assert found.peak > found.room
     assert reach(db, job, ["red", "blue"]).tagged == ()
     assert reach(db, job, ["red", "green"]).tags == {"red"}
+
+
+def test_what_retries_here_and_there_need_is_read_once(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = [JobSpec(**TEMPLATE)] * 200
+    batch = batches.accept(db, NewBatch(users.local(db).id, jobs=listed)).id
+    needs, read, find = Needs(db), [], jobs.checkpoint_run
+
+    def noting(db: Database, batch_id: int, ord: int) -> tuple[JobSpec, int]:
+        read.append(ord)
+        return find(db, batch_id, ord)
+
+    monkeypatch.setattr(jobs, "checkpoint_run", noting)
+    for ord in (0, 150, 70, 0, 150, 70):
+        assert needs.of(batch, ord).until > ord
+    assert sorted(read) == [0, 70, 150]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
@@ -15,6 +16,9 @@ from farm.db.users import User
 from farm.dispatch.outlook import Outlook
 from farm.errors import Forbidden, Unauthorized
 from farm.storage import ImageStore
+
+UPLOADS = 4
+"""Threads that take in jobs line by line: a million of them keep one busy for a minute."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,11 @@ class Services:
     def outlook(self) -> Outlook:
         """When batches will end."""
         return Outlook(self.db)
+
+    @cached_property
+    def uploads(self) -> CapacityLimiter:
+        """Lets uploads have no more threads than :data:`UPLOADS`; the others serve all else."""
+        return CapacityLimiter(UPLOADS)
 
 
 def _services(request: Request) -> Services:

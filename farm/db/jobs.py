@@ -81,7 +81,7 @@ _BY_STATE = {
     "waiting": """SELECT ord FROM requeue WHERE batch_id = b.id AND ord >= %(first)s
                   AND b.state <> 'cancelled' ORDER BY ord LIMIT %(limit)s""",
     "pending": """SELECT g FROM (SELECT generate_series(greatest(%(first)s, b.cursor),
-                      CASE WHEN b.state = 'open' THEN b.total END - 1) AS g) AS s
+                      CASE WHEN b.state <> 'cancelled' THEN b.total END - 1) AS g) AS s
                   WHERE NOT EXISTS (SELECT FROM outcomes WHERE batch_id = b.id AND ord = g)
                   LIMIT %(limit)s""",
     "cancelled": """(SELECT ord FROM outcomes WHERE batch_id = b.id AND ord >= %(first)s

@@ -240,6 +240,8 @@ def test_a_batch_is_paused_resumed_and_made_more_important(api: TestClient) -> N
     paused = api.post(made["links"]["pause"]).json()
     assert (paused["state"], paused["ended"]) == ("paused", False)
     assert api.post(made["links"]["pause"]).json()["state"] == "paused"
+    [pending] = api.get(made["links"]["jobs"], params={"state": "pending"}).json()["jobs"]
+    assert pending["state"] == "pending"
     assert api.post(made["links"]["resume"]).json()["state"] == "pending"
     changed = api.patch(made["links"]["self"], json={"priority": "interactive"})
     assert changed.json()["priority"] == 90

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +16,8 @@ import pytest
 from starlette.testclient import TestClient
 from typer.testing import CliRunner, Result
 
-from farm.api.deps import Services
+from farm.api.deps import UPLOADS, Services
+from farm.api.upload import Upload
 from farm.cli.main import app
 from farm.client import Farm
 from farm.db import leases, users
@@ -264,3 +267,30 @@ def test_the_answer_to_a_wrong_line_is_heard_in_the_middle_of_a_long_upload(
         Farm(served).submit_lines(lines)
     assert raised.value.field == "line 1.steps"
     assert nothing(services)
+
+
+def test_uploads_leave_threads_for_all_else(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, release, active, most, add = threading.Lock(), threading.Event(), [0], [0], Upload.add
+
+    def slowly(self: Upload, lines: Iterable[bytes]) -> None:
+        with lock:
+            active[0] += 1
+            most[0] = max(most[0], active[0])
+        release.wait(30)
+        with lock:
+            active[0] -= 1
+        add(self, lines)
+
+    def upload(_: int) -> int:
+        body, url = text({"prompt": "a lion"}), f"{served}/v1/batches"
+        return httpx.post(url, content=body, headers=HEADERS, timeout=60).status_code
+
+    monkeypatch.setattr(Upload, "add", slowly)
+    with ThreadPoolExecutor(2 * UPLOADS) as pool:
+        answers = pool.map(upload, range(2 * UPLOADS))
+        eventually(lambda: active[0] == UPLOADS, within=20)
+        for _ in range(5):
+            assert httpx.get(f"{served}/v1/batches").status_code == 200
+        release.set()
+        assert set(answers) == {202}
+    assert most[0] == UPLOADS

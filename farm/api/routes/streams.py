@@ -46,12 +46,13 @@ async def stream(
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> WholeBatch:
     """Accepts the batch whole or refuses it whole; a connection that is cut leaves nothing."""
-    upload = await to_thread.run_sync(Upload, services.db, caller, idempotency_key)
+    few = services.uploads
+    upload = await to_thread.run_sync(Upload, services.db, caller, idempotency_key, limiter=few)
     chunks = request.stream()
     try:
         async for lines in _lines(chunks):
-            await to_thread.run_sync(upload.add, lines)
-        accepted = await to_thread.run_sync(upload.complete)
+            await to_thread.run_sync(upload.add, lines, limiter=few)
+        accepted = await to_thread.run_sync(upload.complete, limiter=few)
     except BaseException as error:
         with CancelScope(shield=True):
             await to_thread.run_sync(upload.discard)

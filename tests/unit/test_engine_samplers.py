@@ -47,6 +47,14 @@ def test_a_crowd_of_all_kinds_gets_what_each_gets_by_hand() -> None:
     assert len(bench.checkpoint.forwards) == 2 * 20 - 1
 
 
+@pytest.mark.parametrize("levels", [{"s_tmax": 2.0}, {"s_tmin": 2.0}, {}])
+def test_churn_that_begins_late_or_ends_early_is_the_same_with_nobody_else_there(
+    levels: dict[str, float],
+) -> None:
+    job = spec("a", 1, sampler="Euler", s_churn=10, steps=6, **levels)
+    np.testing.assert_allclose(alone(job), by_hand(job), rtol=0, atol=2e-4)
+
+
 def test_every_sampler_takes_few_steps_beside_all_others() -> None:
     names = [name for name in SAMPLERS if name != "DPM adaptive"]
     jobs = [

@@ -81,7 +81,9 @@ class Runner:
         held = [*registers.unbind(1), estimates]
         # What nobody takes is not made, and noise is drawn only now: on a GPU the model runs.
         held.append(seen + c_out * away if used[-2] else estimates)
-        held.append(self._noise(slots) if used[-1] else estimates)
+        # A step may draw noise that it takes nothing of, as k-diffusion's do; it is drawn then too.
+        drawn = any(slot.step.draw for slot in slots)
+        held.append(self._noise(slots) if drawn else estimates)
         following = _summed(compress(zip(update, held, strict=True), used))
         # A sum is finite only if all it adds up is, and is one small number to bring home.
         checksums = download(following[:, 0].sum(dim=(1, 2, 3)))

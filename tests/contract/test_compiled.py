@@ -138,6 +138,36 @@ def test_another_shape_is_compiled_for_itself_and_runs_as_it_is_meanwhile(
 
 
 @torch.no_grad()
+def test_nothing_watches_blocks_that_are_being_compiled(backend: Backend) -> None:
+    net = Net()
+    blocks = CompiledBlocks(net, backend=backend)  # type: ignore[arg-type]
+    with blocks.used(2):
+        net(inputs(2))
+    with blocks.used(3):
+        assert not any(block._forward_pre_hooks for block in blocks._blocks)
+    backend.let.set()
+    blocks.wait()
+    with blocks.used(3):
+        net(inputs(3))
+    blocks.wait()
+    assert blocks.ready(2)
+    assert blocks.ready(3)
+
+
+@torch.no_grad()
+def test_a_forward_that_fails_shows_nothing_and_the_next_one_does(backend: Backend) -> None:
+    net = Net()
+    backend.let.set()
+    blocks = CompiledBlocks(net, backend=backend)  # type: ignore[arg-type]
+    with pytest.raises(torch.OutOfMemoryError), blocks.used(2):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with blocks.used(2):
+        net(inputs(2))
+    blocks.wait()
+    assert blocks.ready(2)
+
+
+@torch.no_grad()
 def test_what_cannot_be_compiled_runs_as_it_is_for_ever(
     backend: Backend, caplog: pytest.LogCaptureFixture
 ) -> None:

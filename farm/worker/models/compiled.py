@@ -53,9 +53,9 @@ class CompiledBlocks:
     """Calls of a UNet with its repeated blocks compiled, where they are ready for a shape.
 
     The first forward of a shape runs as it is, and shows what the blocks are called with. A thread
-    then compiles them on inputs of zeros, and from the next forward on they are used. What cannot
-    be compiled runs as it is for ever, and the log says why. Weights are inputs of what is
-    compiled: they may change in place, as LoRAs change them.
+    then compiles them on inputs of zeros, one shape at a time, and they are used from then on.
+    What cannot be compiled runs as it is for ever, and the log says why. Weights are inputs of
+    what is compiled: they may change in place, as LoRAs change them.
 
     Call it from one thread at a time.
 
@@ -74,8 +74,6 @@ class CompiledBlocks:
             block._compiled_call_impl for block in self._blocks
         ]
         self._switch(on=False)
-        self._lock = threading.Lock()
-        self._waiting: dict[Hashable, list[_Use]] = {}
         self._seen: set[Hashable] = set()
         self._ready: set[Hashable] = set()
         self._thread: threading.Thread | None = None
@@ -93,17 +91,17 @@ class CompiledBlocks:
     def used(self, shape: Hashable) -> Iterator[None]:
         """In the block the UNet is called with inputs of this shape."""
         self._switch(on=self.ready(shape))
-        if shape in self._seen:
+        # What watches the blocks must not get into what is being compiled of them.
+        if shape in self._seen or self.busy:
             yield
             return
-        self._seen.add(shape)
         with self._watched() as uses:
             yield
-        with self._lock:
-            self._waiting[shape] = _distinct(self._blocks, uses)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="compile", daemon=True)
-                self._thread.start()
+        self._seen.add(shape)
+        self._thread = threading.Thread(
+            target=self._run, args=(shape, uses), name="compile", daemon=True
+        )
+        self._thread.start()
 
     def unused(self) -> None:
         """The UNet is called as it is, until :meth:`used` again."""
@@ -141,26 +139,18 @@ class CompiledBlocks:
             for hook in hooks:
                 hook.remove()
 
-    def _run(self) -> None:
-        while True:
-            with self._lock:
-                if not self._waiting:
-                    self._thread = None
-                    return
-                shape = next(iter(self._waiting))
-                uses = self._waiting.pop(shape)
-            try:
-                with torch.no_grad():
-                    self._compile(uses)
-            except Exception as error:
-                log.warning("forwards of %s stay uncompiled: %r", shape, error)
-            else:
-                self._ready.add(shape)
-
-    def _compile(self, uses: Sequence[_Use]) -> None:
-        for use in uses:
-            args, kwargs = trees.tree_map_only(_Like, _Like.made, use.arguments)
-            self._calls[use.place](*args, **kwargs)
+    def _run(self, shape: Hashable, uses: Sequence[_Use]) -> None:
+        try:
+            with torch.no_grad():
+                for use in _distinct(self._blocks, uses):
+                    args, kwargs = trees.tree_map_only(_Like, _Like.made, use.arguments)
+                    self._calls[use.place](*args, **kwargs)
+        except Exception as error:
+            log.warning("forwards of %s stay uncompiled: %r", shape, error)
+        else:
+            self._ready.add(shape)
+        finally:
+            self._thread = None
 
 
 def _look(tensor: Tensor) -> _Like:

@@ -78,7 +78,7 @@ class Prepared:
         return self.file.name
 
     @property
-    def sizes(self) -> dict[str, int]:
+    def weights(self) -> dict[str, int]:
         return {f"part {place}": size for place, size in enumerate(self._parts.values())}
 
     def fetch(self, turn: Turn = nullcontext) -> dict[str, nn.Module]:
@@ -102,7 +102,8 @@ class Prepared:
             if self.name in self.disk.too_large and not self.streams:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             self.disk.loaded.append(self.name)
-        return Resident(self.name, self._parts)
+        held = dict.fromkeys(self._parts, 1) if self.streams else self._parts
+        return Resident(self.name, self._parts, held)
 
     @cached_property
     def _parts(self) -> dict[nn.Module, int]:
@@ -114,6 +115,7 @@ class Resident:
     """Stands in for a checkpoint: models without weights, and where they are."""
 
     name: str
+    weights: dict[nn.Module, int]
     held: dict[nn.Module, int]
     load_seconds: float = 0.5
     recorded: bool = False

@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -96,6 +97,21 @@ def test_two_hundred_switches_leave_no_memory_behind(folder: Path) -> None:
     assert behind.statistics.host_loads == 202
     # One leaked checkpoint of every ten would be three of them.
     assert grown < 2.5 * size, f"{grown / MIB:.1f} MiB more; a checkpoint is {size / MIB:.1f} MiB"
+
+
+def test_a_unet_in_common_is_streamed_for_all_who_hold_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = ModelCache(scan([folder]), room_for(GIB), CPU)
+    both = [cache.get(name) for name in ("a", "mixed")]
+    forgot = []
+    for checkpoint in both:
+        # As on a card; what is recorded there reads weights where they lie.
+        monkeypatch.setitem(checkpoint._homes, checkpoint._unet, torch.device("cuda"))
+        monkeypatch.setattr(checkpoint._forwards, "forget", partial(forgot.append, checkpoint))
+    assert [checkpoint.stream() for checkpoint in both] == [True, True]
+    assert forgot == both
+    assert not any(checkpoint.stream() for checkpoint in both)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,18 @@ def test_host_memory_has_a_budget_and_the_oldest_goes(disk: Disk) -> None:
     cache.get("a")  # large does not fit in host memory, and is no reason to give up c
     assert cache.in_host == ("c",)
     assert disk.loaded == ["a", "b", "c", "large", "a"]
+
+
+def test_host_memory_counts_weights_that_only_pass_through_the_device(disk: Disk) -> None:
+    disk.too_large.add("large")
+    cache = make_cache(disk, host_bytes=8)
+    for name in ("large", "a", "b"):
+        cache.get(name)
+    assert cache.bytes == 1 + 4 + 4
+    cache.get("c")
+    assert cache.resident == ("b", "c")
+    assert cache.in_host == ("a",)
+    assert not cache._tiers.fetch("large", (), nullcontext)
 
 
 def test_a_return_makes_room_without_losing_itself(disk: Disk) -> None:

@@ -266,7 +266,7 @@ class Engine:
             began = monotonic()
             try:
                 # As patiently watched as a load, which it may begin with.
-                with self._core.pulse.doing("load"):
+                with self._core.pulse.doing("load", why="calibration"):
                     made.set_result(work())
             except Exception as error:
                 made.set_exception(error)

@@ -94,15 +94,21 @@ class Checkpoint:
         return sum(self.held.values())
 
     @property
+    def weights(self) -> Mapping[nn.Module, int]:
+        """Its models, and the bytes of each, wherever they are."""
+        return {
+            module: sum(weight.nbytes for weight in module.parameters()) for module in self._homes
+        }
+
+    @property
     def held(self) -> Mapping[nn.Module, int]:
         """The models that live on ``device``, and the bytes of each, with those that were kept
         of weights that LoRAs are on. Of a streamed UNet it is what its weights pass through;
         text encoders have that for the moment of encoding only."""
         held = {}
-        for module, home in self._homes.items():
+        for module, weights in self.weights.items():
             stream = streamed(module)
-            if stream is None and home == self.device:
-                weights = sum(weight.nbytes for weight in module.parameters())
+            if stream is None and self._homes[module] == self.device:
                 held[module] = weights + patch_of(module).kept_bytes
             elif stream is not None and module is self._unet:
                 held[module] = stream.window_bytes
@@ -140,7 +146,7 @@ class Checkpoint:
         Returns:
             Whether that made room.
         """
-        if self.device.type == "cpu" or streamed(self._unet):
+        if self._homes[self._unet].type == "cpu":
             return False
         self._forwards.forget()
         _stream(self._unet, self.device)
@@ -168,7 +174,8 @@ class Checkpoint:
     def to_device(self) -> None:
         """Move every model back to where it was loaded."""
         for module, home in self._homes.items():
-            nn.Module.to(module, home)
+            if streamed(module) is None:
+                nn.Module.to(module, home)
 
     def worn(self, side: Side) -> Loras | None:
         """The LoRAs on the text encoders or the UNet; None where they wear different ones."""

@@ -18,17 +18,19 @@ class Parcel:
 
     Attributes:
         file: it was read from.
-        parts: its models, and the bytes that each takes on the device.
+        parts: its models, and the bytes of each.
+        device_bytes: memory that it takes on the device; less, where weights stay here.
         unpack: moves it to the device, where the models are that it is given.
     """
 
     file: AssetFile
     parts: Mapping[nn.Module, int]
+    device_bytes: int
     unpack: Callable[[Sequence[nn.Module]], Checkpoint]
 
     @property
     def bytes(self) -> int:
-        """Memory that it takes on the device."""
+        """Memory that it takes here."""
         return sum(self.parts.values())
 
 

@@ -62,12 +62,12 @@ class Prepared:
     @property
     def bytes(self) -> int:
         """Memory it will take on the device."""
-        return sum(self.sizes.values())
+        return sum(map(self._held, self.plans))
 
     @property
-    def sizes(self) -> Mapping[str, int]:
-        """That memory by part."""
-        return {plan.part.name: self._held(plan) for plan in self.plans}
+    def weights(self) -> Mapping[str, int]:
+        """Bytes of all its weights by part, wherever they will be."""
+        return {plan.part.name: plan.bytes for plan in self.plans}
 
     @property
     def may_stream(self) -> bool:

@@ -105,7 +105,7 @@ class Tiers:
             parcel = self.host.get(name)
             if parcel is None:
                 return None
-            unwanted = self.device.unwanted(name, parcel.bytes)
+            unwanted = self.device.unwanted(name, parcel.device_bytes)
             self.host.pop(name)  # first, lest those that leave push it out
         self.leave(unwanted)
         checkpoint = parcel.unpack(self._modules)
@@ -137,7 +137,7 @@ class Tiers:
         began = time.perf_counter()
         prepared = self._prepared(name)
         with self.state:
-            if not self.host.promise(prepared.bytes, keep=sooner):
+            if not self.host.promise(sum(prepared.weights.values()), keep=sooner):
                 return False
         parcel = None
         try:
@@ -163,7 +163,7 @@ class Tiers:
             if held is None:
                 continue
             self._count(evictions=1)
-            if keep and held.checkpoint.bytes <= self.host.budget:
+            if keep and sum(held.checkpoint.weights.values()) <= self.host.budget:
                 held.checkpoint.to_host(self.device.modules)
                 self.host.put(name, _left(held))
 
@@ -216,7 +216,7 @@ def _left(held: Held) -> Parcel:
         held.checkpoint.to_device()
         return held.checkpoint
 
-    return Parcel(held.file, held.checkpoint.held, unpack)
+    return Parcel(held.file, held.checkpoint.weights, held.checkpoint.bytes, unpack)
 
 
 def _ahead(prepared: Prepared, turn: Turn) -> Parcel:
@@ -226,5 +226,5 @@ def _ahead(prepared: Prepared, turn: Turn) -> Parcel:
     def unpack(beside: Sequence[nn.Module]) -> Checkpoint:
         return prepared.load(beside, fetched=fetched)
 
-    parts = {fetched[part]: size for part, size in prepared.sizes.items()}
-    return Parcel(prepared.file, parts, unpack)
+    parts = {fetched[part]: size for part, size in prepared.weights.items()}
+    return Parcel(prepared.file, parts, prepared.bytes, unpack)

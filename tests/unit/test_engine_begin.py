@@ -94,7 +94,9 @@ def test_a_latent_of_another_size_ends_its_own_job_only() -> None:
     bench = Bench()
     good, bad = bench.add(JOBS[0], spec("twice wrong", 2))
     bench.run()
-    with pytest.raises(InvalidInput, match=r"\[4, 8, 9\] does not go with one of \[4, 8, 8\]") as no:
+    with pytest.raises(
+        InvalidInput, match=r"\[4, 8, 9\] does not go with one of \[4, 8, 8\]"
+    ) as no:
         bad.future.result(0)
     assert no.value.remedy == "Give one of the image's own size."
     image = good.future.result(0).image

@@ -56,10 +56,10 @@ WITH RECURSIVE found AS (
 )
 SELECT b.id AS batch_id, b.name, u.name AS user, b.state,
        (SELECT sum(failed) FROM batch_progress WHERE batch_id = b.id)::bigint AS failed
-FROM (SELECT batch_id FROM found WHERE batch_id IS NOT NULL LIMIT %(limit)s) f
+FROM (SELECT batch_id FROM found JOIN batches ON id = batch_id
+      WHERE state <> 'pruned' LIMIT %(limit)s) f
 JOIN batches b ON b.id = f.batch_id
 JOIN users u ON u.id = b.user_id
-WHERE b.state <> 'pruned'
 ORDER BY b.id DESC
 """
 

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from farm.api import names, thumbnails
 from farm.api.deps import Caller, Serving
-from farm.api.routes.batches import Cursor, Limit, cancelled, own
+from farm.api.routes.batches import Cursor, cancelled, own
 from farm.api.schemas import Failed, FailedPage, JobWithAttempts, Reason
 from farm.db import failures, images, jobs, reasons
 from farm.db.images import Image
@@ -21,6 +21,9 @@ from farm.spec.sampling import MAX_SIDE
 from farm.storage import ImageStore
 
 router = APIRouter(prefix="/v1")
+
+Few = Annotated[int, Query(ge=1, le=50, description="Entries on a page.")]
+"""Each takes a look at thousands of jobs."""
 
 
 @router.get("/jobs/{job}", tags=["jobs"], summary="One job with its attempts")
@@ -59,7 +62,7 @@ def _refuse(job: str, state: str) -> None:
 
 
 @router.get("/failures", tags=["jobs"], summary="Jobs that have failed, by batch and cause")
-def list_failures(services: Serving, limit: Limit = 20, cursor: Cursor = None) -> FailedPage:
+def list_failures(services: Serving, limit: Few = 20, cursor: Cursor = None) -> FailedPage:
     """The newest batch first. `POST /v1/batches/{id}:retry` tries them again."""
     before = names.position(cursor, "failures") if cursor is not None else None
     found = failures.page(services.db, limit=limit + 1, before=before)

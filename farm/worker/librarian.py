@@ -32,7 +32,7 @@ class Librarian:
         host: whose folders these are; workers on one host share what they find out.
         loading: whether a checkpoint is being read; hashing then leaves it the disk.
         every: seconds between scans.
-        changed: called after a scan that found something new, gone or different.
+        scanned: called after every scan.
     """
 
     def __init__(
@@ -42,14 +42,14 @@ class Librarian:
         *,
         host: str,
         loading: Callable[[], bool],
-        changed: Callable[[], None],
+        scanned: Callable[[], None],
         every: float,
     ) -> None:
         self._db = db
         self._library = library
         self._host = host
         self._loading = loading
-        self._changed = changed
+        self._scanned = scanned
         self._every = every
         self._stop = threading.Event()
         self._sha256: dict[str, str] = {}
@@ -80,7 +80,7 @@ class Librarian:
                 if not self._hash_one() and not self._stop.wait(self._every):
                     if self._library.scan():
                         self._register()
-                        self._changed()
+                    self._scanned()
                     self._sha256 = assets.hashes(self._db, self._host)
             except Unavailable as error:
                 _log.warning("the library is not up to date: %s", error)

@@ -49,7 +49,7 @@ def librarian(db: Database, tmp_path: Path, loading: Loading) -> Iterator[Librar
         Library([tmp_path]),
         host="h",
         loading=loading,
-        changed=lambda: None,
+        scanned=lambda: None,
         every=0.05,
     )
     yield librarian
@@ -104,6 +104,21 @@ def test_files_that_come_and_go_are_noticed(
     eventually(lambda: assets.get(db, "lora", "first") is None)
 
 
+def test_every_scan_is_told_though_nothing_changed(db: Database, tmp_path: Path) -> None:
+    scans: list[int] = []
+    librarian = Librarian(
+        db,
+        Library([tmp_path]),
+        host="h",
+        loading=lambda: False,
+        scanned=lambda: scans.append(1),
+        every=0.01,
+    )
+    librarian.start()
+    eventually(lambda: len(scans) > 2)
+    librarian.stop()
+
+
 def test_no_image_waits_for_a_hash(
     db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,7 +133,7 @@ def test_no_image_waits_for_a_hash(
     tiny = tiny_file(tmp_path / "Stable-diffusion", "sd15")
     library = Library([tmp_path])
     librarian = Librarian(
-        db, library, host="h", loading=lambda: False, changed=lambda: None, every=0.05
+        db, library, host="h", loading=lambda: False, scanned=lambda: None, every=0.05
     )
     profile, cpu = by_name("cpu"), torch.device("cpu")
     monkeypatch.setattr(hashlib, "sha256", held_up)

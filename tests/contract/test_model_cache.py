@@ -87,16 +87,17 @@ def test_two_hundred_switches_leave_no_memory_behind(folder: Path) -> None:
         gc.collect()
         return int(psutil.Process(os.getpid()).memory_info().rss)
 
-    settled = switch(cache, 10)
-    grown = switch(cache, 30) - settled
-    assert cache.statistics.disk_loads == 40
+    # Each thread that reads has an allocator's arena of its own, until there are enough of them.
+    settled = switch(cache, 20)
+    grown = switch(cache, 40) - settled
+    assert cache.statistics.disk_loads == 60
     behind = ModelCache(scan([folder]), room_for(size), CPU, host_bytes=GIB)
     switch(behind, 2)
     settled = switch(behind, 2)
     grown = max(grown, switch(behind, 200) - settled)
     assert behind.statistics.host_loads == 202
-    # One leaked checkpoint of every ten would be three of them.
-    assert grown < 2.5 * size, f"{grown / MIB:.1f} MiB more; a checkpoint is {size / MIB:.1f} MiB"
+    # One leaked checkpoint of every ten would be four of them.
+    assert grown < 3.5 * size, f"{grown / MIB:.1f} MiB more; a checkpoint is {size / MIB:.1f} MiB"
 
 
 def test_a_unet_in_common_is_streamed_for_all_who_hold_it(

@@ -32,7 +32,7 @@ class Librarian:
         host: whose folders these are; workers on one host share what they find out.
         loading: whether a checkpoint is being read; hashing then leaves it the disk.
         every: seconds between scans.
-        scanned: called after every scan.
+        scanned: called after every scan, as what was in use when its file changed has stayed.
     """
 
     def __init__(

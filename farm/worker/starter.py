@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from concurrent.futures import Future
 from typing import TypeAlias
@@ -10,8 +9,7 @@ from typing import TypeAlias
 from farm.db import leases
 from farm.db.database import Database
 from farm.db.leases import Started
-
-_GROUP = 64
+from farm.worker.crowd import Crowd
 
 JobKey: TypeAlias = "tuple[int, int, int]"
 _Waiting: TypeAlias = "tuple[JobKey, bool, Future[Started | None]]"
@@ -23,7 +21,7 @@ class Starter:
     def __init__(self, db: Database, session_id: str) -> None:
         self._db = db
         self._session_id = session_id
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._crowd: Crowd[_Waiting] = Crowd()
         self._thread = threading.Thread(target=self._run, name="starter", daemon=True)
         self._thread.start()
 
@@ -37,16 +35,16 @@ class Starter:
             Unavailable: Postgres is out of reach; it may have been started or not.
         """
         answer: Future[Started | None] = Future()
-        self._queue.put((job, again, answer))
+        self._crowd.add((job, again, answer))
         return answer.result()
 
     def stop(self) -> None:
         """Start what waits, and no more."""
-        self._queue.put(None)
+        self._crowd.close()
         self._thread.join(timeout=10)
 
     def _run(self) -> None:
-        while group := self._next_group():
+        for group in self._crowd:
             try:
                 wanted = [(job, again) for job, again, _ in group]
                 started = leases.start_group(self._db, self._session_id, wanted)
@@ -57,15 +55,3 @@ class Starter:
                 for job, _, answer in group:
                     # Of a message that came twice at once, one is stale.
                     answer.set_result(started.pop(job, None))
-
-    def _next_group(self) -> list[_Waiting]:
-        group: list[_Waiting] = []
-        waiting = self._queue.get()
-        while waiting is not None:
-            group.append(waiting)
-            if len(group) == _GROUP or self._queue.empty():
-                return group
-            waiting = self._queue.get()
-        if group:
-            self._queue.put(None)  # it is for the next one
-        return group

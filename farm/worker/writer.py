@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -14,10 +13,10 @@ from farm.db.database import Database
 from farm.db.leases import Ending
 from farm.errors import Unavailable
 from farm.spec.moves import Move
+from farm.worker.crowd import Crowd
 
 _log = logging.getLogger(__name__)
 
-_GROUP = 64
 _UNWRITABLE = "The result cannot be recorded"
 _RETRY = 0.5
 
@@ -39,7 +38,7 @@ class Writer:
         self._tell = tell
         self._session_id = session_id
         self._worker = worker
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._crowd: Crowd[_Waiting] = Crowd()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
@@ -51,38 +50,23 @@ class Writer:
             Unavailable: the worker stops before Postgres answered; the ending may count or not.
         """
         accepted: Future[str | None] = Future()
-        self._queue.put((ending, accepted))
+        self._crowd.add((ending, accepted))
         return accepted.result()
 
     def stop(self) -> None:
         """Write what waits, then stop."""
-        self._queue.put(None)
+        self._crowd.close()
         self._stopping.set()
         self._thread.join(timeout=10)
 
     def _run(self) -> None:
-        while True:
-            group = self._next_group()
-            if not group:
-                return
+        for group in self._crowd:
             try:
                 self._write(group)
             except Exception as error:
                 # Without this thread every attempt would wait for ever, and the session live on.
                 _log.exception("the writer goes on")
                 _give_up(group, error)
-
-    def _next_group(self) -> list[_Waiting]:
-        group: list[_Waiting] = []
-        waiting = self._queue.get()
-        while waiting is not None:
-            group.append(waiting)
-            if len(group) == _GROUP or self._queue.empty():
-                break
-            waiting = self._queue.get()
-        if waiting is None and group:
-            self._queue.put(None)  # it is for the next one
-        return group
 
     def _write(self, group: list[_Waiting]) -> None:
         endings = [ending for ending, _ in group]

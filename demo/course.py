@@ -1,4 +1,4 @@
-"""A training course measured in minutes: learning rate, averaged weights, log, save and resume."""
+"""A training course planned in minutes: learning rate, averaged weights, log, save and resume."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ class Course:
     Args:
         modules: what learns, by name.
         folder: where ``<name>.pt`` and ``<name>.csv`` are kept.
-        minutes: how long, in all.
+        minutes: how long, in all, in processor time of this process: on a busy machine the course
+            takes longer and teaches the same.
         rate: the learning rate after warming up; falls as a cosine to a thirtieth.
         slowness: share of the averaged weights that a step keeps, at most.
         leads: whether this process is the one that averages, logs and saves.
@@ -83,7 +84,7 @@ class Course:
         )
         self.step, self._spent, self._logged = 0, 0.0, []
         self._resume()
-        self._since, self._saved = time.monotonic() - self._spent, self._spent
+        self._since, self._saved = time.process_time() - self._spent, self._spent
 
     @property
     def progress(self) -> float:
@@ -102,7 +103,7 @@ class Course:
             nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
             self._optimiser.step()
             self.step += 1
-            self._spent = time.monotonic() - self._since
+            self._spent = time.process_time() - self._since
             if os.getppid() != self._parent:
                 return  # whoever waits for this process was killed
             if not self.leads:

@@ -162,7 +162,8 @@ def _options() -> argparse.Namespace:
         type=float,
         nargs=3,
         default=(25, 35, 60),
-        help="for the VAE, for 64 pixels and for 128; with --start-from the last alone counts",
+        help="of processor time, for the VAE, for 64 and for 128 pixels; with --start-from only "
+        "the last counts",
     )
     add("--rate", type=float, default=1e-3, help="of learning, of UNet and text encoders")
     add("--workers", type=int, default=2, help="processes; as many as there are free cores")

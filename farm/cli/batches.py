@@ -9,11 +9,13 @@ import typer
 
 from farm.cli import output, progress
 from farm.client import Batch, Farm, Job
+from farm.spec.job import JobSpec
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="Its number, as `farm ls` shows.")]
 
 _FAILURES_SHOWN = 10
+_ALWAYS_SHOWN = {"checkpoint", "width", "height", "steps", "sampler", "cfg_scale", "seed"}
 
 
 def ls(
@@ -133,8 +135,8 @@ def pause(
     Example: farm pause 12
     """
     with Farm() as farm:
-        for batch in [farm.batch(id).pause() for id in ids]:
-            _say(batch)
+        for batch in [farm.batch(id) for id in ids]:
+            _say(batch.pause())
 
 
 def resume(
@@ -145,8 +147,8 @@ def resume(
     Example: farm resume 12
     """
     with Farm() as farm:
-        for batch in [farm.batch(id).resume() for id in ids]:
-            _say(batch)
+        for batch in [farm.batch(id) for id in ids]:
+            _say(batch.resume())
 
 
 def prio(
@@ -212,9 +214,7 @@ def _show_batch(batch: Batch, summary: dict[str, Any]) -> None:
         screen.print(output.eta_line(data["eta"]))
     if data["spec"]:
         varied = {axis["field"] for axis in data["spec"]["axes"]}
-        for field, value in data["spec"]["template"].items():
-            if value not in ("", False) and field not in varied:
-                screen.print(f"  {field}: {value}", markup=False)
+        _show_fields({k: v for k, v in data["spec"]["template"].items() if k not in varied})
         for axis in data["spec"]["axes"]:
             values = ", ".join(map(str, axis["values"][:20]))
             more = f" and {len(axis['values']) - 20} more" if len(axis["values"]) > 20 else ""
@@ -224,13 +224,19 @@ def _show_batch(batch: Batch, summary: dict[str, Any]) -> None:
     show_failures(batch)
 
 
+def _show_fields(spec: dict[str, Any]) -> None:
+    """Those that people ask for; others only where they are not what they are by default."""
+    for field, value in spec.items():
+        known = JobSpec.model_fields.get(field)
+        if field in _ALWAYS_SHOWN or known is None or value != known.default:
+            output.console().print(f"  {field}: {value}", markup=False)
+
+
 def _show_job(job: Job) -> None:
     screen, data = output.console(), job.data
     worker = f" on {data['worker']}" if data["worker"] else ""
     screen.print(f"job {job.id}: {job.state}{worker}, attempt {data['attempt']}", markup=False)
-    for field, value in job.spec.items():
-        if value not in ("", False):
-            screen.print(f"  {field}: {value}", markup=False)
+    _show_fields(job.spec)
     if job.image:
         stored = job.image.data
         what = f"{stored['width']}x{stored['height']}, {output.size(stored['bytes'])}"

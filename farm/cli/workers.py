@@ -74,7 +74,7 @@ def tag(
         list[str], typer.Argument(metavar="+TAG|-TAG...", help="To have, and not to have any more.")
     ],
 ) -> None:
-    """Give a worker tags, or take some. Batches may ask for them: `farm submit --set tags=...`.
+    """Give a worker tags, or take some. Batches may ask for them: `farm submit --tag a100`.
 
     When it restarts, it has those of FARM_TAGS again.
 

@@ -242,6 +242,15 @@ def test_a_job_is_shown_with_its_attempts(worker: StandIn) -> None:
     assert told("show", "1-1")["error"] == ERROR
 
 
+def test_fields_are_shown_where_they_matter(worker: StandIn) -> None:
+    farm("submit", "a lion", "--seed", "0", "-x", "eta=0,0.5")
+    worker.render(1)
+    shown = [farm("show", job).stdout for job in ("1", "1-0", "1-1")]
+    assert all("  seed: 0\n" in each and "  steps: " in each for each in shown)
+    assert not any("rng" in each or "None" in each for each in shown)
+    assert ["  eta: 0.0\n" in each for each in shown] == [False, True, False]
+
+
 def test_batches_are_cancelled_all_or_none(worker: StandIn) -> None:
     for _ in range(2):
         farm("submit", "a lion", "-n", "3")
@@ -306,7 +315,8 @@ def test_batches_are_paused_resumed_and_moved() -> None:
     assert "priority 10" in farm("prio", batch, "background").stdout
     assert "priority 77" in farm("prio", batch, "77").stdout
     assert "priority" in farm("prio", batch, "soon", code=2).output
-    assert "There is no batch 99" in farm("pause", "99", code=3).output
+    assert "There is no batch 99" in farm("pause", batch, "99", code=3).output
+    assert told("show", batch)["state"] == "pending"
 
 
 def test_a_quote_says_what_it_would_take(worker: StandIn) -> None:

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from farm.errors import InvalidInput, SetupError
+from farm.spec.output import PNG, Output
 from farm.spec.tags import MAX_TAGS, Tag
 
 _PREFIX = "FARM_"
@@ -47,6 +48,7 @@ class Settings(BaseSettings):
         hang_seconds: a step on the device that takes longer, and ten times as long as any before,
             ends the worker's process.
         drain_seconds: how long a worker that is told to stop may finish what it runs.
+        output: the file format of images where a batch names none, such as ``webp 90``.
         keep_days: after so many days a batch that has ended goes, with its images; by default it
             stays for ever.
         keep_attempts_days: for so long the history of jobs is kept: workers, timings, errors of
@@ -83,6 +85,7 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=15.0, ge=3, le=3600)
     hang_seconds: float = Field(default=300.0, ge=1, le=86400)
     drain_seconds: float = Field(default=30.0, ge=0, le=3600)
+    output: Annotated[Output, NoDecode] = PNG
     keep_days: float | None = Field(default=None, ge=1, le=36500)
     keep_attempts_days: float = Field(default=90.0, ge=1, le=36500)
     url: str = Field(default_factory=lambda told: address(told["host"], told["port"]))

@@ -23,6 +23,7 @@ def main() -> None:
             images=ImageStore(settings.storage_url),
             broker_url=settings.required("broker_url"),
             local=settings.local,
+            output=settings.output,
         )
         uvicorn.run(
             create_app(services),

@@ -15,6 +15,7 @@ from farm.db.database import Database
 from farm.db.users import User
 from farm.dispatch.outlook import Outlook
 from farm.errors import Forbidden, Unauthorized
+from farm.spec.output import PNG, Output
 from farm.storage import ImageStore
 
 UPLOADS = 4
@@ -28,12 +29,14 @@ class Services:
     Attributes:
         local: a farm for the one person at this machine: no keys, see
             :class:`farm.api.guard.Guard`.
+        output: of batches that name none.
     """
 
     db: Database
     images: ImageStore
     broker_url: str
     local: bool
+    output: Output = PNG
 
     @cached_property
     def outlook(self) -> Outlook:

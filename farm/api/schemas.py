@@ -12,6 +12,7 @@ from farm.db.images import Image
 from farm.dispatch import forecast, quote
 from farm.dispatch.outlook import Outlook
 from farm.spec.job import JobSpec
+from farm.spec.output import Output
 from farm.spec.tags import MAX_TAGS, Tag
 
 SHAPES = 100
@@ -59,6 +60,7 @@ class Batch(BaseModel):
     ended: bool
     priority: int
     tags: list[str] = Field(description="that a worker must have to take its jobs")
+    output: Output = Field(description="how its images become files")
     keep: bool = Field(description="never pruned, however old")
     total: int
     counts: Counts
@@ -80,6 +82,7 @@ class Batch(BaseModel):
             ended=not batch.counts["pending"] and not batch.counts["running"],
             priority=batch.priority,
             tags=batch.tags,
+            output=batch.output,
             keep=batch.keep,
             total=batch.total,
             counts=Counts(**batch.counts),

@@ -15,13 +15,16 @@ from farm.errors import Forbidden, InvalidInput
 from farm.spec.batch import BatchRequest, BatchSpec, freeze
 from farm.spec.job import JobSpec
 from farm.spec.listing import freeze_listed
+from farm.spec.output import PNG, Output
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _MAX_DEPTH = 8
 
 
-def submit(db: Database, user: User, request: BatchRequest, key: str | None) -> Accepted:
-    """Accept a batch once for each idempotency ``key``.
+def submit(
+    db: Database, user: User, request: BatchRequest, key: str | None, *, output: Output = PNG
+) -> Accepted:
+    """Accept a batch once for each idempotency ``key``; ``output`` is for one that names none.
 
     Raises:
         Forbidden: the user may have no job in flight.
@@ -39,6 +42,7 @@ def submit(db: Database, user: User, request: BatchRequest, key: str | None) -> 
             name=request.name,
             priority=request.priority,
             tags=request.tags,
+            output=request.output or output,
             idempotency_key=key,
             # As understood rather than as sent: spaces and the order of fields mean nothing.
             request_hash=hashlib.sha256(request.model_dump_json().encode()).digest(),

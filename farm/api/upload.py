@@ -15,6 +15,7 @@ from farm.errors import InvalidInput
 from farm.spec.batch import MAX_JOBS, BatchRequest
 from farm.spec.job import JobSpec
 from farm.spec.listing import OPTIONS, Listing, options, parsed
+from farm.spec.output import PNG, Output
 
 
 class Upload:
@@ -22,16 +23,18 @@ class Upload:
 
     Args:
         key: the idempotency key; where it was used before, lines are only compared.
+        output: of a batch whose first line names none.
 
     Raises:
         Forbidden: the user may have no job in flight.
     """
 
-    def __init__(self, db: Database, user: User, key: str | None) -> None:
+    def __init__(self, db: Database, user: User, key: str | None, output: Output = PNG) -> None:
         refuse_without_quota(user)
         self._db = db
         self._user = user
         self._key = key
+        self._output = output
         self._digest = hashlib.sha256()
         self._request = BatchRequest()
         self._listing: Listing | None = None
@@ -69,6 +72,7 @@ class Upload:
             name=self._request.name,
             priority=self._request.priority,
             tags=self._request.tags,
+            output=self._request.output or self._output,
             idempotency_key=self._key,
             request_hash=self._digest.digest(),
         )

@@ -15,6 +15,7 @@ from farm.db.database import Connection, Database
 from farm.errors import Conflict
 from farm.spec.batch import BatchSpec
 from farm.spec.job import JobSpec
+from farm.spec.output import PNG, Output
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class NewBatch:
     idempotency_key: str | None = None
     request_hash: bytes | None = None
     tags: Sequence[str] = ()
+    output: Output = PNG
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Batch:
     state: str
     priority: int
     tags: list[str]
+    output: Output
     keep: bool
     total: int
     counts: dict[str, int]
@@ -60,15 +63,17 @@ class Batch:
 
 
 _INSERT = """
-INSERT INTO batches (user_id, name, priority, tags, total, spec, idempotency_key, request_hash)
-VALUES (%(user_id)s, %(name)s, %(priority)s, %(tags)s, %(total)s, %(spec)s, %(key)s, %(hash)s)
+INSERT INTO batches (user_id, name, priority, tags, output, total, spec, idempotency_key,
+                     request_hash)
+VALUES (%(user_id)s, %(name)s, %(priority)s, %(tags)s, %(output)s, %(total)s, %(spec)s, %(key)s,
+        %(hash)s)
 ON CONFLICT (user_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
 RETURNING id
 """
 
 _SELECT = """
-SELECT b.id, b.name, u.name AS user, b.state, b.priority, b.tags, b.keep, b.total, b.spec,
-       b.created_at, b.ended_at, coalesce(p.succeeded, 0)::bigint AS succeeded,
+SELECT b.id, b.name, u.name AS user, b.state, b.priority, b.tags, b.output, b.keep, b.total,
+       b.spec, b.created_at, b.ended_at, coalesce(p.succeeded, 0)::bigint AS succeeded,
        coalesce(p.failed, 0)::bigint AS failed, coalesce(p.cancelled, 0)::bigint AS cancelled,
        l.running, l.assigned
 FROM batches b
@@ -125,6 +130,7 @@ def accept(db: Database, batch: NewBatch) -> Accepted:
         "name": batch.name,
         "priority": batch.priority,
         "tags": list(batch.tags),
+        "output": Jsonb(batch.output.model_dump()),
         "total": total,
         "spec": Jsonb(batch.spec.stored()) if batch.spec else None,
         "key": batch.idempotency_key,
@@ -198,6 +204,12 @@ def specification(db: Database, batch_id: int) -> BatchSpec | None:
     return BatchSpec.restored(row["spec"]) if row and row["spec"] else None
 
 
+def output(db: Database, batch_id: int) -> Output:
+    """How the images of a batch become files; of one that does not exist, as by default."""
+    row = db.one("SELECT output FROM batches WHERE id = %(id)s", {"id": batch_id})
+    return Output.model_validate(row["output"]) if row else PNG
+
+
 def summary(db: Database, batch_id: int) -> dict[str, Any]:
     """What the images of a batch took: throughput, seconds by stage, memory, images by worker."""
     stages = ", ".join(
@@ -259,6 +271,7 @@ def _batch(row: DictRow) -> Batch:
         state=_state(row["state"], counts),
         priority=row["priority"],
         tags=row["tags"],
+        output=Output.model_validate(row["output"]),
         keep=row["keep"],
         total=row["total"],
         counts=counts,

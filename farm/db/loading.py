@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import psycopg
+from psycopg.types.json import Jsonb
 
 from farm.db import queries
 from farm.db.batches import Accepted, NewBatch, accepted_before, copy_inputs
@@ -35,8 +36,8 @@ WHERE id = %(id)s AND state = 'loading' RETURNING id
 _COMPLETE = """
 UPDATE batches
 SET state = 'open', loading_until = NULL, created_at = now(), name = %(name)s,
-    priority = %(priority)s, tags = %(tags)s, total = %(total)s, idempotency_key = %(key)s,
-    request_hash = %(hash)s
+    priority = %(priority)s, tags = %(tags)s, output = %(output)s, total = %(total)s,
+    idempotency_key = %(key)s, request_hash = %(hash)s
 WHERE id = %(id)s AND state = 'loading' RETURNING id
 """
 
@@ -79,6 +80,7 @@ def complete(db: Database, batch_id: int, batch: NewBatch, *, total: int) -> Acc
         "name": batch.name,
         "priority": batch.priority,
         "tags": list(batch.tags),
+        "output": Jsonb(batch.output.model_dump()),
         "total": total,
         "key": batch.idempotency_key,
         "hash": batch.request_hash,

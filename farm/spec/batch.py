@@ -16,6 +16,7 @@ from farm.spec import cells
 from farm.spec.axes import PROMPT_SR, parse_values
 from farm.spec.guidance import GuidanceOptions
 from farm.spec.job import MAX_PROMPT, JobSpec
+from farm.spec.output import Output
 from farm.spec.problems import validated
 from farm.spec.reading import ReadingOptions
 from farm.spec.sampling import MAX_SEED, NoiseOptions, SamplingOptions
@@ -57,6 +58,7 @@ class BatchRequest(SamplingOptions, NoiseOptions, ReadingOptions, GuidanceOption
     guidance). ``seed`` and ``variation_seed`` -1 draw one at random. Every cell of the axes is
     made ``count`` times, with seeds seed, seed+1, ...; ``jobs`` lists explicit jobs instead of
     axes, each overriding the fields above it. Only workers that have all ``tags`` take its jobs.
+    ``output`` is the file format of all its images; by default the farm's.
     """
 
     name: str = Field(default="", max_length=200)
@@ -74,6 +76,7 @@ class BatchRequest(SamplingOptions, NoiseOptions, ReadingOptions, GuidanceOption
     count: int = Field(default=1, ge=1, le=MAX_COUNT)
     axes: dict[str, Any] = Field(default_factory=dict, max_length=8)
     jobs: list[dict[str, Any]] | None = Field(default=None, min_length=1, max_length=MAX_LISTED)
+    output: Output | None = None
     priority: Priority = PRIORITIES["normal"]
     tags: list[Tag] = Field(default_factory=list, max_length=MAX_TAGS)
 

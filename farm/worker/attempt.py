@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from farm import __version__
@@ -84,6 +84,7 @@ class Attempts:
         self._released: set[JobKey] = set()
         self._stopping = threading.Event()
         self._specification = lru_cache(maxsize=256)(self._read_specification)
+        self._output = lru_cache(maxsize=256)(partial(batches.output, db))
         self.succeeded = 0
 
     def run(self, batch_id: int, ord: int, attempt: int) -> None:
@@ -162,14 +163,14 @@ class Attempts:
             return released if job in self._released else _failed(job, started, error)
 
     def _succeed(self, job: JobKey, started: Started) -> Ending:
-        spec = self._job(job)
+        spec, output = self._job(job), self._output(job[0])
         self._accountant.enter(name(job), Owner(job[0], spec.checkpoint))
         rendered = self._engine.submit(name(job), spec, rank=rank(started.priority)).result()
         with self._lock:
             self._rendered.add(job)
         began = time.monotonic()
         text = infotext(spec, self._parameters(spec, rendered, job))
-        row = self._keeper.keep(picture.encode(rendered.image, text), job)
+        row = self._keeper.keep(picture.encode(rendered.image, text, output), job)
         ended = time.monotonic()
         self._engine.timeline.add("store", "store", began, ended, job=name(job))
         stats = {

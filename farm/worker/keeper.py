@@ -57,11 +57,11 @@ class Keeper:
                 return picture.store(self._images, encoded, job)
             except Unavailable as error:
                 # As much must fit before others are let try.
-                self._size = max(self._size, 2 * len(encoded.png))
+                self._size = max(self._size, 2 * len(encoded.data))
                 self._refused(error)
                 self._again.wait(until - monotonic())
                 if self._leaving.is_set() or monotonic() > until:
-                    self.drop(picture.paths(job))
+                    self.drop(picture.paths(job, encoded.suffix))
                     raise
 
     def drop(self, paths: Mapping[str, Any]) -> None:

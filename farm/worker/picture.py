@@ -1,4 +1,4 @@
-"""Pictures: an image as a PNG with its infotext, and as a small WebP."""
+"""Pictures: an image as a file with its infotext, and as a small WebP."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from PIL.PngImagePlugin import PngInfo
 
+from farm.spec import imagefile
+from farm.spec.output import Output
 from farm.storage import ImageStore, image_path
 
 THUMB_SIDE = 256
@@ -22,38 +23,34 @@ BLACK, FLAT = 16, 4
 
 @dataclass(frozen=True)
 class Encoded:
-    """An image's two files, and the columns that describe them."""
+    """An image's two files, and the columns that describe them; ``suffix`` is the first one's."""
 
-    png: bytes
+    data: bytes
+    suffix: str
     thumb: bytes
     columns: dict[str, Any]
 
 
-def encode(pixels: NDArray[np.uint8], infotext: str) -> Encoded:
-    """Encode ``pixels``, [height, width, 3], losslessly, with ``infotext`` as webui keeps it."""
+def encode(pixels: NDArray[np.uint8], infotext: str, output: Output) -> Encoded:
+    """Encode ``pixels``, [height, width, 3], with ``infotext`` as webui keeps it.
+
+    It takes up to half a second: it is for threads that hold nobody up.
+    """
     picture = Pillow.fromarray(pixels)
-    info = PngInfo()
-    if infotext.isascii():
-        info.add_text("parameters", infotext)
-    else:
-        info.add_itxt("parameters", infotext)
-    png = io.BytesIO()
-    # Level 1 is half the time of the default for a few per cent of size.
-    picture.save(png, "PNG", pnginfo=info, compress_level=1)
+    data = imagefile.encoded(picture, infotext, output)
     thumb = io.BytesIO()
     small = picture.copy()
     small.thumbnail((THUMB_SIDE, THUMB_SIDE), Pillow.Resampling.LANCZOS)
     small.save(thumb, "WEBP", quality=80, method=2)
-    data = png.getvalue()
     columns = {
-        "mime": "image/png",
+        "mime": output.mime,
         "sha256": hashlib.sha256(data).hexdigest(),
         "width": picture.width,
         "height": picture.height,
         "bytes": len(data),
         "infotext": infotext,
     }
-    return Encoded(data, thumb.getvalue(), columns)
+    return Encoded(data, output.suffix, thumb.getvalue(), columns)
 
 
 def remark(pixels: NDArray[np.uint8]) -> str | None:
@@ -69,12 +66,12 @@ def remark(pixels: NDArray[np.uint8]) -> str | None:
 
 def store(images: ImageStore, encoded: Encoded, job: tuple[int, int, int]) -> dict[str, Any]:
     """Put both files under names unique to (batch, ord, attempt); the row that names them."""
-    where = paths(job)
+    where = paths(job, encoded.suffix)
     images.put(where["thumb_path"], encoded.thumb)
-    images.put(where["path"], encoded.png)
+    images.put(where["path"], encoded.data)
     return {**where, **encoded.columns}
 
 
-def paths(job: tuple[int, int, int]) -> dict[str, str]:
+def paths(job: tuple[int, int, int], suffix: str) -> dict[str, str]:
     """Where the two files of (batch, ord, attempt) are kept, as columns of its row."""
-    return {"path": image_path(*job, ".png"), "thumb_path": image_path(*job, ".thumb.webp")}
+    return {"path": image_path(*job, suffix), "thumb_path": image_path(*job, ".thumb.webp")}

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from farm.errors import Unavailable
+from farm.spec.output import PNG
 from farm.storage import ImageStore
 from farm.worker import keeper as keeping
 from farm.worker import picture
 from farm.worker.keeper import Keeper
 from tests.conftest import eventually
 
-ENCODED = picture.encode(np.zeros((8, 8, 3), np.uint8), "p")
+ENCODED = picture.encode(np.zeros((8, 8, 3), np.uint8), "p", PNG)
 JOB = (1, 0, 1)
 
 

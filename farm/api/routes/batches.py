@@ -57,7 +57,7 @@ def create(
     As `application/x-ndjson` the body is one job a line, up to ten million of them; the first line
     may be `{"batch": {...}}` with the fields that they share.
     """
-    accepted = submit(services.db, caller, request, idempotency_key)
+    accepted = submit(services.db, caller, request, idempotency_key, output=services.output)
     response.status_code = 202 if accepted.created else 200
     response.headers["Location"] = f"/v1/batches/{accepted.id}"
     # No forecast: accepting is quick whatever the farm has to do.

@@ -47,7 +47,9 @@ async def stream(
 ) -> WholeBatch:
     """Accepts the batch whole or refuses it whole; a connection that is cut leaves nothing."""
     few = services.uploads
-    upload = await to_thread.run_sync(Upload, services.db, caller, idempotency_key, limiter=few)
+    upload = await to_thread.run_sync(
+        Upload, services.db, caller, idempotency_key, services.output, limiter=few
+    )
     chunks = request.stream()
     try:
         async for lines in _lines(chunks):

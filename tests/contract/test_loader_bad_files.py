@@ -127,33 +127,47 @@ def test_an_unknown_prediction_is_refused(tmp_path: Path) -> None:
         load(tiny_file(tmp_path, "sd15", prediction="sample"), FP32, CPU)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), -float("inf")])
 @pytest.mark.parametrize(
-    ("name", "whole"),
+    ("name", "place"),
     [
-        ("model.diffusion_model.out.2.weight", True),
-        ("model.diffusion_model.out.0.weight", False),
-        ("first_stage_model.decoder.conv_in.weight", True),
-        ("cond_stage_model.transformer.text_model.encoder.layers.0.mlp.fc1.weight", True),
-        ("cond_stage_model.transformer.text_model.final_layer_norm.bias", False),
+        ("model.diffusion_model.out.2.weight", 0),
+        ("model.diffusion_model.out.0.weight", 1),
+        ("model.diffusion_model.input_blocks.1.0.in_layers.2.weight", 777),
+        ("first_stage_model.decoder.conv_in.weight", -1),
+        ("cond_stage_model.transformer.text_model.encoder.layers.0.mlp.fc1.weight", -1),
+        ("cond_stage_model.transformer.text_model.final_layer_norm.bias", -1),
     ],
 )
-def test_weights_that_are_not_finite_are_found(
-    tmp_path: Path, name: str, whole: bool, value: float
+def test_a_single_value_that_is_not_finite_is_found(
+    tmp_path: Path, name: str, place: int, value: float
 ) -> None:
     path = make_tiny(tmp_path, "sd15")
     weights = load_file(path)
     broken = weights[name].clone()
-    broken.view(-1)[slice(None) if whole else slice(1)] = value
+    broken.view(-1)[place] = value
     save_file({**weights, name: broken}, tmp_path / "bad.safetensors")
     shutil.copytree(path.with_suffix(".config"), tmp_path / "bad.config")
     cache = ModelCache(scan([tmp_path]), FP32, CPU)
     kept = cache.get("tiny-sd15")
-    with pytest.raises(CheckpointError, match="NaN or infinite in float32") as caught:
+    with pytest.raises(CheckpointError) as caught:
         cache.get("bad")
+    told = f"bad.safetensors holds NaN or infinity in float32: 1 values, of {name} (1)."
+    assert caught.value.message == told
     assert cache.resident == ("tiny-sd15",)
     assert cache.get("tiny-sd15") is kept
     assert caught.value.remedy
+
+
+def test_broken_values_are_counted_and_the_first_weights_are_listed(tmp_path: Path) -> None:
+    path = make_tiny(tmp_path, "sd15")
+    weights = load_file(path)
+    unet = [name for name in weights if name.startswith("model.diffusion_model.")][:6]
+    for name in unet:
+        weights[name].view(-1)[:2] = torch.nan
+    save_file(weights, path)
+    with pytest.raises(CheckpointError, match=r"12 values, of .+ \(2\), .+ and 2 more\."):
+        load(scan([tmp_path])[0], FP32, CPU)
 
 
 def test_weights_too_large_for_the_precision_are_found(tmp_path: Path) -> None:
@@ -163,7 +177,7 @@ def test_weights_too_large_for_the_precision_are_found(tmp_path: Path) -> None:
     save_file(weights, path)
     file = scan([tmp_path])[0]
     assert load(file, FP32, CPU).family == "sd15"
-    with pytest.raises(CheckpointError, match=r"infinite in float16: conv_out\.weight"):
+    with pytest.raises(CheckpointError, match=r"in float16: .*\.out\.2\.weight"):
         load(file, replace(FP32, dtype="float16"), CPU)
 
 

@@ -98,9 +98,6 @@ def read_lora(name: str, path: Path) -> LoraFile:
     except CheckpointError as error:
         raise refused(name, f"cannot be read: {error.message}", error.remedy) from error
     grouped = _grouped(name, header)
-    for key, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise refused(name, f"has NaN or infinity in {key!r}", "Get or train it again.")
     alphas = _adapter_alphas(name, header)
     deltas = {}
     for stem, keys in grouped.items():

@@ -14,7 +14,6 @@ from farm.worker.models.parts import Part, Weights, from_folder
 from farm.worker.models.reader import DTYPES, Readers
 
 SHOWN_NAMES = 4
-SAMPLES = 1024
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,6 @@ class PartPlan:
         del read
         # Out of the one table as they go into the other, so that no copy outlives its original.
         own = {name: _whole(found.pop(name)) for name in self.module.state_dict()}
-        self._check_finite(own)
         self.module.load_state_dict(own, assign=True)
         self._fill_positions()
         return self.module
@@ -103,24 +101,6 @@ class PartPlan:
         if self.folder_names:
             return from_folder(weights, self.module)
         return self.part.translate(weights, self.module)
-
-    def _check_finite(self, weights: Weights) -> None:
-        """Look at about ``SAMPLES`` values of every weight, spread over it.
-
-        A weight that is broken as a whole is found for certain, and so is a single broken value
-        of a norm; to look at all values would cost as much as reading them.
-        """
-        # One answer for all weights, as each of its own would make the host wait for the device.
-        flags = torch.stack([_sample(weight).isfinite().all() for weight in weights.values()])
-        bad = [name for name, good in zip(weights, flags.tolist(), strict=True) if not good]
-        if bad:
-            dtype = str(self.dtype).removeprefix("torch.")
-            raise damaged(
-                self._path,
-                f"has weights of its {self.part.name} that are NaN or infinite in {dtype}: "
-                f"{_some(bad)}",
-                "Get another copy or version of it.",
-            )
 
     @property
     def _path(self) -> Path:
@@ -140,11 +120,6 @@ def _whole(weight: Tensor) -> Tensor:
     if weight.ndim == 4:
         return weight.contiguous(memory_format=torch.channels_last)
     return weight.contiguous()
-
-
-def _sample(weight: Tensor) -> Tensor:
-    flat = weight.permute(0, 2, 3, 1).flatten() if weight.ndim == 4 else weight.flatten()
-    return flat[:: max(1, flat.numel() // SAMPLES)]
 
 
 def _some(names: list[str]) -> str:

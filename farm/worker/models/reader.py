@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, TypeAlias
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from farm.errors import CheckpointError
+from farm.worker.models.flaws import flaws
 from farm.worker.models.header import Header, TensorEntry, damaged, file_identity
 
 DTYPES = {
@@ -38,7 +39,8 @@ DTYPES = {
 Turn: TypeAlias = Callable[[], AbstractContextManager[None]]
 READERS = 4
 STAGE = 4 * 2**20
-"""Bytes that a reading thread turns at a time; more would not stay in a CPU's cache."""
+"""Bytes that a reading thread turns and checks at a time; more would not stay in a CPU's cache."""
+SHOWN_NAMES = 4
 
 
 def read_tensors(
@@ -48,7 +50,8 @@ def read_tensors(
     channels last.
 
     Raises:
-        CheckpointError: the file is not, or no longer, the one that ``header`` describes.
+        CheckpointError: the file is not, or no longer, the one that ``header`` describes, or any
+            value in them is NaN or infinite in ``dtype``.
     """
     with Readers() as readers:
         return readers.begin(header, names, dtype=dtype, device=device)()
@@ -101,6 +104,7 @@ class Readers:
         file = self._files.enter_context(_File(header))
         waiting = deque(sorted(names, key=lambda name: header.tensors[name].start))
         found: dict[str, Tensor] = {}
+        broken: dict[str, int] = {}
 
         def read() -> None:
             while waiting and not self._left:
@@ -109,40 +113,48 @@ class Readers:
                 except IndexError:  # another thread was quicker
                     return
                 with self._turn():
-                    found[name] = self._read(file, header.tensors[name], dtype, device)
+                    found[name], count = self._read(file, header.tensors[name], dtype, device)
+                if count:
+                    broken[name] = count
 
         threads = [self._pool.submit(read) for _ in range(READERS)]
 
         def wait() -> dict[str, Tensor]:
             for thread in threads:
                 thread.result()
+            if broken:
+                raise _broken(header, broken, dtype)
             return found
 
         return wait
 
     def _read(
         self, file: _File, entry: TensorEntry, dtype: torch.dtype, device: torch.device
-    ) -> Tensor:
-        """One tensor, turned into its precision and layout piece by piece on its way.
+    ) -> tuple[Tensor, int]:
+        """One tensor, turned into its precision and layout piece by piece on its way, and how
+        many of its values are not finite there.
 
         Memory that is touched for the first time is what a load takes longest for, so nothing is
         read into memory that is not kept.
         """
-        stored = DTYPES[entry.dtype]
+        stored, broken = DTYPES[entry.dtype], 0
         tensor = _room(entry.shape, dtype if stored.is_floating_point else stored, device)
         if device.type == "cpu" and tensor.dtype == stored and tensor.is_contiguous():
-            file.fill(tensor.view(-1).view(torch.uint8), entry.start)
-            return tensor
+            bytes = tensor.view(-1).view(torch.uint8)
+            for first in range(0, len(bytes), STAGE):
+                part = bytes[first : first + STAGE]
+                broken += file.fill(part, entry.start + first, stored, tensor.dtype)
+            return tensor, broken
         rows = tensor if tensor.ndim > 1 else tensor.view(-1)
         row = (entry.end - entry.start) // max(1, len(rows))
         step = max(1, STAGE // max(1, row))
         for first in range(0, len(rows), step):
             part = rows[first : first + step]
             stage = self._stage(len(part) * row, pinned=device.type == "cuda")
-            file.fill(stage, entry.start + first * row)
+            broken += file.fill(stage, entry.start + first * row, stored, tensor.dtype)
             # To the card as it is: to turn it is quicker there.
             part.copy_(stage.view(stored).view(part.shape).to(device))
-        return tensor
+        return tensor, broken
 
     def _stage(self, count: int, *, pinned: bool) -> Tensor:
         stage: Tensor | None = getattr(self._stages, "stage", None)
@@ -168,8 +180,12 @@ class _File:
     def __exit__(self, *_: object) -> None:
         os.close(self._handle)
 
-    def fill(self, block: Tensor, offset: int) -> None:
-        """Read into ``block``, [n] uint8 on the CPU, from ``offset`` on."""
+    def fill(self, block: Tensor, offset: int, stored: torch.dtype, kept: torch.dtype) -> int:
+        """Read into ``block``, [n] uint8 on the CPU, from ``offset`` on.
+
+        Returns:
+            How many of its values, ``stored`` as they are, are not finite once they are ``kept``.
+        """
         buffer: Any = block.numpy()
         view = memoryview(buffer)
         while view:
@@ -177,6 +193,7 @@ class _File:
             if count == 0:
                 raise _changed(self._header)
             view, offset = view[count:], offset + count
+        return flaws(block, stored, kept) if stored.is_floating_point else 0
 
 
 def _room(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -192,4 +209,17 @@ def _room(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> T
 def _changed(header: Header) -> CheckpointError:
     return damaged(
         header.path, "was changed while it was loaded", "Submit again when the copy is complete."
+    )
+
+
+def _broken(header: Header, counts: Mapping[str, int], dtype: torch.dtype) -> CheckpointError:
+    """Counts of values by the tensors they are in."""
+    named = [f"{name} ({counts[name]})" for name in sorted(counts)]
+    more = len(named) - SHOWN_NAMES
+    kind = str(dtype).removeprefix("torch.")
+    return damaged(
+        header.path,
+        f"holds NaN or infinity in {kind}: {sum(counts.values())} values, of "
+        f"{', '.join(named[:SHOWN_NAMES])}" + (f" and {more} more" if more > 0 else ""),
+        "Get another copy or version of it.",
     )

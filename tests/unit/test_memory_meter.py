@@ -56,6 +56,7 @@ def test_what_a_block_takes_is_told_and_peaks_survive_it(monkeypatch: pytest.Mon
     def reset(_: object) -> None:
         peaks.update(allocated=5 * GIB, active=5 * GIB, reserved=8 * GIB)
 
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.cuda, "memory_stats", told)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (15 * GIB, 24 * GIB))

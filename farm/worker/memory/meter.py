@@ -39,6 +39,8 @@ class Meter:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._active = self._reserved = 0
+        if device.type == "cuda":
+            torch.cuda.init()  # before that torch keeps no statistics at all
 
     def reset(self) -> None:
         """Start the peaks anew. A process's peak resident set cannot be, so not on a CPU."""

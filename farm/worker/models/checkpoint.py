@@ -65,7 +65,7 @@ class Checkpoint:
         texts = [modules[part] for part in ("text_encoder", "text_encoder_2") if part in modules]
         away = [*texts, modules["unet"]] if streams else texts
         for module in away:
-            if streams or next(module.parameters()).device != device:
+            if streams or next(module.parameters()).device.type != device.type:
                 _stream(module, device)
         self._homes = {module: next(module.parameters()).device for module in modules.values()}
         self._patches = Patches(modules, family)
@@ -108,7 +108,8 @@ class Checkpoint:
         held = {}
         for module, weights in self.weights.items():
             stream = streamed(module)
-            if stream is None and self._homes[module] == self.device:
+            # By type: a tensor on "cuda" says that it is on "cuda:0".
+            if stream is None and self._homes[module].type == self.device.type:
                 held[module] = weights + patch_of(module).kept_bytes
             elif stream is not None and module is self._unet:
                 held[module] = stream.window_bytes

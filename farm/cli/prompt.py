@@ -10,7 +10,7 @@ import typer
 
 from farm.cli import output
 from farm.cli.batches import AsJson
-from farm.spec.job import MAX_STEPS
+from farm.spec.fields import MAX_STEPS
 from farm.spec.prompt.emphasis import Section
 from farm.spec.prompt.explanation import Explanation, Saying
 from farm.spec.prompt.explanation import explain as explained

@@ -17,7 +17,7 @@ from farm.errors import InvalidInput
 from farm.spec.axes import parse_values
 from farm.spec.batch import BatchRequest, freeze
 from farm.spec.batchfile import read
-from farm.spec.job import MAX_STEPS
+from farm.spec.fields import MAX_STEPS
 from farm.spec.linefile import SUFFIXES, LineFile
 from farm.spec.listing import freeze_listed
 from farm.spec.problems import validated

@@ -19,12 +19,12 @@ SPEED_WEIGHT = 0.02
 
 
 def units(spec: JobSpec) -> float:
-    """The size of a job: rows of model calls, of 512x512 pixels each.
+    """The size of a job: rows of model calls of all its passes, of 512x512 pixels each.
 
     Attention grows faster than the pixels and overheads slower; for images of like size, which is
     what a checkpoint mostly makes, the learnt rate takes that up.
     """
-    return spec.model_rows * spec.width * spec.height / PIXELS
+    return sum(each.rows * each.pixels for each in spec.passes) / PIXELS
 
 
 class Costs:

@@ -20,11 +20,13 @@ PROMPT_SR = "prompt_sr"
 
 INTEGER_FIELDS = frozenset(
     {"width", "height", "steps", "seed", "variation_seed", "eta_noise_seed_delta", "clip_skip"}
+    | {"hires_steps", "hires_width", "hires_height"}
 )
 FLOAT_FIELDS = frozenset(
     {"cfg_scale", "variation_strength", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise"}
     | {"sigma_min", "sigma_max", "rho", "cfg_rescale", "s_min_uncond", "skip_early_cond"}
     | {"guidance_start", "guidance_end"}
+    | {"hires_scale", "hires_cfg_scale", "denoising_strength", "extra_noise"}
 )
 TEXT_FIELDS = frozenset(
     {
@@ -35,6 +37,11 @@ TEXT_FIELDS = frozenset(
         "scheduler",
         "rng",
         "emphasis",
+        "hires_upscaler",
+        "hires_sampler",
+        "hires_checkpoint",
+        "hires_prompt",
+        "hires_negative_prompt",
         PROMPT_SR,
     }
 )

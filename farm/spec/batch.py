@@ -14,8 +14,10 @@ from pydantic import BeforeValidator, Field
 from farm.errors import InvalidInput
 from farm.spec import cells
 from farm.spec.axes import PROMPT_SR, parse_values
+from farm.spec.fields import MAX_PROMPT
 from farm.spec.guidance import GuidanceOptions
-from farm.spec.job import MAX_PROMPT, JobSpec
+from farm.spec.hires import HiresOptions, own
+from farm.spec.job import JobSpec
 from farm.spec.output import Output
 from farm.spec.problems import validated
 from farm.spec.reading import ReadingOptions
@@ -51,7 +53,7 @@ def _priority(value: Any) -> Any:
 Priority = Annotated[int, BeforeValidator(_priority), Field(ge=0, le=100)]
 
 
-class BatchRequest(SamplingOptions, NoiseOptions, ReadingOptions, GuidanceOptions):
+class BatchRequest(SamplingOptions, NoiseOptions, ReadingOptions, GuidanceOptions, HiresOptions):
     """A batch as a client writes it.
 
     Fields left out of a job take the checkpoint's own defaults (its native size and
@@ -188,11 +190,11 @@ def freeze(request: BatchRequest, defaults: Defaults) -> BatchSpec:
 
 def _values(field: str, given: Any, defaults: Defaults) -> tuple[Any, ...]:
     values = parse_values(field, given)
-    if field != "checkpoint":
+    find = {"checkpoint": known_checkpoint, "hires_checkpoint": own_checkpoint}.get(field)
+    if find is None:
         return tuple(values)
     return tuple(
-        known_checkpoint(name, defaults, f"axes.checkpoint[{index}]")
-        for index, name in enumerate(values)
+        find(name, defaults, f"axes.{field}[{index}]") for index, name in enumerate(values)
     )
 
 
@@ -205,6 +207,8 @@ def _template(
         checkpoint = known_checkpoint(request.checkpoint, defaults)
     fields = set(JobSpec.model_fields)
     given = request.model_dump(include=fields, exclude_unset=True)
+    if name := given.get("hires_checkpoint"):
+        given["hires_checkpoint"] = own_checkpoint(name, defaults, "hires_checkpoint")
     return completed({**given, "checkpoint": checkpoint}, defaults, varied=frozenset(axes))
 
 
@@ -260,6 +264,11 @@ def known_checkpoint(name: str | None, defaults: Defaults, where: str = "checkpo
     )
 
 
+def own_checkpoint(name: str, defaults: Defaults, where: str) -> str:
+    """The checkpoint that ``name`` means for a second pass; empty for the first pass's."""
+    return known_checkpoint(name, defaults, where) if own(name) else ""
+
+
 def _check_axes(spec: BatchSpec) -> None:
     base = spec._values((0,) * len(spec.axes), 0)
     names = {field: f"axes.{field}[0]" for field, _ in spec.axes}
@@ -273,5 +282,5 @@ def _check_axes(spec: BatchSpec) -> None:
                 here = {**names, field: where}
                 job = validated(JobSpec, {**base, field: value}, names=here)
                 cells.check_seeds(job, spec.count, here)
-    cells.check_pixels(spec.template, dict(spec.axes))
+    cells.check_sizes(spec.template, dict(spec.axes))
     cells.check_levels(spec.template, dict(spec.axes))

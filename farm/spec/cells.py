@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any, TypeAlias
 
 from farm.errors import InvalidInput
 from farm.spec.axes import PROMPT_SR
+from farm.spec.fields import MAX_PIXELS, MAX_PROMPT
 from farm.spec.guidance import SPAN
-from farm.spec.job import MAX_PIXELS, MAX_PROMPT, JobSpec
+from farm.spec.hires import SIZE_FIELDS, HiresOptions, check_target
+from farm.spec.job import JobSpec
 from farm.spec.sampling import LEVELS, MAX_SEED
 
 Template: TypeAlias = Mapping[str, Any]
@@ -58,16 +61,53 @@ def check_replacement(template: Template, axes: Axes, where: str) -> None:
         )
 
 
-def check_pixels(template: Template, axes: Axes) -> None:
-    """The largest picture is not too large."""
-    width = max(axes.get("width", (template["width"],)))
-    height = max(axes.get("height", (template["height"],)))
-    if width * height > MAX_PIXELS:
-        raise InvalidInput(
-            f"axes: the largest cell, {width}x{height}, is more than 16 megapixels.",
-            field="axes",
-            remedy="Use smaller widths or heights.",
-        )
+def check_sizes(template: Template, axes: Axes) -> None:
+    """The largest picture is not too large, nor the smallest too small."""
+    for cell in extreme_sizes(template, axes):
+        width, height = cell["width"], cell["height"]
+        if width * height > MAX_PIXELS:
+            raise InvalidInput(
+                f"axes: the largest cell, {width}x{height}, is more than 16 megapixels.",
+                field="axes",
+                remedy="Use smaller widths or heights.",
+            )
+        try:
+            check_target(_hires(cell), width, height)
+        except InvalidInput as error:
+            raise InvalidInput(
+                f"axes: in some cell {error.message}", field="axes", remedy=error.remedy
+            ) from None
+
+
+def image_sizes(template: Template, axes: Axes) -> list[tuple[int, int]]:
+    """Width and height of pictures in the corners of the axes: no other is wider, higher or has
+    more pixels than the largest of them."""
+    sizes = []
+    for cell in extreme_sizes(template, axes):
+        width, height = cell["width"], cell["height"]
+        target = _hires(cell).target(width, height)
+        sizes.append((target.width, target.height) if target else (width, height))
+    return sizes
+
+
+def extreme_sizes(template: Template, axes: Axes) -> Iterator[dict[str, Any]]:
+    """What decides the sizes in the corners of the axes.
+
+    Each size rises or falls with each of these fields as long as it is not 0, so that its least,
+    its greatest, and its least above 0 are enough.
+    """
+    choices = []
+    for field in SIZE_FIELDS:
+        given = axes.get(field, (template.get(field, JobSpec.model_fields[field].default),))
+        some = [value for value in given if value]
+        choices.append({min(given), max(given), *([min(some)] if some else [])})
+    for values in product(*choices):
+        yield dict(zip(SIZE_FIELDS, values, strict=True))
+
+
+def _hires(cell: Mapping[str, Any]) -> HiresOptions:
+    sizes = {field: value for field, value in cell.items() if field.startswith("hires_")}
+    return HiresOptions.model_construct(**sizes)
 
 
 def check_levels(template: Template, axes: Axes) -> None:

@@ -75,7 +75,7 @@ def _guidance(spec: JobSpec) -> dict[str, object]:
     """What differs from plain guidance, and has an effect."""
     emphasised = set("([") & set(spec.prompt + spec.negative_prompt)
     emphasis = spec.emphasis if emphasised and spec.emphasis != "Original" else None
-    if not spec.guided:
+    if not any(each.guided for each in spec.passes):
         return {"Emphasis": emphasis}
     start, end = spec.guidance_start, spec.guidance_end
     return {

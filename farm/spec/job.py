@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from math import fsum, inf
+from dataclasses import replace
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from farm.errors import InvalidInput
-from farm.spec import networks
+from farm.spec.fields import (
+    MAX_GUIDANCE,
+    MAX_PIXELS,
+    MAX_STEPS,
+    NegativePrompt,
+    Prompt,
+    SamplerName,
+)
 from farm.spec.guidance import GuidanceOptions
+from farm.spec.hires import HiresOptions, check_target
+from farm.spec.passes import Pass
 from farm.spec.problems import refusal
-from farm.spec.prompt.comments import without_comments
-from farm.spec.prompt.composition import Part, parts
-from farm.spec.prompt.emphasis import is_mild, sections
 from farm.spec.prompt.table import timeline
 from farm.spec.reading import ReadingOptions
-from farm.spec.samplers import SAMPLERS, sampler_name
 from farm.spec.sampling import (
     MAX_SEED,
     MAX_SIDE,
@@ -25,26 +30,13 @@ from farm.spec.sampling import (
     NoiseOptions,
     SamplingOptions,
 )
-
-MAX_PROMPT = 20_000
-MAX_PIXELS = 16_777_216
-MAX_STEPS = 150
-MAX_GUIDANCE = 30.0
+from farm.spec.strength import Taken, taken
 
 Options = TypeVar("Options", bound=BaseModel)
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=SIDE_STEP)]
 
 
-def _sampler(written: object) -> object:
-    if not isinstance(written, str):
-        return written
-    try:
-        return sampler_name(written)
-    except InvalidInput as error:
-        raise refusal(error) from None
-
-
-class JobSpec(SamplingOptions, NoiseOptions, ReadingOptions, GuidanceOptions):
+class JobSpec(SamplingOptions, NoiseOptions, ReadingOptions, GuidanceOptions, HiresOptions):
     """Everything that decides the pixels of one image.
 
     Attributes:
@@ -58,63 +50,75 @@ class JobSpec(SamplingOptions, NoiseOptions, ReadingOptions, GuidanceOptions):
         seed: 0..2**63-1.
         strict: run in a pinned batch shape, so that the image is bit-equal under any load.
 
-    and those of :class:`SamplingOptions`, :class:`NoiseOptions`, :class:`ReadingOptions` and
-    :class:`GuidanceOptions`.
+    and those of :class:`SamplingOptions`, :class:`NoiseOptions`, :class:`ReadingOptions`,
+    :class:`GuidanceOptions` and :class:`HiresOptions`. Width, height, steps, sampler, checkpoint
+    and guidance are those of the first pass.
     """
 
     checkpoint: str = Field(min_length=1, max_length=200)
-    prompt: str = Field(default="", max_length=MAX_PROMPT)
-    negative_prompt: str = Field(default="", max_length=MAX_PROMPT)
+    prompt: Prompt = ""
+    negative_prompt: NegativePrompt = ""
     width: Side
     height: Side
     steps: int = Field(default=20, ge=1, le=MAX_STEPS)
-    sampler: Annotated[str, BeforeValidator(_sampler)] = "Euler a"
+    sampler: SamplerName = "Euler a"
     cfg_scale: float = Field(default=7.0, ge=0, le=MAX_GUIDANCE)
     seed: int = Field(ge=0, le=MAX_SEED)
     strict: bool = False
 
-    @field_validator("prompt")
-    @classmethod
-    def _sound(cls, prompt: str) -> str:
-        # Most are plain, and a batch may list millions of them.
-        if "<" not in prompt and "AND" not in prompt and is_mild(prompt):
-            return prompt
-        try:
-            for part in parts(networks.parse(prompt).text):
-                sections(part.text)
-        except InvalidInput as error:
-            raise refusal(error) from None
-        return prompt
-
-    @field_validator("negative_prompt")
-    @classmethod
-    def _sound_weights(cls, prompt: str) -> str:
-        if is_mild(prompt):
-            return prompt
-        try:
-            sections(without_comments(prompt))
-        except InvalidInput as error:
-            raise refusal(error) from None
-        return prompt
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """The ways down the noise levels: one, and with a hires fix another, unless that is to
+        change nothing."""
+        second = self._second
+        return (self._first, second) if second else (self._first,)
 
     @property
-    def parts(self) -> tuple[Part, ...]:
-        """The parts of the prompt, at least one."""
-        return parts(networks.parse(self.prompt).text)
+    def size(self) -> tuple[int, int]:
+        """Width and height of its image in pixels."""
+        target = self.target(self.width, self.height)
+        return (target.width, target.height) if target else (self.width, self.height)
 
     @property
-    def guided(self) -> bool:
-        """Whether the negative prompt has an effect."""
-        towards = self.cfg_scale * fsum(part.weight for part in self.parts)
-        return towards != 1 or SAMPLERS[self.sampler].negative
+    def checkpoints(self) -> tuple[str, ...]:
+        """Those that it needs, the first pass's first."""
+        return tuple(dict.fromkeys(each.checkpoint for each in self.passes))
 
     @property
-    def model_rows(self) -> int:
-        """Rows that the model computes for it in all; NGMS, which depends on the model's noise
-        levels, makes them fewer."""
-        calls, guidance = timeline(self.sampler, self.steps).steps, self.guidance
-        guided = sum(guidance.guides(call, calls, inf) for call in range(calls))
-        return calls * len(self.parts) + guided * self.guided
+    def _first(self) -> Pass:
+        return Pass(
+            checkpoint=self.checkpoint,
+            prompt=self.prompt,
+            negative_prompt=self.negative_prompt,
+            width=self.width,
+            height=self.height,
+            sampler=self.sampler,
+            taken=Taken(self.steps, 0),
+            cfg_scale=self.cfg_scale,
+            guidance=self.guidance,
+            timeline=timeline(self.sampler, self.steps),
+        )
+
+    @property
+    def _second(self) -> Pass | None:
+        target = self.target(self.width, self.height)
+        if target is None or not self.denoising_strength:
+            return None
+        steps, sampler = self.hires_steps or self.steps, self.hires_sampler or self.sampler
+        cfg_scale = self.cfg_scale if self.hires_cfg_scale is None else self.hires_cfg_scale
+        before = timeline(self.sampler, self.steps).steps
+        return Pass(
+            checkpoint=self.hires_checkpoint or self.checkpoint,
+            prompt=self.hires_prompt or self.prompt,
+            negative_prompt=self.hires_negative_prompt or self.negative_prompt,
+            width=target.width,
+            height=target.height,
+            sampler=sampler,
+            taken=taken(steps, self.denoising_strength, exact=True),
+            cfg_scale=cfg_scale,
+            guidance=self.guidance,
+            timeline=replace(timeline(sampler, steps), before=before),
+        )
 
     @property
     def sampling(self) -> SamplingOptions:
@@ -143,4 +147,8 @@ class JobSpec(SamplingOptions, NoiseOptions, ReadingOptions, GuidanceOptions):
     def _not_too_large(self) -> JobSpec:
         if self.width * self.height > MAX_PIXELS:
             raise ValueError(f"width: {self.width}x{self.height} is more than 16 megapixels")
+        try:
+            check_target(self, self.width, self.height)
+        except InvalidInput as error:
+            raise refusal(error) from None
         return self

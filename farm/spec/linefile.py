@@ -63,7 +63,8 @@ class LineFile:
                     continue
                 found = parsed(line, f"line {number}")
                 name = found.get("checkpoint") or self._fields.get("checkpoint") or "any"
-                known.setdefault(str(name), _STAND_IN)
+                second = found.get("hires_checkpoint") or self._fields.get("hires_checkpoint")
+                known |= dict.fromkeys({str(name), str(second or name)}, _STAND_IN)
                 listing.job({**found, "checkpoint": name}, f"line {number}")
                 jobs += 1
         return jobs

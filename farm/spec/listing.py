@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from farm.errors import InvalidInput
-from farm.spec.batch import BatchRequest, Defaults, completed, known_checkpoint
+from farm.spec.batch import BatchRequest, Defaults, completed, known_checkpoint, own_checkpoint
 from farm.spec.job import JobSpec
 from farm.spec.problems import validated
 
@@ -43,18 +43,23 @@ class Listing:
         self._defaults = defaults
         fields = set(JobSpec.model_fields)
         self._shared = request.model_dump(include=fields, exclude_unset=True)
-        self._names: dict[str | None, str] = {}
+        self._names: dict[tuple[str, str | None], str] = {}
 
     def job(self, overrides: Mapping[str, Any], where: str) -> JobSpec:
         """One job; InvalidInput names the field in it that is wrong, behind ``where``."""
         given = {**self._shared, **overrides}
-        name = given.get("checkpoint")
-        if not isinstance(name, str | None):
-            validated(BatchRequest, {"checkpoint": name}, prefix=where)
-        if name not in self._names:
-            self._names[name] = known_checkpoint(name, self._defaults, f"{where}.checkpoint")
-        given["checkpoint"] = self._names[name]
+        given["checkpoint"] = self._named("checkpoint", given.get("checkpoint"), where)
+        if own := given.get("hires_checkpoint"):
+            given["hires_checkpoint"] = self._named("hires_checkpoint", own, where)
         return validated(JobSpec, completed(given, self._defaults), prefix=where)
+
+    def _named(self, field: str, name: Any, where: str) -> str:
+        if not isinstance(name, str | None):
+            validated(BatchRequest, {field: name}, prefix=where)
+        if (field, name) not in self._names:
+            find = known_checkpoint if field == "checkpoint" else own_checkpoint
+            self._names[field, name] = find(name, self._defaults, f"{where}.{field}")
+        return self._names[field, name]
 
 
 def freeze_listed(request: BatchRequest, defaults: Defaults) -> list[JobSpec]:

@@ -59,7 +59,7 @@ def test_calls_beyond_those_that_were_counted_are_guided_to_the_end() -> None:
     ids=str,
 )
 def test_whether_the_negative_prompt_has_an_effect(fields: dict[str, Any], guided: bool) -> None:
-    assert JobSpec.model_validate({**VALUES, **fields}).guided == guided
+    assert JobSpec.model_validate({**VALUES, **fields}).passes[0].guided == guided
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_whether_the_negative_prompt_has_an_effect(fields: dict[str, Any], guide
     ids=str,
 )
 def test_how_many_rows_a_job_is_in_all(fields: dict[str, Any], rows: int) -> None:
-    assert JobSpec.model_validate({**VALUES, **fields}).model_rows == rows
+    assert JobSpec.model_validate({**VALUES, **fields}).passes[0].rows == rows
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from farm.spec.job import MAX_PROMPT, MAX_STEPS
+from farm.spec.fields import MAX_PROMPT, MAX_STEPS
 from farm.spec.prompt.explanation import Explanation, explain
 
 router = APIRouter(prefix="/v1", tags=["farm"])

@@ -20,9 +20,11 @@ from farm.worker.engine.encodes import Encodes
 from farm.worker.engine.job import Job
 from farm.worker.engine.jobs import Jobs
 from farm.worker.engine.limits import RowLimits
+from farm.worker.engine.pictures import Pictures
 from farm.worker.engine.pulse import Pulse
 from farm.worker.engine.relief import relieved
-from farm.worker.engine.requests import EncodeText
+from farm.worker.engine.requests import EncodeImage, EncodeText
+from farm.worker.engine.shared import Shared
 from farm.worker.engine.texts import TextCache
 from farm.worker.memory.experience import Experience
 from farm.worker.memory.matmul import obey
@@ -47,6 +49,7 @@ class Core:
         watched, on_preview: see :class:`farm.worker.engine.denoiser.Preview`.
         assets: LoRAs and embeddings that prompts may name.
         text_cache_bytes: device memory for encoded texts.
+        shared_bytes: host memory for what several jobs ask for.
         experience: what forwards were measured to take, and where to tell it.
         accountant: told where the device's time goes.
     """
@@ -62,6 +65,7 @@ class Core:
         on_preview: OnPreview | None = None,
         assets: Iterable[AssetFile] = (),
         text_cache_bytes: int = 64 * 2**20,
+        shared_bytes: int = 64 * 2**20,
         accountant: Accountant | None = None,
         experience: Experience | None = None,
     ) -> None:
@@ -77,7 +81,8 @@ class Core:
         self._texts = TextCache(text_cache_bytes, lambda: version_of(assets))
         obey(profile, device)
         meter, experience = Meter(device), experience or Experience()
-        self.jobs = Jobs(self._texts, meter)
+        shared = Shared(shared_bytes, lambda: version_of(assets))
+        self.jobs = Jobs(self._texts, shared, meter)
         self.pulse = Pulse(accountant)
         self._limits = limits = RowLimits(models, profile, experience=experience, meter=meter)
         self.calibration = Calibration(models, profile, device, experience=experience, meter=meter)
@@ -92,6 +97,7 @@ class Core:
             embeddings=EmbeddingShelf(assets),
             device=device,
         )
+        self._pictures = Pictures(self.jobs, models, self.pulse, device=device)
         self._decodes = Decodes(
             self.jobs,
             models,
@@ -115,7 +121,8 @@ class Core:
         self._refresh()
         self._encodes.book()
         self._decodes.book()
-        waiting = [job.waiting for job in self.jobs]
+        self._pictures.book()
+        waiting = [job.waiting for job in self.jobs.active]
         if self._decodes.busy:
             waiting = [each for each in waiting if each.stage != "decode"]
         resident = self._models.resident
@@ -136,8 +143,10 @@ class Core:
                     self._decodes.start(self.jobs[decision.order])
                 case Forward():
                     self._forward(decision)
-                case None:
+                case None if self._decodes.busy:
                     self._decodes.settle()
+                case None:
+                    self._pictures.settle()
 
     def rest(self) -> None:
         """Let go of what is kept between steps, as there is nothing to do."""
@@ -172,14 +181,20 @@ class Core:
 
     def _load(self, checkpoint: str) -> None:
         """Load for all who wait for this checkpoint; if it fails, it fails for all of them."""
-        jobs = [job for job in self.jobs if job.waiting.checkpoint == checkpoint]
+        waiting = (job for job in self.jobs if not job.aside)
+        jobs = [job for job in waiting if job.waiting.checkpoint == checkpoint]
         self._denoiser.settle()
         with self.jobs.blame(jobs), self._loading(jobs, checkpoint=checkpoint):
             relieved(self._models, lambda: self._models.get(checkpoint))
 
     def _encode(self, job: Job) -> None:
-        """Encode a text once for all who wait for it."""
+        """Encode a picture, or a text once for all who wait for it."""
         request = job.request
+        if isinstance(request, EncodeImage):
+            self._decodes.settle()  # One at a time: memory is planned for that.
+            with self.jobs.blame([job]), self._models.use(request.checkpoint) as checkpoint:
+                self._pictures.encode(request, checkpoint, job)
+            return
         assert isinstance(request, EncodeText)
         jobs = [other for other in self.jobs if other.request == request]
         with self.jobs.blame(jobs), self._models.use(request.checkpoint) as checkpoint:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
@@ -133,7 +133,7 @@ class Denoiser:
             shares = [seconds * taken / rows.count for taken in rows.taken]
             self._pulse.worked(
                 "denoise",
-                {job.key: share for job, share in zip(jobs, shares, strict=True)},
+                self._split(jobs, shares),
                 forwards=rows.forwards,
                 rows=rows.count,
                 padded=rows.padding,
@@ -148,19 +148,21 @@ class Denoiser:
                 stepped.estimates,
                 strict=True,
             ):
-                if job in self._jobs and job.slot is slot:
-                    job.ledger.call(
-                        share,
+                # Who shares it may have gone on with it meanwhile.
+                holder = job if job in self._jobs and job.slot is slot else self._jobs.holder(slot)
+                if holder:
+                    holder.ledger.call(
+                        self._charge(holder, share),
                         rows=rows.count,
                         forwards=rows.forwards,
                         bucket=rows.bucket,
                         whole=slot.program.steps[position].whole,
                     )
                     if good:
-                        self._tell(job, slot.program.done[position], checkpoint, estimate)
-                        self._send_on(job, slot.program, position)
+                        self._tell(holder, slot.program.done[position], checkpoint, estimate)
+                        self._send_on(holder, slot.program, position)
                     else:
-                        self._rescue(job, checkpoint, position)
+                        self._rescue(holder, checkpoint, position)
 
     def settle(self) -> None:
         """:meth:`book`, outside of a forward."""
@@ -173,12 +175,31 @@ class Denoiser:
         self.settle()
         self._runner.forget()
 
+    def _split(self, jobs: Sequence[Job], shares: Sequence[float]) -> dict[str, float]:
+        """Seconds by the key of each job that they were for."""
+        split: dict[str, float] = {}
+        for job, share in zip(jobs, shares, strict=True):
+            together = self._jobs.together(job)
+            split |= {each.key: share / len(together) for each in together}
+        return split
+
+    def _charge(self, job: Job, seconds: float) -> float:
+        """Charge those that get what a job gets with their part; what is left is its own."""
+        together = self._jobs.together(job)
+        share = seconds / len(together)
+        for other in together:
+            if other is not job:
+                other.ledger.gpu_seconds += share
+        return share
+
     def _open(self, job: Job, checkpoint: Checkpoint) -> None:
         if job.slot:
             return
         request = job.request
         assert isinstance(request, Denoise)
-        self._limits.check(checkpoint, request)
+        later = (each for each in job.coming if each.checkpoint == request.checkpoint)
+        for size in (request, *later):
+            self._limits.check(checkpoint, size)
         if request.edit and not checkpoint.edits:
             raise InvalidInput(
                 f"{request.checkpoint!r} is no model for editing, and cannot be shown a picture.",
@@ -207,7 +228,9 @@ class Denoiser:
         program = job.slot.program
         step = program.done[position] + (not program.steps[position].whole)
         if job.lift == checkpoint.rungs:
-            self._jobs.fail([job], not_finite(job, step))
+            # All that asked for the same would get the same.
+            for other in list(self._jobs.together(job)):
+                self._jobs.fail([other], not_finite(other, step))
             return
         job.restart(job.lift + 1)
         job.ledger.precision = checkpoint.precision(job.lift)
@@ -223,27 +246,29 @@ class Denoiser:
         lifts = (
             lift
             for (name, lift), times in self._rescued.items()
-            if name == job.spec.checkpoint and times >= RESCUES
+            if name == job.waiting.checkpoint and times >= RESCUES
         )
         return max(lifts, default=0)
 
     def _tell(self, job: Job, done: int, checkpoint: Checkpoint, estimate: Tensor) -> None:
-        """Say how far a job is, and show what it is like to whoever watches. Never its undoing."""
-        if not job.due(PROGRESS_SECONDS):
-            return
-        try:
-            if self._on_progress:
-                self._on_progress(job.key, done, job.steps)
-            if self._preview and self._preview.watched(job.key):
-                picture = self._preview.previews.picture(checkpoint, estimate)
-                self._preview.show(job.key, done, job.steps, picture)
-        except Exception:
-            log.exception("telling the progress of %s failed", job.key)
+        """Say how far a job is, and those that get the same, and show what it is like to whoever
+        watches. Never its undoing."""
+        for each in self._jobs.together(job):
+            if not each.due(PROGRESS_SECONDS):
+                continue
+            try:
+                if self._on_progress:
+                    self._on_progress(each.key, each.before + done, each.steps)
+                if self._preview and self._preview.watched(each.key):
+                    picture = self._preview.previews.picture(checkpoint, estimate)
+                    self._preview.show(each.key, each.before + done, each.steps, picture)
+            except Exception:
+                log.exception("telling the progress of %s failed", each.key)
 
     def _send_on(self, job: Job, program: Program, position: int) -> None:
         if position + 1 == len(program.steps):
             if job.lift:
-                self._rescued[job.spec.checkpoint, job.lift] += 1
+                self._rescued[job.waiting.checkpoint, job.lift] += 1
             self._jobs.send(job, job.close())
 
     def _recover(self, error: Exception, forward: Forward, checkpoint: Checkpoint) -> None:

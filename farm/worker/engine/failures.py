@@ -30,9 +30,10 @@ def explained(error: Exception, job: Job) -> Exception:
     traceback.clear_frames(error.__traceback__)
     if isinstance(error, FarmError) or not out_of_memory(error):
         return error
-    size = f"{job.spec.width}x{job.spec.height}"
+    waiting = job.waiting
+    size = f"{waiting.width}x{waiting.height}"
     refusal = DoesNotFit(
-        f"The device ran out of memory at {size} on {job.spec.checkpoint!r}.",
+        f"The device ran out of memory at {size} on {waiting.checkpoint!r}.",
         field="width",
         value=size,
         remedy="Make the image smaller, or use a device with more memory.",
@@ -43,11 +44,12 @@ def explained(error: Exception, job: Job) -> Exception:
 
 def not_finite(job: Job, step: int) -> NumericFailure:
     """The latent of this job stopped being numbers at ``step``, counted from 1."""
+    checkpoint = job.waiting.checkpoint
     where = f", and did so in every precision up to {job.ledger.precision}" if job.lift else ""
     return NumericFailure(
-        f"The latent became NaN or infinite at step {step} of {job.steps} "
-        f"on {job.spec.checkpoint!r}{where}.",
+        f"The latent became NaN or infinite at step {job.before + step} of {job.steps} "
+        f"on {checkpoint!r}{where}.",
         field="checkpoint",
-        value=job.spec.checkpoint,
+        value=checkpoint,
         remedy="Lower cfg_scale, or use another checkpoint.",
     )

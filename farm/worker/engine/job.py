@@ -10,18 +10,29 @@ from typing import Any
 
 from torch import Tensor
 
-from farm.spec import networks
+from farm.spec.hires import PICTURE_UPSCALERS
 from farm.spec.job import JobSpec
+from farm.spec.passes import Pass
 from farm.worker.engine.batcher import Stage, Waiting
 from farm.worker.engine.guide import Guide
-from farm.worker.engine.requests import Decode, Denoise, EncodeText, Made, Request
+from farm.worker.engine.requests import (
+    Decode,
+    Denoise,
+    EncodeImage,
+    EncodeText,
+    Made,
+    Request,
+    Resize,
+)
 from farm.worker.engine.rows import TOKENS_A_BLOCK
 from farm.worker.engine.slot import Slot
 from farm.worker.engine.stats import Ledger, Rendered
+from farm.worker.models.decoder import FACTOR
 from farm.worker.recipes.txt2img import txt2img
 
 _STAGES: dict[type[Request], Stage] = {
     EncodeText: "encode",
+    EncodeImage: "encode",
     Denoise: "denoise",
     Decode: "decode",
 }
@@ -41,6 +52,10 @@ class Job:
         lift: precisions above the checkpoint's own in which it must be denoised.
         slot: its place on the device, from the first step to the last.
         image: [height, width, 3] uint8 on the CPU, once the recipe has ended.
+        aside: waits for the host, not for the device.
+        shares: what its request is known by among those of other jobs; None where it waits for
+            itself alone. Not the request, which holds on to what it was made with.
+        leads: is the one that others of the same request wait for.
     """
 
     request: Request
@@ -57,8 +72,11 @@ class Job:
         self.lift = 0
         self.slot: Slot | None = None
         self.image: Tensor | None = None
-        self._loras = networks.parse(spec.prompt).unet
-        self._rows = len(spec.parts) + spec.guided
+        self.aside = False
+        self.shares: str | None = None
+        self.leads = True
+        self._passes = spec.passes
+        self._passed = 0
         self._recipe = txt2img(spec)
         self._wait_for(next(self._recipe))
         self._denoise_began = 0.0
@@ -73,11 +91,23 @@ class Job:
 
     @property
     def steps(self) -> int:
-        """Of the denoising under way, as its user counts them."""
-        return self.slot.program.total if self.slot else 0
+        """Of all its passes, as its user counts them."""
+        return sum(each.steps for each in self._passes)
+
+    @property
+    def before(self) -> int:
+        """Steps of the passes that are done."""
+        return sum(each.steps for each in self._passes[: self._passed])
+
+    @property
+    def coming(self) -> tuple[Pass, ...]:
+        """The passes after the one under way."""
+        return self._passes[self._passed + 1 :]
 
     def send(self, value: Any) -> None:
         """Hand the recipe what it waited for, and take its next request or its image."""
+        self._passed += isinstance(self.request, Denoise)
+        self.lift = 0
         try:
             self._wait_for(self._recipe.send(Made(self.request, value)))
         except StopIteration as end:
@@ -95,6 +125,14 @@ class Job:
         self.ledger.denoise_seconds += monotonic() - self._denoise_began
         return latent
 
+    def take_over(self, other: Job) -> None:
+        """Go on where another job of the same request stands, which then has no place."""
+        self.slot, other.slot = other.slot, None
+        self._denoise_began = monotonic()
+        if self.lift != other.lift:
+            self.lift = other.lift
+            self._wait_for(self.request)
+
     def restart(self, lift: int) -> None:
         """Denoise from the beginning, so many precisions above the checkpoint's own."""
         self.slot = None
@@ -111,8 +149,16 @@ class Job:
 
     def _wait_for(self, request: Request) -> None:
         self.request = request
-        width, height, lengths = self.spec.width, self.spec.height, [1]
-        loras, rows = self._loras, self._rows
+        self.aside = isinstance(request, Resize) and request.upscaler in PICTURE_UPSCALERS
+        self.shares = repr(request) if getattr(request, "kept", False) else None
+        stage = _STAGES.get(type(request))
+        if stage is None:
+            return
+        own = self._passes[min(self._passed, len(self._passes) - 1)]
+        width, height, loras, lengths = own.width, own.height, own.asked.unet, [1]
+        rows = len(own.parts) + own.guided
+        if isinstance(request, Decode):
+            height, width = (FACTOR * side for side in request.latent.value.shape[1:])
         if isinstance(request, Denoise):
             guide = Guide(request)
             # Before the first call its noise level is not known; the most that it may take.
@@ -122,7 +168,7 @@ class Job:
         blocks = lcm(*lengths)
         self._waiting = Waiting(
             order=self.order,
-            stage=_STAGES[type(request)],
+            stage=stage,
             checkpoint=request.checkpoint,
             width=width,
             height=height,

@@ -10,10 +10,13 @@ from typing import Any
 from farm.errors import Cancelled, FarmError
 from farm.worker.engine.failures import DeviceLost, device_lost, explained
 from farm.worker.engine.job import Job
-from farm.worker.engine.requests import EncodeText
+from farm.worker.engine.requests import Crop, EncodeText, Resize
+from farm.worker.engine.shared import Shared
+from farm.worker.engine.slot import Slot
 from farm.worker.engine.stats import Rendered
 from farm.worker.engine.texts import TextCache
 from farm.worker.memory.meter import Meter
+from farm.worker.models.resizing import resize_latent
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +24,9 @@ log = logging.getLogger(__name__)
 class Jobs:
     """All jobs of one engine, the oldest first."""
 
-    def __init__(self, texts: TextCache, meter: Meter) -> None:
+    def __init__(self, texts: TextCache, shared: Shared, meter: Meter) -> None:
         self._texts = texts
+        self._shared = shared
         self._meter = meter
         self._jobs: dict[int, Job] = {}
 
@@ -38,6 +42,19 @@ class Jobs:
     def __getitem__(self, order: int) -> Job:
         return self._jobs[order]
 
+    @property
+    def active(self) -> list[Job]:
+        """Those that the device can do something for."""
+        return [job for job in self._jobs.values() if job.leads and not job.aside]
+
+    def together(self, job: Job) -> list[Job]:
+        """A job, and those that get what it waits for."""
+        return self._shared.together(job)
+
+    def holder(self, slot: Slot) -> Job | None:
+        """The job whose place this is."""
+        return next((job for job in self._jobs.values() if job.slot is slot), None)
+
     def present(self, orders: Iterable[int]) -> list[Job]:
         """The jobs of these orders that are still here."""
         return [self._jobs[order] for order in orders if order in self._jobs]
@@ -46,25 +63,30 @@ class Jobs:
         """Take in a job younger than all others."""
         self._jobs[job.order] = job
         with self.blame([job]):
-            self._use_known_texts(job)
+            self._answer(job)
 
     def send(self, job: Job, value: Any) -> None:
-        """Hand a job what it waited for; with its image it leaves."""
-        with self.blame([job]):
-            job.send(value)
-            self._use_known_texts(job)
-            if job.image is not None:
-                self._finish(job)
+        """Hand a job what it waited for, and all that wait for the same; with its image it
+        leaves."""
+        for each in self._shared.made(job, value):
+            with self.blame([each]):
+                each.send(value)
+                self._answer(each)
+                if each.image is not None:
+                    self._finish(each)
 
     def fail(self, jobs: Sequence[Job], error: Exception) -> None:
         """End jobs with an error; those that have left already stay as they ended."""
         for job in jobs:
             if self._jobs.pop(job.order, None):
+                self._shared.leave(job)
                 job.future.set_exception(explained(error, job))
 
     def cancel(self, key: str) -> None:
         """End the job called ``key`` if it is here."""
         cancelled = [job for job in self if job.key == key]
+        for job in cancelled:
+            self._shared.leave(job, midway=True)
         self.fail(cancelled, Cancelled(f"Job {key!r} was cancelled."))
 
     @contextmanager
@@ -84,12 +106,24 @@ class Jobs:
             log.exception("%s failed", ", ".join(job.key for job in jobs))
             self.fail(jobs, error)
 
-    def _use_known_texts(self, job: Job) -> None:
-        while isinstance(job.request, EncodeText):
-            text = self._texts.get(job.request)
-            if text is None:
+    def _answer(self, job: Job) -> None:
+        """Hand a job all that is known already, or takes no time; let it wait for the rest."""
+        while job.image is None:
+            made = self._at_once(job)
+            if made is None:
+                self._shared.join(job)
                 return
-            job.send(text)
+            job.send(made)
+
+    def _at_once(self, job: Job) -> Any:
+        match job.request:
+            case EncodeText() as request:
+                return self._texts.get(request)
+            case Resize(source, width, height, upscaler) if not job.aside:
+                return resize_latent(source.value, width, height, upscaler)
+            case Crop(latent, left, top, width, height):
+                return latent.value[:, top : top + height, left : left + width]
+        return self._shared.find(job)
 
     def _finish(self, job: Job) -> None:
         assert job.image is not None

@@ -16,6 +16,7 @@ from dataclasses import replace
 from math import log
 
 from farm.spec.measurement import Call
+from farm.spec.passes import Pass
 from farm.worker.engine.batcher import Forward
 from farm.worker.engine.requests import Denoise
 from farm.worker.memory.experience import Experience
@@ -57,7 +58,7 @@ class RowLimits:
         self._worth: dict[Call, int] = {}
         self._seconds: dict[tuple[str, int, int, int], tuple[int, float]] = {}
 
-    def check(self, checkpoint: Checkpoint, request: Denoise) -> None:
+    def check(self, checkpoint: Checkpoint, request: Denoise | Pass) -> None:
         """Raise :class:`farm.errors.DoesNotFit` if this size does not fit beside the weights.
 
         A size for which even a single row was too much is denoised with streamed weights.

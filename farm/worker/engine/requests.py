@@ -75,10 +75,12 @@ class Begin:
         latent: [4, height/8, width/8], clean.
         skipped: steps of the schedule left out at the beginning, 0..steps - 1; noise of the next
             one's level is added to the latent. See :func:`farm.spec.strength.taken`.
+        extra_noise: so many times standard normal noise more: the same noise, once again.
     """
 
     latent: Made[Tensor]
     skipped: int = 0
+    extra_noise: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,8 @@ class Denoise:
         loras: on the UNet.
         begin: what with, and where in the schedule; None for noise alone, at its top.
         edit: the picture that a model for editing changes.
+        kept: others are likely to ask for the same: who does while it runs waits for it, and who
+            does later finds it in a cache.
     """
 
     checkpoint: str
@@ -132,6 +136,7 @@ class Denoise:
     loras: Loras = ()
     begin: Begin | None = None
     edit: Edit | None = None
+    kept: bool = field(default=False, compare=False)
 
     @property
     def skipped(self) -> int | None:
@@ -141,13 +146,59 @@ class Denoise:
 
 @dataclass(frozen=True, slots=True)
 class Decode:
-    """Turn a latent into pixels. Makes a [height, width, 3] uint8 tensor on the CPU."""
+    """Turn a latent into pixels. Makes a [height, width, 3] uint8 tensor on the CPU.
+
+    Attributes:
+        kept: see :class:`Denoise`.
+    """
 
     checkpoint: str
     latent: Made[Tensor]
+    kept: bool = field(default=False, compare=False)
 
 
-Request: TypeAlias = EncodeText | Denoise | Decode
+@dataclass(frozen=True, slots=True)
+class EncodeImage:
+    """Turn pixels into their mean latent. Makes a [4, height/8, width/8] float32 tensor; a side
+    that is no multiple of 8 is cut off there.
+
+    Attributes:
+        picture: [height, width, 3] uint8 on the CPU.
+        kept: see :class:`Denoise`.
+    """
+
+    checkpoint: str
+    picture: Made[Tensor]
+    kept: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """Resize a latent [4, h, w], or a picture [h, w, 3] uint8, whichever the upscaler is for.
+
+    Attributes:
+        width, height: places of the latent, or pixels.
+        upscaler: one of :data:`farm.spec.hires.UPSCALERS`.
+    """
+
+    source: Made[Tensor]
+    width: int
+    height: int
+    upscaler: str
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """A part of a latent. Makes a [4, height, width] tensor."""
+
+    latent: Made[Tensor]
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+Request: TypeAlias = EncodeText | Denoise | Decode | EncodeImage | Resize | Crop
 
 Recipe: TypeAlias = "Generator[Request, Made[Any], Tensor]"
 """How an image is made: yields requests, is sent what they made, returns the pixels."""

@@ -56,7 +56,8 @@ class Slot:
         """Its registers before the first step, but for a latent it begins with."""
         start = self.program.start
         registers = torch.zeros(REGISTERS, *self._shape)
-        registers[0] = self._noise.first * start.noise
+        extra = self.request.begin.extra_noise if self.request.begin else 0.0
+        registers[0] = self._noise.first * (start.noise + extra)
         if start.churn is not None:
             registers[0] += self._noise.draw(Draw()) * start.churn
         return registers

@@ -17,12 +17,12 @@ class EngineStats:
 
     Attributes:
         load_seconds: of loading its checkpoint while it waited; 0 when that was warm.
-        encode_seconds: of encoding its texts; 0 when they were known.
+        encode_seconds: of encoding its texts, 0 when they were known, and pictures.
         denoise_seconds: on the clock, from the start of its first step to the end of its last.
-        decode_seconds: of decoding its latent.
+        decode_seconds: of decoding its latents.
         gpu_seconds: its fair share of the device: of a forward by its rows, of a load or an
             encoding by those who waited for it, and its decode.
-        steps: sampler steps done.
+        steps: sampler steps done, those that other jobs did for it not counted.
         iterations_per_second: steps / denoise_seconds.
         forwards: calls of the model that it took part in.
         mean_rows: rows in them on average, its own included, padding not.
@@ -78,10 +78,14 @@ class Ledger:
         self._rows += rows
         self._buckets.add(bucket)
 
-    def charge(self, work: Literal["load", "decode"], seconds: float, *, share: float) -> None:
-        """Book a load or a decode: what it took, and the job's share of the device in it."""
+    def charge(
+        self, work: Literal["load", "encode", "decode"], seconds: float, *, share: float
+    ) -> None:
+        """Book what it took, and the job's share of the device in it."""
         if work == "load":
             self.load_seconds += seconds
+        elif work == "encode":
+            self.encode_seconds += seconds
         else:
             self.decode_seconds += seconds
         self.gpu_seconds += share

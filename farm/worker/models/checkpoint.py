@@ -290,6 +290,15 @@ class Checkpoint:
         """
         return self._decoder.decode(latent, after=after)
 
+    def encode_picture(self, picture: Tensor) -> Tensor:
+        """Pixels [H, W, 3] uint8 to their mean latent, [4, H/8, W/8] float32 on ``device``, as
+        samplers have them; see :meth:`Decoder.encode`.
+
+        webui draws from the distribution around the mean instead, by a generator that it shares
+        with all else, so that its latent is another each time.
+        """
+        return self._decoder.encode(picture.permute(2, 0, 1).float() / 255 * 2 - 1)
+
 
 def _call(work: Work, family: str, module: nn.Module, mode: str) -> Call:
     weights = list(module.parameters())

@@ -65,6 +65,7 @@ class Decoder:
         self._tile = tile
         self._tiny = tiny
         self.tile_over = tile_over if tiny is None else ENDLESS
+        self._encode_tile_over = tile_over
         self._unpainted: Tensor | None = None
 
     @property
@@ -143,11 +144,21 @@ class Decoder:
         return self._unpainted
 
     def encode(self, picture: Tensor) -> Tensor:
-        """[3, H, W] in -1..1 to the mean latent, [4, H/8, W/8] float32 on the VAE's device.
+        """[3, H, W] in -1..1 to the mean latent, [4, H/8, W/8] float32 on the VAE's device, rounded
+        down. Where memory runs out in tiles, as are all of its size and above from then on.
 
         Raises:
             NumericFailure: it is not finite even in float32.
         """
+        pixels = picture[0].numel()
+        try:
+            return self._climb(lambda vae: self._latent(vae, picture))
+        except Exception as error:
+            most = self._encode_tile_over
+            if not out_of_memory(error) or pixels > most or pixels <= self._tile**2:
+                raise
+            traceback.clear_frames(error.__traceback__)
+        self._encode_tile_over = pixels - 1
         return self._climb(lambda vae: self._latent(vae, picture))
 
     def _climb(
@@ -190,7 +201,7 @@ class Decoder:
         return _shown(vae.decode(scaled.to(vae.dtype), return_dict=False)[0][0], vae)
 
     def _latent(self, vae: Any, picture: Tensor) -> Tensor | None:
-        vae.use_tiling = picture[0].numel() > self.tile_over
+        vae.use_tiling = picture[0].numel() > self._encode_tile_over
         shown = picture[None].to(vae.device, vae.dtype)
         latent: Tensor = vae.encode(shown).latent_dist.mean[0].float()
         return latent * vae.config.scaling_factor if bool(torch.isfinite(latent).all()) else None

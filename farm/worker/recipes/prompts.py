@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from farm.spec import networks
-from farm.spec.job import JobSpec
-from farm.spec.networks import Loras
+from farm.spec.passes import Pass
 from farm.spec.prompt.comments import without_comments
-from farm.spec.prompt.table import Course, compile_prompt, schedule, timeline
+from farm.spec.prompt.table import Course, compile_prompt, schedule
+from farm.spec.reading import ReadingOptions
 from farm.worker.engine.requests import Condition, EncodeText, Made, Request
 
 if TYPE_CHECKING:
@@ -17,29 +16,27 @@ if TYPE_CHECKING:
 
 
 def read_prompts(
-    spec: JobSpec,
+    own: Pass, reading: ReadingOptions
 ) -> Generator[Request, Made[Any], tuple[tuple[Condition, ...], Condition | None]]:
-    """Encode all that the prompts of a job ever say.
+    """Encode all that the prompts of a pass ever say.
 
     Returns:
         The parts of its prompt, and its negative prompt if that has an effect.
     """
-    asked = networks.parse(spec.prompt)
-    line = timeline(spec.sampler, spec.steps)
     prompt = []
-    for course in compile_prompt(asked.text, line):
-        prompt.append((yield from _read(spec, course, asked.te)))
-    if not spec.guided:
+    for course in compile_prompt(own.asked.text, own.timeline):
+        prompt.append((yield from _read(own, reading, course)))
+    if not own.guided:
         return tuple(prompt), None
-    course = Course(1.0, schedule(without_comments(spec.negative_prompt), line))
-    return tuple(prompt), (yield from _read(spec, course, asked.te, negative=True))
+    course = Course(1.0, schedule(without_comments(own.negative_prompt), own.timeline))
+    return tuple(prompt), (yield from _read(own, reading, course, negative=True))
 
 
 def _read(
-    spec: JobSpec, course: Course, loras: Loras, *, negative: bool = False
+    own: Pass, reading: ReadingOptions, course: Course, *, negative: bool = False
 ) -> Generator[Request, Made[TextEncoding], Condition]:
     rows = {text: row for row, text in enumerate(dict.fromkeys(e.text for e in course.schedule))}
-    request = EncodeText(spec.checkpoint, tuple(rows), negative, spec.reading, loras)
+    request = EncodeText(own.checkpoint, tuple(rows), negative, reading, own.asked.te)
     made = yield request
     entries = tuple((entry.first, rows[entry.text]) for entry in course.schedule)
     return Condition(made, entries, course.weight)

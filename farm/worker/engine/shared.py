@@ -1,0 +1,107 @@
+"""Results that several jobs ask for: made once while they wait, and kept for those that come."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from farm.worker.engine.job import Job
+from farm.worker.engine.transfer import download, upload
+
+
+class Shared:
+    """Who asks for the same, and what was made of it, as much as fits in ``budget_bytes`` of host
+    memory.
+
+    Of jobs that ask for the same the one of the highest rank leads, of these the oldest. It alone
+    is worked for, and the others get what it gets. If it leaves before, the next one goes on where
+    it stood.
+
+    Args:
+        origin: what results are made with beside their request. When it is no longer what it was,
+            all are forgotten.
+    """
+
+    def __init__(self, budget_bytes: int, origin: Callable[[], object] = lambda: None) -> None:
+        self._budget = budget_bytes
+        self._origin = origin
+        self._made_with = origin()
+        self._bytes = 0
+        self._kept: OrderedDict[str, tuple[Tensor, torch.device]] = OrderedDict()
+        self._waiting: dict[str, list[Job]] = {}
+
+    def find(self, job: Job) -> Tensor | None:
+        """What a job waits for, if it was made before and is still here."""
+        if job.shares is None:
+            return None
+        if self._origin() != self._made_with:
+            self._made_with = self._origin()
+            self._kept.clear()
+            self._bytes = 0
+        known = self._kept.get(job.shares)
+        if known is None:
+            return None
+        self._kept.move_to_end(job.shares)
+        home, device = known
+        return home if device.type == "cpu" else upload(home, device)
+
+    def join(self, job: Job) -> None:
+        """A job waits for what others may wait for too."""
+        if job.shares is None:
+            return
+        waiting = self._waiting.setdefault(job.shares, [])
+        before = waiting[0] if waiting else None
+        waiting.append(job)
+        waiting.sort(key=lambda one: (-one.rank, one.order))
+        if before not in (None, waiting[0]):
+            waiting[0].take_over(before)
+        for one in waiting:
+            one.leads = one is waiting[0]
+
+    def together(self, job: Job) -> list[Job]:
+        """A job, and those that get what it gets."""
+        return self._waiting.get(job.shares, [job]) if job.shares else [job]
+
+    def made(self, job: Job, value: Tensor) -> list[Job]:
+        """What a job waits for is there: keep it.
+
+        Returns:
+            The job, and the others that waited for it.
+        """
+        if job.shares is None:
+            return [job]
+        self._keep(job.shares, value)
+        waiting = self._waiting.pop(job.shares, [job])
+        for one in waiting:
+            one.leads = True
+        return waiting
+
+    def leave(self, job: Job, *, midway: bool = False) -> None:
+        """A job waits no more.
+
+        Args:
+            midway: nothing is wrong with what was made for it so far, so that the next one may go
+                on with that.
+        """
+        waiting = self._waiting.get(job.shares or "", [])
+        if job not in waiting:
+            return
+        waiting.remove(job)
+        if not waiting:
+            del self._waiting[job.shares or ""]
+        elif job.leads:
+            waiting[0].leads = True
+            if midway:
+                waiting[0].take_over(job)
+
+    def _keep(self, key: str, value: Tensor) -> None:
+        # On a CPU it would be a part of what belongs to other jobs too.
+        home = value.clone() if value.device.type == "cpu" else download(value)
+        self._kept[key] = home, value.device
+        self._bytes += home.nbytes
+        while self._bytes > self._budget:
+            _, (oldest, _) = self._kept.popitem(last=False)
+            self._bytes -= oldest.nbytes

@@ -11,6 +11,7 @@ from farm.db import batches, failures, health, jobs, sessions
 from farm.db.images import Image
 from farm.dispatch import forecast, quote
 from farm.dispatch.outlook import Outlook
+from farm.dispatch.prospects import Prospects
 from farm.spec.job import JobSpec
 from farm.spec.output import Output
 from farm.spec.tags import MAX_TAGS, Tag
@@ -128,14 +129,20 @@ class WholeBatch(Batch):
     spec: Specification | None
 
     @classmethod
-    def whole(cls, batch: batches.Batch, outlook: Outlook | None) -> Self:
+    def whole(cls, batch: batches.Batch, outlook: Outlook | None, **more: Any) -> Self:
         stored = batch.spec
         spec = stored and Specification(
             template=stored["template"],
             axes=[Axis(field=field, values=values) for field, values in stored["axes"]],
             count=stored["count"],
         )
-        return cls.of(batch, outlook, spec=spec)
+        return cls.of(batch, outlook, spec=spec, **more)
+
+
+class Accepted(WholeBatch):
+    """A batch that was accepted."""
+
+    notices: list[str] = Field(description="what it will have to wait for, in sentences")
 
 
 class BatchPage(BaseModel):
@@ -172,12 +179,18 @@ class Quotation(BaseModel):
     shapes: list[Shape] = Field(description="by checkpoint and size, the most jobs first")
     sheet: tuple[int, int] = Field(description="width and height of its contact sheet in pixels")
     disk_bytes: int = Field(description="for its images, roughly")
+    refusal: dict[str, Any] | None = Field(
+        description="what a submission is refused with that does not say `wait_for_worker`"
+    )
+    notices: list[str] = Field(description="what it would have to wait for, in sentences")
 
     @classmethod
-    def of(cls, found: quote.Quote) -> Self:
+    def of(cls, found: quote.Quote, expected: Prospects) -> Self:
         shown = found.shapes[:SHAPES]
         values = {
             **vars(found),
+            "refusal": expected.refusal and expected.refusal.to_dict(),
+            "notices": [expected.notice] if expected.notice else [],
             "eta": found.eta and Eta.of(found.eta),
             "shapes": [Shape(**vars(shape)) for shape in shown],
         }

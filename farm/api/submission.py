@@ -11,6 +11,7 @@ from farm.db import assets, batches
 from farm.db.batches import Accepted, NewBatch
 from farm.db.database import Database
 from farm.db.users import User
+from farm.dispatch.prospects import Jobs, prospects
 from farm.errors import Forbidden, InvalidInput
 from farm.spec.batch import BatchRequest, BatchSpec, freeze
 from farm.spec.job import JobSpec
@@ -23,17 +24,22 @@ _MAX_DEPTH = 8
 
 def submit(
     db: Database, user: User, request: BatchRequest, key: str | None, *, output: Output = PNG
-) -> Accepted:
+) -> tuple[Accepted, list[str]]:
     """Accept a batch once for each idempotency ``key``; ``output`` is for one that names none.
+
+    Returns:
+        the batch, and what its owner should know, in sentences.
 
     Raises:
         Forbidden: the user may have no job in flight.
         InvalidInput: the request is wrong; names the field.
+        DoesNotFit: no worker could make some of its jobs.
         Conflict: the key was used with another request.
     """
     refuse_without_quota(user)
     frozen = checked(db, request)
-    return batches.accept(
+    notices = waits_for(db, request, frozen)
+    accepted = batches.accept(
         db,
         NewBatch(
             user_id=user.id,
@@ -48,6 +54,21 @@ def submit(
             request_hash=hashlib.sha256(request.model_dump_json().encode()).digest(),
         ),
     )
+    return accepted, notices
+
+
+def waits_for(db: Database, request: BatchRequest, jobs: Jobs) -> list[str]:
+    """What some of the jobs will have to wait for, if anything, in sentences.
+
+    Raises:
+        InvalidInput, DoesNotFit: no worker that the farm knows could ever make some of them, and
+            the request does not say that it waits for one.
+    """
+    found = prospects(db, jobs, request.tags)
+    if found.refusal and not request.wait_for_worker:
+        raise found.refusal
+    told = found.refusal.message if found.refusal else found.notice
+    return [told] if told else []
 
 
 def checked(db: Database, request: BatchRequest) -> BatchSpec | list[JobSpec]:

@@ -11,6 +11,7 @@ from farm.db import assets, loading
 from farm.db.batches import Accepted, NewBatch
 from farm.db.database import Database
 from farm.db.users import User
+from farm.dispatch.prospects import Gate
 from farm.errors import InvalidInput
 from farm.spec.batch import MAX_JOBS, BatchRequest
 from farm.spec.job import JobSpec
@@ -38,6 +39,7 @@ class Upload:
         self._digest = hashlib.sha256()
         self._request = BatchRequest()
         self._listing: Listing | None = None
+        self._gate: Gate | None = None
         self._line = 0
         self._jobs = 0
         known = key is not None and loading.used(db, user.id, key)
@@ -48,6 +50,7 @@ class Upload:
 
         Raises:
             InvalidInput: names the line and the field at fault.
+            DoesNotFit: no worker could make one of the jobs.
         """
         jobs = [job for line in lines if (job := self._read(line)) is not None]
         if self._jobs + len(jobs) > MAX_JOBS:
@@ -83,6 +86,11 @@ class Upload:
             raise InvalidInput("body: it lists no job.", field="body", remedy=remedy)
         return loading.complete(self._db, self._batch_id, new, total=self._jobs)
 
+    @property
+    def notices(self) -> list[str]:
+        """What some of its jobs will have to wait for, in sentences."""
+        return [self._gate.notice] if self._gate and self._gate.notice else []
+
     def discard(self) -> None:
         """Leave nothing of it to be seen."""
         if self._batch_id is not None:
@@ -108,7 +116,14 @@ class Upload:
             self._listing = Listing(self._request, assets.defaults(self._db))
             if first:
                 return None
-        return self._listing.job(found, where)
+        return self._reachable(self._listing.job(found, where), where)
+
+    def _reachable(self, job: JobSpec, where: str) -> JobSpec:
+        if self._gate is None:
+            waits = self._request.wait_for_worker
+            self._gate = Gate(self._db, self._request.tags, waits=waits)
+        self._gate.admit(job, where)
+        return job
 
 
 def _numbered(line: Any, where: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from farm.cli import output
-from farm.cli.batches import AsJson
+from farm.cli.batches import AsJson, reason
 from farm.cli.submit import (
     Axes,
     Checkpoint,
@@ -67,6 +67,10 @@ def quote(
     screen.print(f"sheet      {across}x{down} pixels")
     _memory(told)
     _times(told)
+    for notice in told["notices"]:
+        screen.print(notice, markup=False)
+    if told["refusal"]:
+        screen.print(f"It would be refused: {reason(told['refusal'])}", markup=False)
 
 
 def _memory(told: dict[str, Any]) -> None:

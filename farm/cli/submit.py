@@ -60,6 +60,12 @@ Priority = Annotated[
     str | None, _option("--priority", help="interactive, normal, background, or 0 to 100.")
 ]
 Tags = Annotated[list[str] | None, _option("--tag", help="That a worker must have; repeatable.")]
+WaitForWorker = Annotated[
+    bool,
+    typer.Option(
+        "--wait-for-worker", help="Accept it though no worker can make it: one that can is to come."
+    ),
+]
 Name = Annotated[str | None, _option("--name", help="To know it again in `farm ls`.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only check and count; needs no farm.")]
 Watch = Annotated[
@@ -86,6 +92,7 @@ def submit(
     axis: Axes = None,
     priority: Priority = None,
     tag: Tags = None,
+    wait_for_worker: WaitForWorker = False,
     name: Name = None,
     dry_run: DryRun = False,
     watch: Watch = False,
@@ -119,6 +126,7 @@ def submit(
         "count": count,
         "priority": int(priority) if priority and priority.isdecimal() else priority,
         "tags": tag,
+        "wait_for_worker": wait_for_worker or None,
     }
     if what.lower().endswith(SUFFIXES):
         given = {**options, "axes": axis or None}
@@ -157,6 +165,8 @@ def _send(
 ) -> None:
     with Farm() as farm:
         batch = accept(farm)
+        for notice in batch.data["notices"]:
+            typer.echo(notice, err=True)
         if not (watch or download):
             _accepted(batch.data, as_json)
             return

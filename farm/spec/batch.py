@@ -81,6 +81,7 @@ class BatchRequest(SamplingOptions, NoiseOptions, ReadingOptions, GuidanceOption
     output: Output | None = None
     priority: Priority = PRIORITIES["normal"]
     tags: list[Tag] = Field(default_factory=list, max_length=MAX_TAGS)
+    wait_for_worker: bool = False
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ def test_a_batch_is_accepted_with_what_was_left_out_filled_in(api: TestClient) -
     }
     assert datetime.fromisoformat(batch["created_at"]).tzinfo == UTC
     assert batch["ended_at"] is None
+    assert batch.pop("notices") == ["This farm has no worker yet: the batch waits for the first."]
     assert api.get(batch["links"]["self"]).json() == batch
 
 

@@ -159,7 +159,7 @@ def test_only_workers_with_its_tags_count(api: TestClient, services: Services) -
     body = {"prompt": "a lion", "steps": 20, "tags": ["fast"]}
     plain = NewSession("plain", "gpu0", "here", 1, {}, "x", 8)
     sessions.open(services.db, plain, lease=60)
-    tagged = api.post("/v1/batches", json=body).json()["id"]
+    tagged = api.post("/v1/batches", json={**body, "wait_for_worker": True}).json()["id"]
     assert eta(api, tagged) is None
     told = api.post("/v1/batches:quote", json=body).json()
     assert (told["workers"], told["eta"], told["unfit"]) == (0, None, 1)

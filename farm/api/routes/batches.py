@@ -10,12 +10,22 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from farm.api import names
 from farm.api.deps import Caller, Serving
 from farm.api.guard import NDJSON
-from farm.api.schemas import Batch, BatchPage, Job, JobPage, Quotation, Retried, WholeBatch
+from farm.api.schemas import (
+    Accepted,
+    Batch,
+    BatchPage,
+    Job,
+    JobPage,
+    Quotation,
+    Retried,
+    WholeBatch,
+)
 from farm.api.submission import checked, submit
 from farm.db import batches, failures, jobs, retention
 from farm.db.database import Database
 from farm.db.users import User
 from farm.dispatch.outlook import Outlook
+from farm.dispatch.prospects import prospects
 from farm.dispatch.quote import quote
 from farm.errors import Conflict, Forbidden, InvalidInput
 from farm.spec.batch import BatchRequest, Priority
@@ -48,8 +58,11 @@ def create(
     services: Serving,
     caller: Caller,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
-) -> WholeBatch:
+) -> Accepted:
     """Accepts a batch whole or refuses it whole; answers before any image is made.
+
+    A batch of which no worker could ever make some job is refused, unless it says
+    `wait_for_worker`. `notices` tells what it will have to wait for.
 
     With an `Idempotency-Key`, sending the same request again answers 200 with the batch made
     the first time, so that a client may repeat a request whose answer it never got.
@@ -57,11 +70,13 @@ def create(
     As `application/x-ndjson` the body is one job a line, up to ten million of them; the first line
     may be `{"batch": {...}}` with the fields that they share.
     """
-    accepted = submit(services.db, caller, request, idempotency_key, output=services.output)
+    accepted, notices = submit(
+        services.db, caller, request, idempotency_key, output=services.output
+    )
     response.status_code = 202 if accepted.created else 200
     response.headers["Location"] = f"/v1/batches/{accepted.id}"
     # No forecast: accepting is quick whatever the farm has to do.
-    return WholeBatch.whole(existing(services.db, str(accepted.id)), None)
+    return Accepted.whole(existing(services.db, str(accepted.id)), None, notices=notices)
 
 
 @router.post(":quote", summary="What a batch would take")
@@ -76,7 +91,7 @@ def ask(request: BatchRequest, services: Serving, caller: Caller) -> Quotation:
         priority=request.priority,
         tags=request.tags,
     )
-    return Quotation.of(found)
+    return Quotation.of(found, prospects(services.db, batch, request.tags))
 
 
 @router.get("", summary="List batches, newest first")

@@ -15,7 +15,7 @@ from starlette.types import Scope
 from farm.api.deps import Caller, Serving
 from farm.api.guard import is_stream
 from farm.api.routes.batches import existing
-from farm.api.schemas import WholeBatch
+from farm.api.schemas import Accepted
 from farm.api.upload import Upload
 from farm.spec.listing import MAX_LINE
 
@@ -44,7 +44,7 @@ async def stream(
     services: Serving,
     caller: Caller,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
-) -> WholeBatch:
+) -> Accepted:
     """Accepts the batch whole or refuses it whole; a connection that is cut leaves nothing."""
     few = services.uploads
     upload = await to_thread.run_sync(
@@ -66,7 +66,7 @@ async def stream(
     response.status_code = 202 if accepted.created else 200
     response.headers["Location"] = f"/v1/batches/{accepted.id}"
     found = await to_thread.run_sync(existing, services.db, str(accepted.id))
-    return WholeBatch.whole(found, None)
+    return Accepted.whole(found, None, notices=upload.notices)
 
 
 async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:

@@ -1,0 +1,169 @@
+"""Which jobs of a batch no worker could ever make, said before anything of it is stored."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TypeAlias
+
+from farm.db.database import Database
+from farm.dispatch.means import Means, Shape, look, names
+from farm.errors import FarmError
+from farm.spec.batch import BatchSpec
+from farm.spec.job import JobSpec
+
+_SIDES = ("checkpoint", "width", "height")
+
+_NOBODY = "This farm has no worker yet: the batch waits for the first."
+
+Jobs: TypeAlias = BatchSpec | Sequence[JobSpec]
+
+
+@dataclass(frozen=True)
+class Prospects:
+    """Whether all jobs of a batch can ever be made.
+
+    Attributes:
+        refusal: why not, naming field, value and remedy; None where they can, or nobody knows.
+        notice: what they will have to wait for, or None.
+    """
+
+    refusal: FarmError | None = None
+    notice: str | None = None
+
+
+@dataclass(frozen=True)
+class Beyond:
+    """The jobs of a batch that no worker could make.
+
+    Attributes:
+        first: number of the first one.
+        shape: its own.
+    """
+
+    first: int
+    jobs: int
+    shape: Shape
+
+
+def prospects(db: Database, batch: Jobs, tags: Sequence[str]) -> Prospects:
+    """What workers, live ones and those that are away, could make of a batch with these tags.
+
+    Nobody is refused by a farm that has not seen any worker yet.
+    """
+    means = look(db, tags, away=False)
+    if means.known and beyond(means, batch) is None:
+        return Prospects()
+    means = look(db, tags, away=True)
+    if not means.known:
+        return Prospects(notice=_NOBODY)
+    found = beyond(means, batch)
+    if found is None:
+        return Prospects(notice=_away(means))
+    return Prospects(refusal(means, found, batch))
+
+
+class Gate:
+    """Judges jobs that come one by one.
+
+    Args:
+        waits: nobody is refused.
+
+    Attributes:
+        notice: what jobs that were let in will have to wait for.
+    """
+
+    def __init__(self, db: Database, tags: Sequence[str], *, waits: bool) -> None:
+        self.notice: str | None = None
+        self._waits = waits
+        self._live = look(db, tags, away=False)
+        self._seen = look(db, tags, away=True)
+
+    def admit(self, job: JobSpec, where: str) -> None:
+        """Let a job in, or raise what ``where`` it stands is wrong with it: no worker could make
+        it, live or away."""
+        shape = Shape(job.checkpoint, job.width, job.height)
+        if shape.pixels <= self._live.most(shape.checkpoint):
+            return
+        if not self._seen.known:
+            self.notice = _NOBODY
+        elif shape.pixels <= self._seen.most(shape.checkpoint):
+            self.notice = self.notice or _away(self._seen)
+        else:
+            error = self._seen.obstacle(shape, lambda field: f"{where}.{field}")
+            if not self._waits:
+                raise error
+            self.notice = self.notice or error.message
+
+
+def beyond(means: Means, batch: Jobs) -> Beyond | None:
+    """The jobs that no worker could make, if any; counted without expanding the axes."""
+    if not isinstance(batch, BatchSpec):
+        return _listed(means, batch)
+    axes = dict(batch.axes)
+    checkpoints, widths, heights = (
+        axes[side] if side in axes else (batch.template[side],) for side in _SIDES
+    )
+    ascending = sorted(heights)
+    cells = sum(
+        len(heights) - bisect_right(ascending, means.most(checkpoint) / width)
+        for checkpoint in checkpoints
+        for width in widths
+    )
+    if not cells:
+        return None
+    each = batch.total // (len(checkpoints) * len(widths) * len(heights))
+    first, shape = _first(means, batch)
+    return Beyond(first, cells * each, shape)
+
+
+def refusal(means: Means, found: Beyond, batch: Jobs) -> FarmError:
+    """What to answer who submits a batch of which jobs are beyond all workers."""
+    if isinstance(batch, BatchSpec):
+        fields = [field for field, _ in batch.axes]
+        index = dict(zip(fields, batch.coordinates(found.first), strict=True))
+        total = batch.total
+    else:
+        index, total = {}, len(batch)
+
+    def where(field: str) -> str:
+        if not isinstance(batch, BatchSpec):
+            return f"jobs[{found.first}].{field}"
+        return f"axes.{field}[{index[field]}]" if field in index else field
+
+    which = f"{found.jobs} of its {total} jobs" if found.jobs < total else f"all {total} jobs"
+    concerned = f"This concerns {which}, the first is number {found.first}."
+    return means.obstacle(found.shape, where, concerned if total > 1 else "")
+
+
+def _away(means: Means) -> str:
+    away = names([card for card in means.known if card.away])
+    return f"Some jobs wait for workers that are away now: {away}."
+
+
+def _first(means: Means, batch: BatchSpec) -> tuple[int, Shape]:
+    """Number and shape of the first job that is beyond all workers; there is one."""
+    axes = [(field, values) for field, values in batch.axes if field in _SIDES]
+    for indices in product(*(range(len(values)) for _, values in axes)):
+        chosen = {field: index for (field, _), index in zip(axes, indices, strict=True)}
+        said = {field: values[chosen[field]] for field, values in axes}
+        shape = Shape(*(said.get(side, batch.template.get(side)) for side in _SIDES))
+        if shape.pixels > means.most(shape.checkpoint):
+            return _number(batch, chosen), shape
+    raise LookupError("no job is beyond all workers")
+
+
+def _number(batch: BatchSpec, chosen: Mapping[str, int]) -> int:
+    """The first job with these indices on some of the axes."""
+    cell = 0
+    for field, values in batch.axes:
+        cell = cell * len(values) + chosen.get(field, 0)
+    return cell * batch.count
+
+
+def _listed(means: Means, batch: Sequence[JobSpec]) -> Beyond | None:
+    shapes = [Shape(job.checkpoint, job.width, job.height) for job in batch]
+    bad = [ord for ord, each in enumerate(shapes) if each.pixels > means.most(each.checkpoint)]
+    return Beyond(bad[0], len(bad), shapes[bad[0]]) if bad else None

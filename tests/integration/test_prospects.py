@@ -1,0 +1,170 @@
+"""Batches that no worker could ever make: refused with the nearest change, and nothing is kept."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
+
+from farm.api.deps import Services
+from farm.cli.main import app
+from farm.db import assets, sessions
+from farm.db.assets import Asset
+from farm.db.database import Database
+from farm.db.sessions import NewSession
+from tests.standin import DEFAULTS
+
+MIB = 2**20
+TAGS = ["fast"]
+TOLD = {
+    "memory": 1100 * MIB,
+    "share": 1.0,
+    "bytes_a_weight": 2,
+    "families": {
+        family: {"weights": weights * MIB, "peaks": [[64 * 64, 4 * MIB], [2**22, 4096 * MIB]]}
+        for family, weights in (("sdxl", 100), ("huge", 1098))
+    },
+}
+"""1000 MiB beside the weights, and 1 KiB a pixel: 1012 x 1012 fits; of what is huge, nothing."""
+
+
+@pytest.fixture
+def small(services: Services) -> Database:
+    """A farm with one small card, gpu0, tagged fast; ``huge`` is too large for it, and ``far`` lies
+    on a host without a worker."""
+    half = {"dtype": "float16"}
+    assets.register(
+        services.db,
+        "here",
+        [
+            Asset("demo", "sdxl", 100 * MIB, "/models/demo", DEFAULTS, None, **half),
+            Asset("huge", "huge", 1098 * MIB, "/models/huge", DEFAULTS, None, **half),
+        ],
+    )
+    far = Asset("far", "sdxl", 100 * MIB, "/models/far", DEFAULTS, None, **half)
+    assets.register(services.db, "there", [far])
+    card(services.db, "gpu0", "here", tags=TAGS)
+    return services.db
+
+
+def card(db: Database, name: str, host: str, **more: Any) -> None:
+    told = {**TOLD, **more.pop("told", {})}
+    sessions.open(db, NewSession(name, name, host, 1, {}, "x", 8, fits=told, **more), lease=60)
+
+
+SIZES = "The nearest size that fits is"
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "told"),
+    [
+        ({"width": 2048, "height": 2048}, "width", ("gpu0, the largest", f"{SIZES} 1008x1008")),
+        ({"axes": {"width": [64, 4096], "height": [64, 2048]}, "count": 3},
+         "axes.width[1]", ("3 of its 12 jobs, the first is number 9", f"{SIZES} 1424x712")),
+        ({"width": 2048, "axes": {"steps": [5, 6], "height": [64, 1024, 2048]}},
+         "axes.height[1]", ("4 of its 6 jobs, the first is number 1", SIZES)),
+        ({"checkpoint": "huge"}, "checkpoint", ("'huge' takes", "a smaller checkpoint")),
+        ({"axes": {"steps": [5, 6], "checkpoint": ["demo", "huge"]}},
+         "axes.checkpoint[1]", ("2 of its 4 jobs, the first is number 2", "a smaller checkpoint")),
+        ({"checkpoint": "far"}, "checkpoint", ("'far' has a worker", "model folder of gpu0")),
+        ({"axes": {"checkpoint": ["far", "demo"]}},
+         "axes.checkpoint[0]", ("1 of its 2 jobs", "model folder of gpu0")),
+        ({"tags": ["fast", "a100"]}, "tags", ("tagged a100 and fast", "tag gpu0 +a100")),
+        ({"jobs": [{}, {"width": 2048, "height": 1024}, {"checkpoint": "huge"}]},
+         "jobs[1].width", ("2 of its 3 jobs, the first is number 1", SIZES)),
+    ],
+)  # fmt: skip
+def test_what_no_worker_could_ever_make_is_refused(
+    api: TestClient, small: Database, fields: dict[str, Any], field: str, told: tuple[str, str]
+) -> None:
+    answer = api.post("/v1/batches", json={"prompt": "a lion", "checkpoint": "demo", **fields})
+    problem = answer.json()
+    assert (answer.status_code, problem["field"]) == (422, field)
+    assert field in problem["detail"]
+    says, remedy = told
+    assert says in problem["detail"]
+    assert remedy in problem["remedy"]
+    assert "wait_for_worker" in problem["remedy"]
+    assert problem["value"]
+    assert small.all("SELECT FROM batches") == []
+
+    quoted = api.post("/v1/batches:quote", json={"checkpoint": "demo", **fields}).json()
+    assert quoted["refusal"]["detail"] == problem["detail"]
+    assert quoted["refusal"]["remedy"] == problem["remedy"]
+
+    body = {"checkpoint": "demo", **fields, "wait_for_worker": True}
+    waits = api.post("/v1/batches", json=body)
+    assert waits.status_code == 202
+    assert waits.json()["notices"] == [problem["detail"]]
+
+
+@pytest.mark.parametrize("state", ["draining", "quarantined"])
+def test_who_gets_no_jobs_now_may_get_some_later(
+    api: TestClient, small: Database, state: str
+) -> None:
+    small.all("UPDATE sessions SET state = %(state)s RETURNING id", {"state": state})
+    body = {"prompt": "a lion", "checkpoint": "demo", "tags": TAGS}
+    answer = api.post("/v1/batches", json=body)
+    assert (answer.status_code, answer.json()["notices"]) == (202, [])
+    assert api.post("/v1/batches", json={**body, "width": 2048, "height": 2048}).status_code == 422
+
+
+def test_a_worker_that_is_away_may_come_back(api: TestClient, small: Database) -> None:
+    card(small, "gpu7", "there", told={"memory": 9999 * MIB}, tags=["night"])
+    sessions.close(small, "gpu7")
+    body = {"prompt": "a lion", "checkpoint": "far", "tags": ["night"], "width": 2048}
+    answer = api.post("/v1/batches", json=body)
+    assert answer.status_code == 202
+    assert answer.json()["notices"] == ["Some jobs wait for workers that are away now: gpu7."]
+    assert api.post("/v1/batches:quote", json=body).json()["notices"] == answer.json()["notices"]
+    sessions.close(small, "gpu0")
+    assert api.post("/v1/batches", json={**body, "tags": ["a100"]}).status_code == 422
+
+
+def test_a_farm_that_never_had_a_worker_takes_all(api: TestClient) -> None:
+    answer = api.post("/v1/batches", json={"prompt": "a lion", "tags": ["a100"], "width": 4096})
+    assert answer.status_code == 202
+    assert "has no worker yet" in answer.json()["notices"][0]
+
+
+def send(api: TestClient, *lines: dict[str, Any]) -> Any:
+    body = "".join(f"{json.dumps(line)}\n" for line in lines)
+    headers = {"Content-Type": "application/x-ndjson"}
+    return api.post("/v1/batches", content=body.encode(), headers=headers)
+
+
+def test_a_stream_stops_at_the_first_such_line(api: TestClient, small: Database) -> None:
+    shared = {"checkpoint": "demo", "prompt": "a lion"}
+    lines = [{"width": 64}, {"width": 2048, "height": 2048}, {"checkpoint": "huge"}]
+    problem = send(api, {"batch": shared}, *lines).json()
+    assert (problem["status"], problem["field"]) == (422, "line 3.width")
+    assert "1008x1008" in problem["remedy"]
+    assert api.get("/v1/batches").json()["batches"] == []
+    assert small.all("SELECT FROM batches WHERE state <> 'pruned'") == []
+
+    waits = send(api, {"batch": {**shared, "wait_for_worker": True}}, *lines)
+    assert (waits.status_code, waits.json()["total"]) == (202, 3)
+    assert "line 3.width" in waits.json()["notices"][0]
+
+
+def test_why_tells_what_it_waits_for(api: TestClient, small: Database) -> None:
+    body = {"prompt": "a lion", "checkpoint": "huge", "wait_for_worker": True}
+    batch = api.post("/v1/batches", json=body).json()["id"]
+    told = api.get(f"/v1/jobs/{batch}-0/why").json()
+    assert "fits on none of gpu0" in told["reason"]
+
+
+def test_the_command_line(served: str, small: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FARM_URL", served)
+    large = ["a lion", "-c", "demo", "-W", "2048", "-H", "2048"]
+    refused = CliRunner().invoke(app, ["submit", *large])
+    assert refused.exit_code == 2
+    assert "1008x1008" in refused.output
+    quoted = CliRunner().invoke(app, ["quote", *large])
+    assert "It would be refused" in quoted.output
+    waits = CliRunner().invoke(app, ["submit", *large, "--wait-for-worker"])
+    assert waits.exit_code == 0
+    assert "gpu0, the largest" in waits.output

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import mmap
 import os
+import secrets
 import statistics
 import struct
 import subprocess
@@ -22,7 +23,6 @@ import sys
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,7 +96,7 @@ def farm_worker(broker: str, url: str, folder: Path, places: int) -> None:
 
     Attempts._succeed = nothing  # type: ignore[assignment,method-assign]
     name = f"w{os.getpid()}"
-    new = NewSession(uuid.uuid4().hex, name, name, os.getpid(), {}, "cpu", places)
+    new = NewSession(secrets.token_hex(8), name, name, os.getpid(), {}, "cpu", places)
     with Database(url, max_size=4, name=name) as db:
         Service(
             Settings(database_url=url, broker_url=broker),

@@ -29,7 +29,7 @@ GROUP BY b.id ORDER BY b.id
 
 _WON = """
 SELECT coalesce(i.batch_id, o.batch_id) AS batch_id, coalesce(i.ord, o.ord) AS ord,
-       i.attempt, i.path, i.thumb_path, i.sha256,
+       i.attempt, i.path, i.thumb_path, encode(i.sha256, 'hex') AS sha256,
        i.attempt IS NOT DISTINCT FROM o.attempt AND t.result = 'succeeded' AS one
 FROM images i
 FULL JOIN (SELECT * FROM outcomes WHERE state = 'succeeded') o

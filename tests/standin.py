@@ -29,6 +29,7 @@ STATS = {
     "decode_seconds": 0.2,
     "store_seconds": 0.1,
     "gpu_seconds": 1.5,
+    "steps": 20,
     "iterations_per_second": 10.0,
     "mean_rows": 4.0,
     "vram_active": 3 * 2**30,

@@ -44,10 +44,10 @@ class _Skewed(datetime.datetime):
 time.time = lambda: _time() + _skew()
 datetime.datetime = _Skewed  # type: ignore[misc]
 
+import secrets  # noqa: E402
 import signal  # noqa: E402
 import socket  # noqa: E402
 import sys  # noqa: E402
-import uuid  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from concurrent.futures import Future, ThreadPoolExecutor  # noqa: E402
 from contextlib import contextmanager  # noqa: E402
@@ -153,7 +153,7 @@ def main() -> None:
             db,
             engine,  # type: ignore[arg-type]
             NewSession(
-                id=uuid.uuid4().hex,
+                id=secrets.token_hex(8),
                 worker=settings.worker_name,
                 host=host,
                 pid=os.getpid(),

@@ -81,8 +81,8 @@ WHERE f.in_flight > 0 OR u.id = ANY (%(waiting)s)
 """
 
 _SPENT = """
-SELECT batch_id, ord, attempt, result, (stats ->> 'gpu_seconds')::float AS gpu_seconds,
-       coalesce((stats ->> 'load_seconds')::float, 0) AS load_seconds
+SELECT batch_id, ord, attempt, result, gpu_seconds::float AS gpu_seconds,
+       coalesce(load_seconds::float, 0) AS load_seconds
 FROM attempts WHERE ended_at > now() - make_interval(secs => %(seconds)s)
 """
 

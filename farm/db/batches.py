@@ -10,7 +10,7 @@ from typing import Any
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from farm.db import forecasts, queries
+from farm.db import forecasts, queries, stats
 from farm.db.database import Connection, Database
 from farm.errors import Conflict
 from farm.spec.batch import BatchSpec
@@ -93,26 +93,26 @@ _PAGE = _SELECT + f"WHERE b.id < %(before)s AND {_SEEN} ORDER BY b.id DESC LIMIT
 
 _ONE = _SELECT + f"WHERE b.id = %(batch_id)s AND {_SEEN}"
 
-_SUMMARY = """
+STAGES = ("queue", "load", "encode", "denoise", "decode", "store")
+"""The stages of an attempt; each is timed in seconds under ``<stage>_seconds``."""
+
+_SUMMARY = f"""
 SELECT count(*) AS images,
        extract(epoch FROM max(a.ended_at) - min(a.started_at))::float AS seconds,
-       sum((a.stats ->> 'gpu_seconds')::float) AS gpu_seconds,
-       avg((a.stats ->> 'iterations_per_second')::float) AS iterations_per_second,
-       avg((a.stats ->> 'mean_rows')::float) AS mean_rows,
-       max((a.stats ->> 'vram_active')::bigint) AS vram_active,
-       max((a.stats ->> 'vram_reserved')::bigint) AS vram_reserved,
-       max((a.stats ->> 'system_used')::bigint) AS system_used,
-       max((a.stats ->> 'system_total')::bigint) AS system_total,
-       {stages}
+       sum(a.gpu_seconds::float) AS gpu_seconds,
+       avg({stats.speed("a")}) AS iterations_per_second,
+       avg(a.mean_rows) AS mean_rows,
+       max(a.vram_active) AS vram_active,
+       max(a.vram_reserved) AS vram_reserved,
+       max(a.system_used) AS system_used,
+       max(a.system_total) AS system_total,
+       {", ".join(f"avg(a.{stage}_seconds) AS {stage}_seconds" for stage in STAGES)}
 FROM attempts a
 WHERE a.batch_id = %(batch_id)s AND a.result = 'succeeded'
 """
 
-STAGES = ("queue", "load", "encode", "denoise", "decode", "store")
-"""The stages of an attempt; each is timed in seconds under ``<stage>_seconds``."""
-
 _WORKERS = """
-SELECT worker, count(*) AS images, sum((stats ->> 'gpu_seconds')::float) AS gpu_seconds
+SELECT worker, count(*) AS images, sum(gpu_seconds::float) AS gpu_seconds
 FROM attempts WHERE batch_id = %(batch_id)s AND result = 'succeeded'
 GROUP BY worker ORDER BY worker
 """
@@ -212,11 +212,8 @@ def output(db: Database, batch_id: int) -> Output:
 
 def summary(db: Database, batch_id: int) -> dict[str, Any]:
     """What the images of a batch took: throughput, seconds by stage, memory, images by worker."""
-    stages = ", ".join(
-        f"avg((a.stats ->> '{stage}_seconds')::float) AS {stage}_seconds" for stage in STAGES
-    )
     values = {"batch_id": batch_id}
-    totals = db.one(_SUMMARY.format(stages=stages), values) or {}
+    totals = db.one(_SUMMARY, values) or {}
     seconds, images = totals.get("seconds"), totals.get("images", 0)
     return {
         **totals,

@@ -27,8 +27,16 @@ class Image:
 
 COLUMNS = tuple(field.name for field in fields(Image))
 
+
+def selected(row: str, prefix: str = "") -> str:
+    """The columns of a row of images, each named ``<prefix><column>``."""
+    values = {column: f"{row}.{column}" for column in COLUMNS}
+    values["sha256"] = f"encode({row}.sha256, 'hex')"
+    return ", ".join(f"{value} AS {prefix}{column}" for column, value in values.items())
+
+
 _FETCH = f"""
-SELECT {", ".join(COLUMNS)} FROM images WHERE batch_id = %(batch_id)s AND ord = %(ord)s
+SELECT {selected("i")} FROM images i WHERE batch_id = %(batch_id)s AND ord = %(ord)s
   AND EXISTS (SELECT FROM batches WHERE id = %(batch_id)s AND state <> 'pruned')
 """
 

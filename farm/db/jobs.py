@@ -9,7 +9,7 @@ from typing import Any
 
 from psycopg.rows import DictRow
 
-from farm.db import batches, images
+from farm.db import batches, images, stats
 from farm.db.database import Database
 from farm.spec.batch import BatchSpec
 from farm.spec.job import JobSpec
@@ -42,8 +42,6 @@ class JobDetail:
     attempts: list[dict[str, Any]]
 
 
-_IMAGE = ", ".join(f"i.{column} AS image_{column}" for column in images.COLUMNS)
-
 _SELECT = f"""
 SELECT g.ord,
        CASE WHEN o.state IS NOT NULL THEN o.state
@@ -55,7 +53,8 @@ SELECT g.ord,
        coalesce(o.attempt, l.attempt, r.attempt, 0) AS attempt,
        coalesce(o.error, CASE WHEN r.batch_id IS NOT NULL THEN
            jsonb_build_object('title', 'Will be tried again', 'detail', r.reason) END) AS error,
-       t.stats, coalesce(s.worker, t.worker) AS worker, {_IMAGE}, n.spec,
+       CASE WHEN t.attempt IS NOT NULL THEN {stats.told("t")} END AS stats,
+       coalesce(s.worker, t.worker) AS worker, {images.selected("i", "image_")}, n.spec,
        coalesce(l.started_at, t.started_at) AS started_at, o.ended_at
 FROM batches b
 CROSS JOIN LATERAL ({{ords}}) AS g (ord)
@@ -102,9 +101,9 @@ _BY_STATE = {
 }
 STATES = tuple(_BY_STATE)
 
-_ATTEMPTS = """
-SELECT attempt, worker, result, error, stats, assigned_at, started_at, ended_at
-FROM attempts WHERE batch_id = %(batch_id)s AND ord = %(ord)s ORDER BY attempt
+_ATTEMPTS = f"""
+SELECT attempt, worker, result, error, {stats.told("a")} AS stats, assigned_at, started_at, ended_at
+FROM attempts a WHERE batch_id = %(batch_id)s AND ord = %(ord)s ORDER BY attempt
 """
 
 

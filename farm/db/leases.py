@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -78,19 +78,23 @@ class Ending:
     image: dict[str, Any] | None = None
 
 
-def claim(db: Database, claims: Iterable[Claim]) -> list[Lease]:
-    """CLAIM: lease jobs to sessions, all in one transaction."""
-    with db.connection() as connection:
-        # Fair shares make many small claims, so they travel together.
-        with connection.pipeline():
-            answers = [
-                connection.execute(
-                    queries.RECLAIM if wanted.ords else queries.CLAIM,
-                    {**vars(wanted), "ords": list(wanted.ords)},
-                )
-                for wanted in claims
-            ]
-        return [Lease(**row) for answer in answers for row in answer]
+def claim(db: Database, claims: Sequence[Claim]) -> list[Lease]:
+    """CLAIM: lease jobs to sessions, all in one transaction; in the order of the claims."""
+    heads = [one for one in claims if not one.ords]
+    together = {
+        "batch_ids": [one.batch_id for one in heads],
+        "session_ids": [one.session_id for one in heads],
+        "counts": [one.count for one in heads],
+    }
+    wanted: list[tuple[str, dict[str, Any]]] = [(queries.CLAIM, together)] if heads else []
+    wanted += [
+        (queries.RECLAIM, {**vars(one), "ords": list(one.ords)}) for one in claims if one.ords
+    ]
+    with db.connection() as connection, connection.pipeline():
+        answers = [connection.execute(*each) for each in wanted]
+    placed = [Lease(**row) for answer in answers for row in answer]
+    order = {(one.batch_id, one.session_id): place for place, one in enumerate(claims)}
+    return sorted(placed, key=lambda lease: (order[lease.batch_id, lease.session_id], lease.ord))
 
 
 def start(db: Database, lease: Lease, *, again: bool = False) -> Started | None:

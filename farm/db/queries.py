@@ -4,25 +4,38 @@ The moves are those of :mod:`farm.spec.moves`. Each is one statement: it deletes
 inserts there, and the delete is the fence. Time is Postgres's ``now()`` only.
 """
 
+from farm.db import stats
+
 WAKE = "NOTIFY farm_work"
 """Wakes the dispatcher: work came, or a place became free."""
 
-# SKIP LOCKED: while an owner's statement has the batch, which may take a while, others are served.
+# SKIP LOCKED: while an owner's statement has a batch, which may take a while, others are served.
+# OFFSET 0: looked up for each of the few jobs, rather than joined with all that ended.
 CLAIM = """
-WITH batch AS MATERIALIZED (
-    SELECT id, cursor, least(total, cursor + %(count)s) AS reached
-    FROM batches WHERE id = %(batch_id)s AND state = 'open' FOR NO KEY UPDATE SKIP LOCKED
+WITH wanted AS MATERIALIZED (
+    SELECT batch_id, session_id, count,
+           (sum(count) OVER (PARTITION BY batch_id ORDER BY place) - count)::bigint AS before
+    FROM unnest(%(batch_ids)s::bigint[], %(session_ids)s::text[], %(counts)s::bigint[])
+         WITH ORDINALITY AS w (batch_id, session_id, count, place)
+), batch AS MATERIALIZED (
+    SELECT id, cursor, total FROM batches
+    WHERE id = ANY (%(batch_ids)s) AND state = 'open' FOR NO KEY UPDATE SKIP LOCKED
 ), moved AS (
-    UPDATE batches SET cursor = batch.reached FROM batch WHERE batches.id = batch.id
-    RETURNING batches.id, batch.cursor AS lo, batch.reached AS hi
+    UPDATE batches SET cursor = least(batch.total, batch.cursor + w.count)
+    FROM batch JOIN (SELECT batch_id, sum(count)::bigint AS count FROM wanted GROUP BY batch_id) w
+                 ON w.batch_id = batch.id
+    WHERE batches.id = batch.id
 )
 INSERT INTO leases (batch_id, ord, attempt, session_id)
-SELECT moved.id, g.ord, 1, %(session_id)s
-FROM moved CROSS JOIN LATERAL generate_series(moved.lo, moved.hi - 1) AS g (ord)
-WHERE NOT EXISTS (SELECT FROM outcomes o WHERE o.batch_id = moved.id AND o.ord = g.ord)
+SELECT b.id, g.ord, 1, w.session_id
+FROM batch b JOIN wanted w ON w.batch_id = b.id
+CROSS JOIN LATERAL generate_series(b.cursor + w.before,
+                                   least(b.total, b.cursor + w.before + w.count) - 1) AS g (ord)
+WHERE NOT EXISTS (SELECT FROM outcomes o WHERE o.batch_id = b.id AND o.ord = g.ord OFFSET 0)
 RETURNING batch_id, ord, attempt, session_id
 """
-"""CLAIM from the cursor: advance it by up to ``count`` and lease what it passed."""
+"""CLAIM from the cursors: advance that of each batch by up to the ``counts`` that are asked of it,
+and lease what it passed to one session after the other."""
 
 RECLAIM = """
 WITH picked AS (
@@ -53,7 +66,7 @@ RETURNING l.batch_id, l.ord, l.attempt, l.failures, l.crashes,
 """START a group of attempts: those not returned had a stale or repeated message. A CANCEL that met
 the CLAIM has not seen its leases, so that the batch is asked, too."""
 
-END = """
+END = f"""
 WITH ending AS (
     SELECT * FROM jsonb_to_recordset(%(endings)s) AS e (
         batch_id bigint, ord bigint, attempt integer, move text, error jsonb, stats jsonb,
@@ -71,16 +84,16 @@ WITH ending AS (
            END AS state, e.move
     FROM ended d JOIN ending e USING (batch_id, ord, attempt) JOIN batches b ON b.id = d.batch_id
 ), tried AS (
-    INSERT INTO attempts (batch_id, ord, attempt, session_id, worker, result, error, stats,
-                          assigned_at, started_at)
+    INSERT INTO attempts (batch_id, ord, attempt, session_id, worker, result, error, assigned_at,
+                          started_at, stats, {stats.NAMES})
     SELECT batch_id, ord, attempt, session_id, %(worker)s, coalesce(state, move), error,
-           coalesce(stats, '{}'), assigned_at, started_at
-    FROM judged
+           assigned_at, started_at, {stats.rest("stats")}, s.*
+    FROM judged CROSS JOIN LATERAL {stats.columns("coalesce(stats, '{}')")}
 ), imaged AS (
     INSERT INTO images (batch_id, ord, attempt, path, thumb_path, mime, sha256, width, height,
                         bytes, infotext)
-    SELECT j.batch_id, j.ord, j.attempt, i.path, i.thumb_path, i.mime, i.sha256, i.width, i.height,
-           i.bytes, i.infotext
+    SELECT j.batch_id, j.ord, j.attempt, i.path, i.thumb_path, i.mime, decode(i.sha256, 'hex'),
+           i.width, i.height, i.bytes, i.infotext
     FROM judged j CROSS JOIN LATERAL jsonb_to_record(j.image) AS i (
         path text, thumb_path text, mime text, sha256 text, width integer, height integer,
         bytes bigint, infotext text)

@@ -18,9 +18,8 @@ SELECT checkpoint, coalesce(s.device ->> 'name', s.profile, '') AS card,
        coalesce(sum(units) FILTER (WHERE load = 0), sum(units)) AS units,
        coalesce(sum(seconds) FILTER (WHERE load = 0), sum(seconds)) AS seconds,
        avg(load) FILTER (WHERE load > 0) AS load
-FROM (SELECT session_id, stats ->> 'checkpoint' AS checkpoint, (stats ->> 'units')::float AS units,
-             (stats ->> 'gpu_seconds')::float AS seconds,
-             coalesce((stats ->> 'load_seconds')::float, 0) AS load
+FROM (SELECT session_id, checkpoint, units::float AS units, gpu_seconds::float AS seconds,
+             coalesce(load_seconds::float, 0) AS load
       FROM attempts
       WHERE ended_at > now() - make_interval(hours => %(hours)s) AND result = 'succeeded'
       LIMIT 20000) a

@@ -18,12 +18,11 @@ ORDER BY worker, host, started_at DESC
 """
 
 _TAKEN = """
-SELECT coalesce(s.device ->> 'name', '') AS card, a.stats ->> 'checkpoint' AS checkpoint,
-       (a.stats ->> 'units')::float AS units, (a.stats ->> 'gpu_seconds')::float AS seconds,
-       coalesce((a.stats ->> 'load_seconds')::float, 0) AS load
+SELECT coalesce(s.device ->> 'name', '') AS card, a.checkpoint, a.units::float AS units,
+       a.gpu_seconds::float AS seconds, coalesce(a.load_seconds::float, 0) AS load
 FROM attempts a JOIN sessions s ON s.id = a.session_id
 WHERE a.ended_at > now() - make_interval(secs => %(days)s * 86400) AND a.result = 'succeeded'
-  AND (a.stats ->> 'units')::float > 0 AND (a.stats ->> 'gpu_seconds')::float > 0
+  AND a.units > 0 AND a.gpu_seconds > 0
 ORDER BY a.ended_at LIMIT %(many)s
 """
 
@@ -31,10 +30,9 @@ _BATCHES = """
 SELECT b.id, b.user_id, b.priority, extract(epoch FROM b.created_at)::float AS at,
        p.checkpoint, p.jobs, p.size
 FROM batches b
-JOIN (SELECT batch_id, stats ->> 'checkpoint' AS checkpoint, count(*) AS jobs, min(ord) AS first,
-             avg((stats ->> 'units')::float) AS size
+JOIN (SELECT batch_id, checkpoint, count(*) AS jobs, min(ord) AS first, avg(units) AS size
       FROM attempts
-      WHERE result = 'succeeded' AND (stats ->> 'units')::float > 0
+      WHERE result = 'succeeded' AND units > 0
         AND ended_at > now() - make_interval(secs => %(days)s * 86400)
       GROUP BY batch_id, checkpoint) p ON p.batch_id = b.id
 WHERE b.created_at > now() - make_interval(secs => %(days)s * 86400)

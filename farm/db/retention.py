@@ -196,9 +196,9 @@ def forget_sessions(db: Database, *, days: float, limit: int) -> int:
     with db.connection() as connection:
         gone = connection.execute(
             """DELETE FROM sessions WHERE id = ANY (ARRAY(
-                   SELECT id FROM sessions s
+                   SELECT id FROM sessions
                    WHERE ended_at < now() - make_interval(secs => %(days)s * 86400)
-                     AND NOT EXISTS (SELECT FROM leases l WHERE l.session_id = s.id)
+                     AND id NOT IN (SELECT session_id FROM leases)
                    ORDER BY ended_at LIMIT %(limit)s))""",
             values,
         ).rowcount

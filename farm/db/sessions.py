@@ -49,11 +49,12 @@ SELECT id FROM gone
 
 _LIVE = """
 SELECT s.id, s.worker, s.host, s.pid, s.device, s.profile, s.capacity, s.state, s.resident,
-       s.stats, s.started_at, s.lease_until, s.tags, l.running, l.assigned
+       s.stats, s.started_at, s.lease_until, s.tags, coalesce(l.running, 0) AS running,
+       coalesce(l.assigned, 0) AS assigned
 FROM sessions s
-CROSS JOIN LATERAL (
-    SELECT count(started_at) AS running, count(*) - count(started_at) AS assigned
-    FROM leases WHERE session_id = s.id) l
+LEFT JOIN (
+    SELECT session_id, count(started_at) AS running, count(*) - count(started_at) AS assigned
+    FROM leases GROUP BY session_id) l ON l.session_id = s.id
 WHERE s.ended_at IS NULL
 ORDER BY s.worker, s.id
 """

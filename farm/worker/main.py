@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
-import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -169,7 +169,7 @@ def _session(
     settings: Settings, db: Database, profile: MemoryProfile, device: dict[str, Any]
 ) -> NewSession:
     return NewSession(
-        id=uuid.uuid4().hex,
+        id=secrets.token_hex(8),
         worker=_free_name(db, settings.worker_name),
         host=socket.gethostname(),
         pid=os.getpid(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,6 +12,7 @@ from farm.dispatch.cost import units
 from farm.dispatch.snapshot import Kind
 from farm.spec import networks
 from farm.spec.batch import BatchSpec
+from farm.spec.cells import largest
 from farm.spec.job import JobSpec
 
 _READ = 8192
@@ -24,12 +26,13 @@ class Need:
     Attributes:
         kind: what the first runs well together with.
         size: units of work of the first, see :func:`farm.dispatch.cost.units`.
-        pixels: of the largest image among those that the batch has by its axes.
+        largest: pixels of the largest image by checkpoint, among those that the batch has by its
+            axes; its own, and those of second passes that have another.
     """
 
     kind: Kind
     size: float
-    pixels: int
+    largest: Mapping[str, int]
     until: int
 
     @property
@@ -66,12 +69,11 @@ class Needs:
         spec = self._specs[batch_id]
         if spec is None:
             job, until = jobs.checkpoint_run(self._db, batch_id, ord)
-            return Need(_kind(job), units(job), job.width * job.height, until)
+            return Need(_kind(job), units(job), job.largest, until)
         _, until = spec.checkpoint_run(ord)
         job = spec.job(ord)
-        sides = {"width": [job.width], "height": [job.height], **dict(spec.axes)}
-        pixels = max(sides["width"]) * max(sides["height"])
-        return Need(_kind(job), units(job), pixels, until)
+        most = largest(spec.template, dict(spec.axes), job.checkpoint)
+        return Need(_kind(job), units(job), most, until)
 
 
 def _kind(job: JobSpec) -> Kind:

@@ -174,13 +174,13 @@ def work_of(
     jobs = sum(costs.estimate(part.checkpoint, part.size) * part.after(after) for part in parts)
     if held is None:
         return jobs
-    cold = {part.checkpoint for part in parts if part.after(after)} - held
+    cold = _checkpoints(part for part in parts if part.after(after)) - held
     return jobs + sum(map(costs.load, cold))
 
 
 def slowest_load(parts: Iterable[Part], costs: Costs) -> float:
     """Seconds of the load that takes longest among those of a batch."""
-    return max(map(costs.load, {part.checkpoint for part in parts}))
+    return max(map(costs.load, _checkpoints(parts)))
 
 
 def cards(live: Sequence[Session], costs: Costs) -> Cards:
@@ -190,5 +190,9 @@ def cards(live: Sequence[Session], costs: Costs) -> Cards:
 
 def _needs(left: Left, parts: Sequence[Part]) -> Needs:
     """Of the jobs past the cursor, or of all where only the last are left."""
-    ahead = frozenset(part.checkpoint for part in parts if part.after(left.cursor))
-    return ahead or frozenset(part.checkpoint for part in parts), frozenset(left.tags)
+    ahead = _checkpoints(part for part in parts if part.after(left.cursor))
+    return ahead or _checkpoints(parts), frozenset(left.tags)
+
+
+def _checkpoints(parts: Iterable[Part]) -> frozenset[str]:
+    return frozenset(name for part in parts for name in (part.checkpoint, *part.others))

@@ -6,14 +6,15 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, product
-from typing import Any
+from itertools import islice
+from math import prod
 
 from farm.db import batches, jobs
 from farm.db.database import Database
 from farm.dispatch.cost import units
 from farm.errors import Unavailable
 from farm.spec.batch import BatchSpec
+from farm.spec.cells import SHAPE_FIELDS, largest, shapes
 from farm.spec.job import JobSpec
 
 _log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class Part:
     Attributes:
         size: units of work of one of them, on average.
         pixels: of one of their images, on average.
+        others: checkpoints that some of them need beside it.
     """
 
     checkpoint: str
@@ -38,6 +40,7 @@ class Part:
     end: int
     size: float
     pixels: float
+    others: frozenset[str] = frozenset()
 
     @property
     def jobs(self) -> int:
@@ -57,9 +60,10 @@ def parts_of(batch: BatchSpec | Sequence[JobSpec], *, sampled: int = SAMPLED) ->
         _, end = batch.checkpoint_run(first)
         ords = sample(first, end, sampled)
         looked = [batch.job(ord) for ord in ords]
-        size, pixels = sum(map(units, looked)), sum(job.width * job.height for job in looked)
-        number = len(looked)
-        parts.append(Part(looked[0].checkpoint, first, end, size / number, pixels / number))
+        size, pixels, number = sum(map(units, looked)), sum(map(_pixels, looked)), len(looked)
+        name = looked[0].checkpoint
+        others = frozenset(largest(batch.template, dict(batch.axes), name)) - {name}
+        parts.append(Part(name, first, end, size / number, pixels / number, others))
         first = end
     return parts
 
@@ -95,14 +99,14 @@ def sample(first: int, end: int, sampled: int) -> range:
 
 
 def shapes_of(batch: BatchSpec | Sequence[JobSpec]) -> Counter[tuple[str, int, int]]:
-    """How many jobs there are of each checkpoint, width and height; exact."""
+    """How many jobs there are of each width and height, and of each checkpoint, of the second pass
+    where there is one; exact."""
     if not isinstance(batch, BatchSpec):
-        return Counter((job.checkpoint, job.width, job.height) for job in batch)
-    axes: dict[str, Sequence[Any]] = dict(batch.axes)
-    varied = [axes.get(name, [batch.template[name]]) for name in ("checkpoint", "width", "height")]
-    cells = len(varied[0]) * len(varied[1]) * len(varied[2])
+        return Counter((job.passes[-1].checkpoint, *job.size) for job in batch)
+    axes = dict(batch.axes)
+    cells = prod(len(axes[field]) for field in SHAPE_FIELDS if field in axes)
     found: Counter[tuple[str, int, int]] = Counter()
-    for shape in islice(product(*varied), MAX_SHAPES):
+    for shape in islice(shapes(batch.template, axes), MAX_SHAPES):
         found[shape] += batch.total // cells
     return found
 
@@ -112,5 +116,11 @@ def _stretches(looked: Sequence[tuple[int, JobSpec]], total: int) -> list[Part]:
     ends = [ord for ord, _ in looked[1:]] + [total]
     parts: list[Part] = []
     for (ord, job), end in zip(looked, ends, strict=True):
-        parts.append(Part(job.checkpoint, ord, end, units(job), job.width * job.height))
+        others = frozenset(job.checkpoints[1:])
+        parts.append(Part(job.checkpoint, ord, end, units(job), _pixels(job), others))
     return parts
+
+
+def _pixels(job: JobSpec) -> int:
+    width, height = job.size
+    return width * height

@@ -45,7 +45,7 @@ class Quote:
 
     Attributes:
         jobs: images it asks for.
-        checkpoints: jobs on each.
+        checkpoints: jobs on each; one that needs two counts twice.
         loads: checkpoints that no worker holds yet.
         gpu_seconds: of all jobs, loads not counted, on the first card the farm has known.
         measured: whether jobs of all its checkpoints have been timed; else it is a guess.
@@ -85,8 +85,9 @@ def quote(
     parts, picture = parts_of(batch), outlook.now()
     names: dict[str, int] = {}
     for part in parts:
-        names[part.checkpoint] = names.get(part.checkpoint, 0) + part.jobs
-    jobs = sum(names.values())
+        for name in (part.checkpoint, *part.others):
+            names[name] = names.get(name, 0) + part.jobs
+    jobs = sum(part.jobs for part in parts)
     able = picture.able(names, tags)
     eta, by_itself = _times(picture, parts, able, user=user.id, priority=priority)
     shapes = _shapes(db, picture, batch, tags)

@@ -17,7 +17,7 @@ class Reach:
     """Names of the live workers that take jobs, sieved by what a job needs, and what would help.
 
     Attributes:
-        having: those whose host has the checkpoint.
+        having: those whose host has its checkpoints.
         tagged: of these, those that have the batch's tags.
         fitting: of these, those that the job fits, or that do not say.
         holding: of these, those that have the checkpoint in memory.
@@ -42,14 +42,19 @@ class Reach:
 def reach(db: Database, spec: JobSpec, tags: Sequence[str]) -> Reach:
     """Which workers could make a job of a batch with these tags."""
     live = [session for session in sessions.live(db) if session.takes_jobs]
-    loadable, size = assets.loadable(db), assets.sizes(db).get(spec.checkpoint)
-    having = [s for s in live if spec.checkpoint in loadable.get(s.host, [spec.checkpoint])]
+    loadable, sizes, largest = assets.loadable(db), assets.sizes(db), spec.largest
+    having = [s for s in live if {*largest} <= {*loadable.get(s.host, largest)}]
     tagged = [session for session in having if set(tags) <= set(session.tags)]
     told = sessions.fits(db)
-    fits = {s.id: fit(told.get(s.id, {}), size) if size else None for s in tagged}
-    pixels = spec.width * spec.height
-    fitting = [session for session in tagged if _fits(fits[session.id], pixels)]
-    known = [each for each in fits.values() if each]
+    # By the checkpoint of the largest picture there is something to say of how it does not fit.
+    most = max(largest, key=lambda name: largest[name])
+    pixels = largest[most]
+    fits = {
+        s.id: {name: fit(told.get(s.id, {}), sizes[name]) for name in largest if name in sizes}
+        for s in tagged
+    }
+    fitting = [s for s in tagged if all(_fits(fits[s.id].get(n), largest[n]) for n in largest)]
+    known = [each for found in fits.values() if (each := found.get(most))]
     return Reach(
         having=_names(having),
         tagged=_names(tagged),
@@ -59,7 +64,7 @@ def reach(db: Database, spec: JobSpec, tags: Sequence[str]) -> Reach:
         tags=frozenset(tags) & {tag for session in live for tag in session.tags},
         peak=min((each.peak(pixels) for each in known), default=None),
         room=max((each.memory for each in known), default=None),
-        nearest=nearest(spec.width, spec.height, max((each.most for each in known), default=0)),
+        nearest=nearest(*spec.size, max((each.most for each in known), default=0)),
     )
 
 

@@ -35,7 +35,8 @@ class Run:
         size: its units of work, see :func:`farm.dispatch.cost.units`.
         load: seconds that its checkpoint takes to load.
         loras, shape: see :class:`Kind`.
-        pixels: of the largest image among its jobs; 0 if that is not known.
+        largest: pixels of the largest image among its jobs, by checkpoint: others that it needs
+            beside its own stand there too; empty if that is not known.
         tags: that a worker must have.
     """
 
@@ -53,7 +54,7 @@ class Run:
     load: float = 0.0
     loras: tuple[tuple[str, float], ...] = ()
     shape: tuple[int, int] = (0, 0)
-    pixels: int = 0
+    largest: Mapping[str, int] = field(default_factory=dict)
     tags: frozenset[str] = frozenset()
 
     @property
@@ -93,9 +94,11 @@ class Seat:
         """Whether this card can ever make the jobs of a run."""
         if self.can_load is not None and run.checkpoint not in self.can_load:
             return False
-        most = self.fits.get(run.checkpoint)
-        if most is not None and run.pixels > most:
-            return False
+        for checkpoint, pixels in run.largest.items():
+            if self.can_load is not None and checkpoint not in self.can_load:
+                return False
+            if pixels > self.fits.get(checkpoint, pixels):
+                return False
         return run.tags <= self.tags
 
 

@@ -157,6 +157,6 @@ class Survey:
             load=self._accounts.costs.load(need.checkpoint),
             loras=need.kind.loras,
             shape=need.kind.shape,
-            pixels=need.pixels,
+            largest=need.largest,
             tags=frozenset(one.tags),
         )

@@ -14,6 +14,8 @@ from farm.spec.hires import SIZE_FIELDS, HiresOptions, check_target
 from farm.spec.job import JobSpec
 from farm.spec.sampling import LEVELS, MAX_SEED
 
+SHAPE_FIELDS = ("checkpoint", "hires_checkpoint", *SIZE_FIELDS)
+
 Template: TypeAlias = Mapping[str, Any]
 Axes: TypeAlias = Mapping[str, tuple[Any, ...]]
 
@@ -79,15 +81,36 @@ def check_sizes(template: Template, axes: Axes) -> None:
             ) from None
 
 
-def image_sizes(template: Template, axes: Axes) -> list[tuple[int, int]]:
-    """Width and height of pictures in the corners of the axes: no other is wider, higher or has
-    more pixels than the largest of them."""
-    sizes = []
+def largest(template: Template, axes: Axes, checkpoint: str) -> dict[str, int]:
+    """Pixels of the largest picture by checkpoint, in cells of ``checkpoint``: its own, and those
+    of the second passes that have another."""
+    own = _values("hires_checkpoint", template, axes)
+    found: dict[str, int] = {}
+
+    def has(name: str, pixels: int) -> None:
+        found[name] = max(found.get(name, 0), pixels)
+
     for cell in extreme_sizes(template, axes):
         width, height = cell["width"], cell["height"]
+        has(checkpoint, width * height)
+        if target := _hires(cell).target(width, height):
+            for name in own:
+                has(name or checkpoint, target.width * target.height)
+    return found
+
+
+def shapes(template: Template, axes: Axes) -> Iterator[tuple[str, int, int]]:
+    """Checkpoint, width and height of the image in each cell, as far as it depends on fields that
+    decide these; each stands for as many cells as the next."""
+    choices = (_values(field, template, axes) for field in SHAPE_FIELDS)
+    for checkpoint, own, *sizes in product(*choices):
+        cell = dict(zip(SIZE_FIELDS, sizes, strict=True))
+        width, height = cell["width"], cell["height"]
         target = _hires(cell).target(width, height)
-        sizes.append((target.width, target.height) if target else (width, height))
-    return sizes
+        if target is None:
+            yield checkpoint, width, height
+        else:
+            yield own or checkpoint, target.width, target.height
 
 
 def extreme_sizes(template: Template, axes: Axes) -> Iterator[dict[str, Any]]:
@@ -98,11 +121,15 @@ def extreme_sizes(template: Template, axes: Axes) -> Iterator[dict[str, Any]]:
     """
     choices = []
     for field in SIZE_FIELDS:
-        given = axes.get(field, (template.get(field, JobSpec.model_fields[field].default),))
+        given = _values(field, template, axes)
         some = [value for value in given if value]
         choices.append({min(given), max(given), *([min(some)] if some else [])})
     for values in product(*choices):
         yield dict(zip(SIZE_FIELDS, values, strict=True))
+
+
+def _values(field: str, template: Template, axes: Axes) -> tuple[Any, ...]:
+    return axes.get(field, (template.get(field, JobSpec.model_fields[field].default),))
 
 
 def _hires(cell: Mapping[str, Any]) -> HiresOptions:

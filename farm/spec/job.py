@@ -85,6 +85,13 @@ class JobSpec(SamplingOptions, NoiseOptions, ReadingOptions, GuidanceOptions, Hi
         return tuple(dict.fromkeys(each.checkpoint for each in self.passes))
 
     @property
+    def largest(self) -> dict[str, int]:
+        """Pixels of the largest picture that each of its checkpoints makes."""
+        found = {each.checkpoint: each.pixels for each in self.passes}
+        last, (width, height) = self.passes[-1].checkpoint, self.size
+        return {**found, last: max(found[last], width * height)}
+
+    @property
     def _first(self) -> Pass:
         return Pass(
             checkpoint=self.checkpoint,

@@ -263,7 +263,7 @@ def test_tags(seat_tags: str, asked: str, goes: bool) -> None:
 @pytest.mark.parametrize(("pixels", "goes"), [(0, True), (100, True), (101, False)])
 def test_room_on_the_card(pixels: int, goes: bool) -> None:
     here = replace(seat("s"), fits={"a": 100})
-    assert bool(placed([here], [run(1, pixels=pixels)])) is goes
+    assert bool(placed([here], [run(1, largest={"a": pixels})])) is goes
 
 
 @pytest.mark.parametrize(

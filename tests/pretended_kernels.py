@@ -87,7 +87,7 @@ class Kernels:
         result = self._returned(made, back, taken)
         card.queued(name, reads, [*writes, *taken])
         if graph is not None:
-            homes = [one for one in _tensors((made,))] if taken else []
+            homes = list(_tensors((made,))) if taken else []
             graph.note(partial(_again, op, host_args, host_options, homes), reads + writes, taken)
         return result
 

@@ -3,26 +3,30 @@ of on a real one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from farm.spec.job import JobSpec
-from farm.worker.engine import Engine, Rendered
+from farm.worker.engine import denoiser
+from farm.worker.engine.requests import Begin, Denoise, Edit, Recipe
 from farm.worker.memory.meter import Meter
-from farm.worker.memory.profiles import MemoryProfile, by_name
+from farm.worker.memory.profiles import by_name
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.catalogue import AssetFile
-from tests.checkpoints import tiny_file
+from farm.worker.models.library import Library
+from farm.worker.recipes.txt2img import txt2img
+from tests.card_bench import CPU, CUDA, PLAIN, engine, rendered, same, spec
+from tests.checkpoints import make_tiny, make_vae, tiny_file
+from tests.contract.test_overflows import HALF, UNET_IN, VAE_IN, cache, planted, times
+from tests.contract.test_overflows import job as hot_job
+from tests.networks import make_embedding, make_lora, make_tiny_decoder
 from tests.pretended_card import Card, pretended
-
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-PLAIN = replace(by_name("24gb"), dtype="float32")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
@@ -43,30 +47,6 @@ def card() -> Iterator[Card]:
 @pytest.fixture(scope="module")
 def sd15(tmp_path_factory: pytest.TempPathFactory) -> AssetFile:
     return tiny_file(tmp_path_factory.mktemp("sd15"), "sd15")
-
-
-def spec(file: AssetFile, prompt: str = "a red apple", **changes: Any) -> JobSpec:
-    values = {"width": 64, "height": 64, "steps": 3, "cfg_scale": 3.0, "sampler": "Euler"}
-    return JobSpec(checkpoint=file.name, prompt=prompt, **(values | {"seed": 1} | changes))
-
-
-def render(
-    device: torch.device,
-    files: Sequence[AssetFile],
-    *specs: JobSpec,
-    profile: MemoryProfile = PLAIN,
-    **options: Any,
-) -> list[Rendered]:
-    """Images of jobs that share a card, as they come from an engine."""
-    models = ModelCache(files, profile, device)
-    engine = Engine(models, profile, device, assets=files, **options)
-    futures = [engine.submit(str(place), job) for place, job in enumerate(specs)]
-    with engine:
-        return [future.result(60) for future in futures]
-
-
-def same(made: Sequence[Rendered], expected: Sequence[Rendered]) -> bool:
-    return all(np.array_equal(a.image, b.image) for a, b in zip(made, expected, strict=True))
 
 
 def test_memory_is_read_before_anything_else_was_done_on_the_card(card: Card) -> None:
@@ -90,7 +70,9 @@ def test_a_crowd_of_samplers_and_prompts_makes_the_pictures_of_a_cpu(
     card: Card, sd15: AssetFile
 ) -> None:
     crowd = [spec(sd15, **changes) for changes in CROWD]
-    assert same(render(CUDA, [sd15], *crowd), render(CPU, [sd15], *crowd))
+    here, there = (rendered(engine(device, [sd15]), *crowd) for device in (CUDA, CPU))
+    assert same(here, there)
+    assert here[0].stats.memory.active > 0
 
 
 def test_weights_are_on_the_card_and_are_the_files(card: Card, sd15: AssetFile) -> None:
@@ -101,3 +83,83 @@ def test_weights_are_on_the_card_and_are_the_files(card: Card, sd15: AssetFile) 
         for name, weight in ours.named_parameters():
             assert weight.is_cuda
             assert torch.equal(weight.cpu(), theirs.get_parameter(name))
+
+
+def again(job: JobSpec) -> Recipe:
+    """Denoised once more from the middle of the schedule, shown the picture it made so far."""
+    recipe = txt2img(job)
+    request: Any = next(recipe)
+    try:
+        while True:
+            value = yield request
+            if isinstance(request, Denoise):
+                edit = Edit(value, 1.5) if "picture" in job.prompt else None
+                value = yield replace(request, begin=Begin(value, 1), edit=edit)
+            request = recipe.send(value)
+    except StopIteration as end:
+        return end.value
+
+
+@pytest.mark.parametrize("channels", [4, 8, 9])
+def test_from_the_middle_of_the_schedule_and_with_a_picture_to_edit(
+    card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels: int
+) -> None:
+    monkeypatch.setattr("farm.worker.engine.job.txt2img", again)
+    file = tiny_file(tmp_path, "sd15", channels=channels)
+    words = ["a picture", "a cat"] if channels == 8 else ["a cat"]
+    jobs = [spec(file, word, seed=place) for place, word in enumerate(words)]
+    assert same(*(rendered(engine(device, [file]), *jobs) for device in (CUDA, CPU)))
+
+
+def test_loras_embeddings_a_vae_of_its_own_and_previews(
+    card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(denoiser, "PROGRESS_SECONDS", 0.0)
+    path = make_tiny(tmp_path, "sdxl")
+    make_vae(path.with_name("tiny-sdxl.vae.safetensors"), "bare")
+    for folder in ("Lora", "embeddings", "VAE-approx"):
+        (tmp_path / folder).mkdir()
+    library = Library([tmp_path])
+    modules = dict(ModelCache(library, PLAIN, CPU).get("tiny-sdxl")._patches._modules)
+    make_lora(tmp_path / "Lora" / "ink.safetensors", modules, alpha=1.0, size=0.2)
+    make_embedding(tmp_path / "embeddings" / "fur.safetensors", "webui", (16, 32))
+    library.scan()
+    file = next(each for each in library if each.name == "tiny-sdxl")
+    jobs = [spec(file, "fur <lora:ink:0.7>"), spec(file, seed=2), spec(file, "<lora:ink:1> a")]
+    seen: list[Tensor] = []
+
+    def made(device: torch.device) -> Any:
+        watching = engine(
+            device,
+            library,
+            watched=lambda _: True,
+            on_preview=lambda *told: seen.append(told[3]),
+        )
+        return rendered(watching, *jobs)
+
+    assert same(made(CUDA), made(CPU))
+    linear, seen = len(seen), []
+    assert linear >= 12
+    make_tiny_decoder(tmp_path / "VAE-approx" / "taesdxl_decoder.safetensors", "original")
+    library.scan()
+    assert same(made(CUDA), made(CPU))
+    half = len(seen) // 2
+    assert seen[0].shape == (64, 64, 3)
+    assert all(map(torch.equal, seen[:half], seen[half:]))
+    taesd = replace(PLAIN, vae="taesd")
+    assert same(*(rendered(engine(d, library, taesd), *jobs[1:2]) for d in (CUDA, CPU)))
+
+
+@pytest.mark.parametrize("overflowing", [UNET_IN, VAE_IN])
+def test_what_overflows_climbs_to_a_higher_precision(
+    card: Card, tmp_path: Path, overflowing: str
+) -> None:
+    planted(tmp_path, "hot", times(overflowing, 3e4))
+    files = [file for file in cache(tmp_path, HALF)._tiers._files if file.name == "hot"]
+    card_s = replace(by_name("24gb"), buckets=HALF.buckets)
+    made = [
+        rendered(engine(device, files, profile), hot_job("hot", 2, steps=2))
+        for device, profile in ((CUDA, card_s), (CPU, HALF))
+    ]
+    assert same(*made)
+    assert made[0][0].stats.precision == ("bfloat16" if overflowing == UNET_IN else None)

@@ -6,18 +6,19 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 
 from PIL import Image
 
-from farm.db import assets, jobs, leases, sessions
+from farm.db import assets, batches, jobs, leases, sessions
 from farm.db.assets import Asset
 from farm.db.database import Database
 from farm.db.leases import Claim, Ending, Lease
 from farm.db.sessions import NewSession
+from farm.spec.imagefile import encoded
 from farm.spec.infotext import infotext
 from farm.spec.job import JobSpec
 from farm.spec.moves import Move
+from farm.spec.output import Output
 from farm.storage import ImageStore, image_path
 
 DEFAULTS = {"width": 128, "height": 128, "steps": 20, "cfg_scale": 3.0, "sampler": "Euler a"}
@@ -43,6 +44,7 @@ ERROR = {
     "detail": "The UNet gave NaN.",
     "remedy": "Lower the guidance.",
 }
+SMALL = Output(format="webp")
 _serial = itertools.count(1)
 
 
@@ -85,30 +87,29 @@ class StandIn:
         found = jobs.fetch(self.db, lease.batch_id, lease.ord)
         assert found is not None
         spec = found.job.spec
-        path = image_path(*lease[:3])
-        small = image_path(*lease[:3], suffix=".webp")
-        data = picture(spec, "PNG", spec.width)
+        output, text = batches.output(self.db, lease.batch_id), infotext(spec)
+        path = image_path(*lease[:3], suffix=output.suffix)
+        small = image_path(*lease[:3], suffix=".thumb.webp")
+        data = encoded(picture(spec, spec.width), text, output)
         self.store.put(path, data)
-        self.store.put(small, picture(spec, "WEBP", spec.width // 2))
+        self.store.put(small, encoded(picture(spec, spec.width // 2), "", SMALL))
         image = {
             "path": path,
             "thumb_path": small,
-            "mime": "image/png",
+            "mime": output.mime,
             "sha256": hashlib.sha256(data).hexdigest(),
             "width": spec.width,
             "height": spec.height,
             "bytes": len(data),
-            "infotext": infotext(spec),
+            "infotext": text,
         }
         return Ending(*lease[:3], Move.SUCCEED, stats=STATS, image=image)
 
 
-def picture(spec: JobSpec, kind: str, width: int) -> bytes:
+def picture(spec: JobSpec, width: int) -> Image.Image:
     """A flat picture whose colour is the job's own."""
     colour = tuple(hashlib.sha256(spec.model_dump_json().encode()).digest()[:3])
-    out = BytesIO()
-    Image.new("RGB", (width, width * spec.height // spec.width), colour).save(out, kind)
-    return out.getvalue()
+    return Image.new("RGB", (width, width * spec.height // spec.width), colour)
 
 
 def register_demo(db: Database) -> None:

@@ -10,6 +10,7 @@ import typer
 from farm.cli import output, progress
 from farm.client import Batch, Farm, Job
 from farm.spec.job import JobSpec
+from farm.spec.output import Output
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="Its number, as `farm ls` shows.")]
@@ -212,6 +213,7 @@ def _show_batch(batch: Batch, summary: dict[str, Any]) -> None:
     screen.print(head, markup=False)
     if data["eta"]:
         screen.print(output.eta_line(data["eta"]))
+    screen.print(f"  output: {Output.model_validate(data['output'])}")
     if data["spec"]:
         varied = {axis["field"] for axis in data["spec"]["axes"]}
         _show_fields({k: v for k, v in data["spec"]["template"].items() if k not in varied})
@@ -239,7 +241,8 @@ def _show_job(job: Job) -> None:
     _show_fields(job.spec)
     if job.image:
         stored = job.image.data
-        what = f"{stored['width']}x{stored['height']}, {output.size(stored['bytes'])}"
+        kind = stored["mime"].removeprefix("image/")
+        what = f"{stored['width']}x{stored['height']} {kind}, {output.size(stored['bytes'])}"
         screen.print(f"image: {what}, sha256 {stored['sha256'][:12]}", markup=False)
     if data["error"]:
         screen.print(f"failed: {reason(data['error'])}", markup=False)

@@ -24,7 +24,7 @@ def download(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Save the images a batch has made so far, as ORD-SEED.png.
+    """Save the images a batch has made so far, as ORD-SEED.png, or .webp, .jpg, .avif.
 
     Run it again to go on: files that are there whole are not fetched again.
 

@@ -40,6 +40,7 @@ _COMMANDS = {
     "failed": _Lazy("farm.cli.failures:failed", "List jobs that have failed, and why.", _MAKE),
     "retry": _Lazy("farm.cli.failures:retry", "Try failed jobs again.", _MAKE),
     "download": _Lazy("farm.cli.download:download", "Save a batch's images.", _MAKE),
+    "info": _Lazy("farm.cli.info:info", "Read what made an image out of its file.", _MAKE),
     "prompt": _Lazy("farm.cli.prompt:prompt", "Explain what a prompt means.", _MAKE),
     "up": _Lazy("farm.cli.up:up", "Run a whole farm on this machine.", _FARM),
     "workers": _Lazy(

@@ -10,13 +10,17 @@ from farm.cli.submit import (
     Axes,
     Checkpoint,
     Count,
+    Format,
     Guidance,
     Height,
+    Lossless,
     Priority,
+    Quality,
     Sampler,
     Steps,
     What,
     Width,
+    output_of,
     request_of,
 )
 from farm.client import Farm
@@ -35,6 +39,9 @@ def quote(
     sampler: Sampler = None,
     cfg_scale: Guidance = None,
     axis: Axes = None,
+    format: Format = None,
+    quality: Quality = None,
+    lossless: Lossless = False,
     priority: Priority = None,
     as_json: AsJson = False,
 ) -> None:
@@ -50,6 +57,7 @@ def quote(
         "steps": steps,
         "sampler": sampler,
         "cfg_scale": cfg_scale,
+        "output": output_of(format, quality, lossless=lossless),
         "priority": int(priority) if priority and priority.isdecimal() else priority,
     }
     with Farm() as farm:

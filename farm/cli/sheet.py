@@ -47,13 +47,14 @@ def draw(batch: Batch, folder: Path, path: Path) -> Path:
     """Draw the images that :meth:`Batch.download` saved in ``folder``, and save the sheet.
 
     Jobs that made none have a cell that says why. Cells are scaled down until the sheet has at
-    most 200 megapixels.
+    most 200 megapixels. It is a PNG whatever the images are: a WebP ends at 16383 pixels, which is
+    42 cells.
     """
     sheet = _blank(batch, largest_cell(list(_sizes(batch))))
     _draw_labels(sheet)
     for job in batch.jobs():
-        file = folder / batch.file_name(job)
-        if job.image and file.is_file():
+        file = job.image and folder / batch.file_name(job.image)
+        if file and file.is_file():
             _paste(sheet, job, file)
         else:
             _draw_missing(sheet, job)

@@ -20,6 +20,7 @@ from farm.spec.batchfile import read
 from farm.spec.fields import MAX_STEPS
 from farm.spec.linefile import SUFFIXES, LineFile
 from farm.spec.listing import freeze_listed
+from farm.spec.output import FORMATS
 from farm.spec.problems import validated
 
 _SUFFIXES = (".yaml", ".yml", ".json", ".txt")
@@ -59,6 +60,11 @@ Axes = Annotated[
 Priority = Annotated[
     str | None, _option("--priority", help="interactive, normal, background, or 0 to 100.")
 ]
+Format = Annotated[
+    str | None, _option("--format", "-f", help=f"Of the images: {', '.join(FORMATS)}.")
+]
+Quality = Annotated[int | None, _option("--quality", help="1 to 100, for webp, jpeg and avif.")]
+Lossless = Annotated[bool, typer.Option("--lossless", help="Of webp: each pixel is kept.")]
 Tags = Annotated[list[str] | None, _option("--tag", help="That a worker must have; repeatable.")]
 WaitForWorker = Annotated[
     bool,
@@ -90,6 +96,9 @@ def submit(
     seed: Seed = None,
     strict: Strict = None,
     axis: Axes = None,
+    format: Format = None,
+    quality: Quality = None,
+    lossless: Lossless = False,
     priority: Priority = None,
     tag: Tags = None,
     wait_for_worker: WaitForWorker = False,
@@ -108,7 +117,7 @@ def submit(
 
     farm submit "a lion" -x "steps=10-30(+10)" -x "sampler=Euler a,DPM++ 2M Karras" -o lions
 
-    farm submit examples/sweep.yaml --dry-run
+    farm submit examples/sweep.yaml --format webp --quality 80 --dry-run
 
     farm submit jobs.ndjson --name mine
     """
@@ -124,6 +133,7 @@ def submit(
         "seed": seed,
         "strict": strict,
         "count": count,
+        "output": output_of(format, quality, lossless=lossless),
         "priority": int(priority) if priority and priority.isdecimal() else priority,
         "tags": tag,
         "wait_for_worker": wait_for_worker or None,
@@ -142,6 +152,21 @@ def submit(
             return
         accept = partial(Farm.submit, request=request)
     _send(accept, watch=watch, download=download, as_json=as_json)
+
+
+def output_of(format: str | None, quality: int | None, *, lossless: bool) -> dict[str, Any] | None:
+    """The file format that the options ask for, or None."""
+    told = {"quality": quality, "lossless": lossless or None}
+    rest = {name: value for name, value in told.items() if value is not None}
+    if format is None and rest:
+        name = next(iter(rest))
+        raise InvalidInput(
+            f"--{name} goes with --format.",
+            field=name,
+            value=rest[name],
+            remedy="Say of which format, such as --format webp.",
+        )
+    return {"format": format, **rest} if format else None
 
 
 def request_of(what: str, options: dict[str, Any], axes: list[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from farm.client.transport import Transport
 from farm.errors import SetupError, Unavailable
+from farm.spec.output import suffix_of
 
 PATIENCE = 60.0
 """Seconds for which a lost farm may come back before waiting for it is given up."""
@@ -36,6 +37,11 @@ class Image:
     @property
     def infotext(self) -> str:
         return str(self.data["infotext"])
+
+    @property
+    def mime(self) -> str:
+        """Such as ``image/png``."""
+        return str(self.data["mime"])
 
     def read(self) -> bytes:
         """The file, checked against its sha256."""
@@ -232,7 +238,7 @@ class Batch:
     def download(
         self, folder: str | Path, on_image: Callable[[Path, bool], object] | None = None
     ) -> list[Path]:
-        """Save the images made so far as ``<ord>-<seed>.png``; what is there whole is kept.
+        """Save the images made so far by :meth:`file_name`; what is there whole is kept.
 
         Args:
             on_image: called for each with its path and whether it had to be fetched.
@@ -241,16 +247,17 @@ class Batch:
         for job in self.jobs("succeeded"):
             image = job.image
             if image:
-                path = Path(folder) / self.file_name(job)
+                path = Path(folder) / self.file_name(image)
                 fetched = image.save(path)
                 paths.append(path)
                 if on_image:
                     on_image(path, fetched)
         return paths
 
-    def file_name(self, job: Job) -> str:
-        """``<ord>-<seed>.png``, the ord padded so that names sort in the order of the jobs."""
-        return f"{job.ord:0{len(str(self.total - 1))}d}-{job.spec['seed']}.png"
+    def file_name(self, image: Image) -> str:
+        """``<ord>-<seed>.png``, or as its format is called; names sort in the order of the jobs."""
+        ord = f"{image.ord:0{len(str(self.total - 1))}d}"
+        return f"{ord}-{image.seed}{suffix_of(image.mime)}"
 
     def _page(self, cursor: str | None, state: str | None = None) -> dict[str, Any]:
         found = self._transport.get(self._link("jobs"), limit=_PAGE, cursor=cursor, state=state)

@@ -14,10 +14,18 @@ from farm.dispatch.outlook import Outlook, Picture, cards, slowest_load, work_of
 from farm.dispatch.parts import Part, parts_of, shapes_of
 from farm.spec.batch import BatchSpec
 from farm.spec.job import JobSpec
+from farm.spec.output import PNG, Output
 from farm.spec.sheet import sheet_size
 
-BYTES_A_PIXEL = 1.6
-"""Of a PNG with its thumbnail, as the demo's are; photographs take more, flat art less."""
+BYTES_A_PIXEL = {
+    ("png", True): 1.6,
+    ("webp", True): 1.2,
+    ("webp", False): 0.3,
+    ("jpeg", False): 0.4,
+    ("avif", False): 0.3,
+}
+"""Of an image with its thumbnail, by format and whether each pixel is kept, as the demo's are;
+photographs take more of what keeps them, larger images less."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,7 @@ def quote(
     *,
     priority: int,
     tags: Sequence[str] = (),
+    output: Output = PNG,
 ) -> Quote:
     """What ``batch`` of a user, for workers with all these tags, will take at today's load."""
     parts, picture = parts_of(batch), outlook.now()
@@ -103,8 +112,13 @@ def quote(
         shapes=shapes,
         unfit=sum(shape.jobs for shape in shapes if shape.fits is False),
         sheet=_sheet(batch, [(shape.width, shape.height) for shape in shapes]),
-        disk_bytes=int(BYTES_A_PIXEL * sum(part.pixels * part.jobs for part in parts)),
+        disk_bytes=_disk_bytes(parts, output),
     )
+
+
+def _disk_bytes(parts: Sequence[Part], output: Output) -> int:
+    each = BYTES_A_PIXEL[output.format, output.lossless]
+    return int(each * sum(part.pixels * part.jobs for part in parts))
 
 
 def _times(

@@ -15,22 +15,22 @@ _ALIASES = {"jpg": "jpeg"}
 
 
 class _Kind(NamedTuple):
-    """What a format can do: ``quality`` is that of who names none, ``side`` in pixels."""
+    """A format: ``quality`` is that of who names none, None where there is none."""
 
     mime: str
     suffix: str
-    side: int
     lossless: bool
     quality: int | None
 
 
 _KINDS: dict[str, _Kind] = {
-    "png": _Kind("image/png", ".png", 2**31 - 1, True, None),
-    "webp": _Kind("image/webp", ".webp", 16383, True, 90),
-    "jpeg": _Kind("image/jpeg", ".jpg", 65535, False, 90),
-    "avif": _Kind("image/avif", ".avif", 32768, False, 80),
+    "png": _Kind("image/png", ".png", True, None),
+    "webp": _Kind("image/webp", ".webp", True, 90),
+    "jpeg": _Kind("image/jpeg", ".jpg", False, 90),
+    "avif": _Kind("image/avif", ".avif", False, 80),
 }
 _SUFFIXES = {kind.mime: kind.suffix for kind in _KINDS.values()}
+MIMES: tuple[str, ...] = tuple(_SUFFIXES)
 
 
 class Output(BaseModel):
@@ -63,11 +63,6 @@ class Output(BaseModel):
         """Of a file's name, with its dot."""
         return _KINDS[self.format].suffix
 
-    @property
-    def largest_side(self) -> int:
-        """Pixels that an image of this format may be wide or high."""
-        return _KINDS[self.format].side
-
     def __str__(self) -> str:
         if self.quality is not None:
             return f"{self.format} {self.quality}"
@@ -77,7 +72,7 @@ class Output(BaseModel):
     @classmethod
     def _parsed(cls, written: Any) -> Any:
         if isinstance(written, str):
-            name, _, how = written.strip().partition(" ")
+            name, _, how = " ".join(written.split()).partition(" ")
             told = {"lossless": True} if how == "lossless" else {"quality": how} if how else {}
             return {"format": name, **told}
         if not isinstance(written, dict | Output):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from farm.api.app import create_app
 from farm.api.deps import Services
 from farm.db import leases, sessions
 from farm.db.leases import Claim, Ending, Lease
 from farm.dispatch import outlook
 from farm.dispatch.cost import FIRST_LOAD
 from farm.spec.moves import Move
+from farm.spec.output import Output
 from tests.records import IMAGE
 from tests.standin import ERROR, STATS, StandIn
 
@@ -54,6 +57,40 @@ def test_a_batch_is_accepted_with_what_was_left_out_filled_in(api: TestClient) -
     assert batch["ended_at"] is None
     assert batch.pop("notices") == ["This farm has no worker yet: the batch waits for the first."]
     assert api.get(batch["links"]["self"]).json() == batch
+
+
+def test_a_batch_says_in_which_format_its_images_are(api: TestClient) -> None:
+    """What is left out of it is filled in, so that it means the same for ever."""
+    assert submit(api)["output"] == {"format": "png", "lossless": True, "quality": None}
+    batch = submit(api, output={"format": "webp"})
+    assert batch["output"] == {"format": "webp", "lossless": False, "quality": 90}
+    assert "output" not in batch["spec"]["template"]
+    assert api.get("/v1/batches").json()["batches"][0]["output"] == batch["output"]
+
+
+def test_the_farm_has_a_format_of_its_own(services: Services) -> None:
+    ours = replace(services, output=Output.model_validate("webp lossless"))
+    with TestClient(create_app(ours), base_url="http://localhost:7900") as api:
+        assert Output(**submit(api)["output"]) == ours.output
+        assert submit(api, output="jpeg 70")["output"]["quality"] == 70
+
+
+def test_a_format_that_cannot_be_is_refused(api: TestClient) -> None:
+    for where in ("/v1/batches", "/v1/batches:quote"):
+        answer = api.post(where, json={"prompt": "a lion", "output": "jpeg 101"})
+        assert answer.status_code == 422
+        told = answer.json()
+        assert (told["field"], told["remedy"]) == ("output.quality", "Use 100 or less.")
+    listed = {"jobs": [{"prompt": "a lion", "output": "webp"}]}
+    assert api.post("/v1/batches", json=listed).json()["field"] == "jobs[0].output"
+
+
+def test_a_quote_knows_how_much_smaller_images_become(api: TestClient) -> None:
+    sizes = [
+        api.post("/v1/batches:quote", json={"prompt": "p", "output": output}).json()["disk_bytes"]
+        for output in ("png", "webp lossless", "jpeg", "webp")
+    ]
+    assert sizes == sorted(sizes, reverse=True)
 
 
 def test_axes_multiply_and_jobs_come_in_their_order(api: TestClient) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from io import BytesIO
+from typing import Any
 
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
 from farm.api.deps import Services
+from farm.spec.imagefile import inspected
 from tests.standin import StandIn
 
 
@@ -33,6 +35,34 @@ def test_a_picture_comes_as_it_is_stored(api: TestClient, url: str) -> None:
     assert answer.headers["content-disposition"] == 'inline; filename="1-0.png"'
     assert "immutable" in answer.headers["cache-control"]
     assert opened(answer.content).size == (128, 128)
+
+
+@pytest.mark.parametrize(
+    ("output", "kind", "suffix"),
+    [
+        ({"format": "png"}, "png", "png"),
+        ("webp 80", "webp", "webp"),
+        ({"format": "webp", "lossless": True}, "webp", "webp"),
+        ("jpeg", "jpeg", "jpg"),
+        ("avif", "avif", "avif"),
+    ],
+)
+def test_a_picture_comes_in_the_format_of_its_batch(
+    api: TestClient, worker: StandIn, output: Any, kind: str, suffix: str
+) -> None:
+    batch = api.post("/v1/batches", json={"prompt": "ein Löwe", "output": output}).json()
+    worker.render(int(batch["id"]))
+    job = api.get("/v1/jobs/1-0").json()
+    answer = api.get("/v1/images/1-0")
+    assert answer.headers["content-type"] == job["image"]["mime"] == f"image/{kind}"
+    assert answer.headers["content-disposition"] == f'inline; filename="1-0.{suffix}"'
+    assert hashlib.sha256(answer.content).hexdigest() == job["image"]["sha256"]
+    found = inspected(BytesIO(answer.content))
+    assert (found.format, found.infotext) == (kind, job["image"]["infotext"])
+    for width in (16, 100):  # its thumbnail, and one that is made to measure
+        small = api.get("/v1/images/1-0", params={"w": width})
+        assert small.headers["content-type"] == "image/webp"
+        assert opened(small.content).format == "WEBP"
 
 
 def test_a_client_that_has_it_is_not_sent_it_again(api: TestClient, url: str) -> None:

@@ -97,6 +97,31 @@ def test_a_batch_file_is_submitted_and_options_override_it(name: str, total: int
     assert (batch["total"], batch["name"]) == (total, "other")
 
 
+def test_the_format_is_an_option_a_field_and_is_read_again(worker: StandIn, tmp_path: Path) -> None:
+    file = tmp_path / "lions.yaml"
+    file.write_text("prompt: ein Löwe\nseed: 4\ncount: 2\noutput: webp lossless\n")
+    assert told("submit", str(file))["output"]["lossless"]
+    words = ("--format", "jpg", "--quality", "80", "-o", str(tmp_path / "made"))
+    with rendering(worker, 2):
+        batch = told("submit", str(file), *words)
+    assert batch["output"] == {"format": "jpeg", "lossless": False, "quality": 80}
+    made = [tmp_path / "made" / f"{ord}-{seed}.jpg" for ord, seed in ((0, 4), (1, 5))]
+    [first, second] = told("info", *map(str, made))["images"]
+    assert (first["format"], first["width"], first["height"]) == ("jpeg", 128, 128)
+    assert first["infotext"] == told("show", "2-0")["image"]["infotext"]
+    assert "Seed: 5" in second["infotext"]
+    shown = farm("info", str(made[0])).stdout
+    assert f"{made[0]}: jpeg, 128x128\nein Löwe\nSteps: 20" in shown
+    assert "output: jpeg 80" in farm("show", "2").stdout
+    assert "image: 128x128 jpeg" in farm("show", "2-0").stdout
+
+
+def test_an_image_without_parameters_is_told(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "plain.webp")
+    assert "no generation parameters" in farm("info", str(tmp_path / "plain.webp")).stdout
+    assert told("info", str(tmp_path / "plain.webp"))["images"][0]["infotext"] is None
+
+
 def test_prompts_from_a_file_are_listed_jobs() -> None:
     batch = told("submit", str(EXAMPLES / "prompts.txt"), "--steps", "7")
     assert (batch["total"], batch["spec"]) == (4, None)
@@ -128,7 +153,12 @@ def test_a_dry_run_counts_and_submits_nothing(monkeypatch: pytest.MonkeyPatch) -
         ["submit", "a lion", "-x", "steps"],
         ["submit", "a lion", "-x", "colour=red"],
         ["submit", "a lion", "--priority", "urgent"],
+        ["submit", "a lion", "--format", "gif"],
+        ["submit", "a lion", "--format", "jpeg", "--lossless"],
+        ["submit", "a lion", "--quality", "80"],
         ["submit", "missing.yaml"],
+        ["info", "missing.png"],
+        ["info", str(EXAMPLES / "sweep.yaml")],
         ["submit", "a lion", "-n", "0"],
         ["ls", "-n", "0"],
     ],

@@ -6,11 +6,15 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import PIL.Image
 import pytest
 
+from farm.cli.sheet import draw
 from farm.client import Batch, Farm, Image
 from farm.errors import InvalidInput, NotFound, SetupError, Unavailable
+from farm.spec.output import Output
 from tests.standin import StandIn
 
 
@@ -99,6 +103,28 @@ def test_a_download_is_resumed(batch: Batch, worker: StandIn, tmp_path: Path) ->
     stored = {job.id: job.data["image"]["sha256"] for job in batch.jobs()}
     assert {hashlib.sha256(p.read_bytes()).hexdigest() for p in paths} == set(stored.values())
     assert sorted(folder.iterdir()) == sorted(paths), "something half written is left"
+
+
+@pytest.mark.parametrize(
+    ("output", "suffix"),
+    [("webp", ".webp"), ({"format": "jpeg", "quality": 70}, ".jpg"), ("avif", ".avif")],
+)
+def test_files_are_called_as_their_format(
+    farm: Farm, worker: StandIn, tmp_path: Path, output: Any, suffix: str
+) -> None:
+    batch = farm.submit(prompt="a lion", count=3, seed=7, output=output)
+    worker.render(int(batch.id), failing=[1])
+    paths = batch.download(tmp_path)
+    assert [path.name for path in paths] == [f"0-7{suffix}", f"2-9{suffix}"]
+    assert [image.mime for image in batch.images()] == [Output.model_validate(output).mime] * 2
+    sheet = draw(batch, tmp_path, tmp_path / "sheet.png")
+    with PIL.Image.open(sheet) as drawn:
+        assert drawn.format == "PNG"
+        assert len(drawn.getcolors(10**6) or ()) > 3, "two pictures, and a cell that says why"
+    stored = list(worker.store.paths())
+    assert sorted(stored) == sorted(
+        f"batches/000001/00000{ord}-1{end}" for ord in (0, 2) for end in (suffix, ".thumb.webp")
+    )
 
 
 def test_a_damaged_picture_is_not_kept(batch: Batch, worker: StandIn, tmp_path: Path) -> None:

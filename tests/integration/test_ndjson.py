@@ -46,6 +46,7 @@ def nothing(services: Services) -> bool:
 
 def test_lines_become_the_jobs_of_a_batch(api: TestClient, worker: StandIn) -> None:
     shared = {"batch": {"name": "mine", "priority": "interactive", "steps": 7, "seed": 5}}
+    shared["batch"]["output"] = "webp 70"
     body = text(shared, {"prompt": "a lion"}, "", {"prompt": "a tiger", "steps": 9}, {"seed": 6})
     answer = send(api, body)
     batch = answer.json()
@@ -63,6 +64,7 @@ def test_lines_become_the_jobs_of_a_batch(api: TestClient, worker: StandIn) -> N
     assert jobs[0]["spec"]["width"] == 128, "the checkpoint's own"
     worker.render(int(batch["id"]))
     assert api.get(batch["links"]["self"]).json()["counts"]["succeeded"] == 3
+    assert batch["output"] == {"format": "webp", "lossless": False, "quality": 70}
 
 
 @pytest.mark.parametrize("size", [1, 7, 1 << 20])

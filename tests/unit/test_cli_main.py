@@ -16,7 +16,7 @@ from farm.cli import main
 
 MAKE = ["demo", "submit", "ls", "show", "why", "watch", "cancel", "download", "prompt"]
 MAKE += ["pause", "resume", "prio"]
-MAKE += ["quote", "failed", "retry"]
+MAKE += ["quote", "failed", "retry", "info"]
 FARM = ["up", "key", "share", "workers", "model", "doctor", "worker", "api", "dispatcher"]
 FARM += ["migrate"]
 FARM += ["usage", "prune", "keep", "simulate"]

@@ -13,6 +13,7 @@ import pytest
 from farm import log
 from farm.errors import InvalidInput, SetupError
 from farm.settings import Settings, address
+from farm.spec.output import PNG, Output
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +40,9 @@ def test_everything_follows_from_the_home(monkeypatch: pytest.MonkeyPatch, tmp_p
         ("FARM_HOME", "", "database_url", None),
         ("FARM_TAGS", "red, a100,,red", "tags", ["a100", "red"]),
         ("FARM_TAGS", "", "tags", []),
+        ("FARM_OUTPUT", "", "output", PNG),
+        ("FARM_OUTPUT", "webp 80", "output", Output(format="webp", quality=80)),
+        ("FARM_OUTPUT", "webp lossless", "output", Output(format="webp", lossless=True)),
         ("FARM_MODELS", f"/a{os.pathsep}/b c", "models", [Path("/a"), Path("/b c")]),
         ("FARM_DATABASE_URL", "postgresql://u@h/farm", "database_url", "postgresql://u@h/farm"),
         ("FARM_BROKER_URL", "redis+socket:///a/b", "broker_url", "redis+socket:///a/b"),
@@ -65,6 +69,7 @@ def test_the_environment_is_read(
         ("FARM_LOG_LEVEL", "LOUD", "'DEBUG', 'INFO'"),
         ("FARM_LOG_JSON", "maybe", "valid boolean"),
         ("FARM_URL", "farm.example", "http:// or https://"),
+        ("FARM_OUTPUT", "gif", "'png', 'webp'"),
     ],
 )
 def test_a_bad_value_is_named(

@@ -90,6 +90,7 @@ def ask(request: BatchRequest, services: Serving, caller: Caller) -> Quotation:
         batch,
         priority=request.priority,
         tags=request.tags,
+        output=request.output or services.output,
     )
     return Quotation.of(found, prospects(services.db, batch, request.tags))
 

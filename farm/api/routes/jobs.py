@@ -17,6 +17,7 @@ from farm.dispatch.reach import reach
 from farm.dispatch.why import Place, before, explain
 from farm.errors import Conflict, NotFound
 from farm.spec.moves import ENDED
+from farm.spec.output import MIMES, suffix_of
 from farm.spec.sampling import MAX_SIDE
 from farm.storage import ImageStore
 
@@ -93,7 +94,7 @@ def why(job: str, services: Serving) -> Reason:
     tags=["images"],
     summary="The picture a job made",
     response_class=Response,
-    responses={200: {"content": {"image/png": {}, "image/webp": {}}}},
+    responses={200: {"content": {mime: {} for mime in MIMES}}},
 )
 def picture(
     job: str,
@@ -119,8 +120,7 @@ def picture(
         return Response(status_code=304, headers=headers)
     if small and w is not None:
         return Response(_smaller(services.images, image, w), 200, headers, "image/webp")
-    suffix = image.mime.rpartition("/")[2]
-    headers["Content-Disposition"] = f'inline; filename="{job}.{suffix}"'
+    headers["Content-Disposition"] = f'inline; filename="{job}{suffix_of(image.mime)}"'
     return Response(services.images.get(image.path), 200, headers, image.mime)
 
 

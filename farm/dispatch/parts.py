@@ -107,7 +107,7 @@ def shapes_of(batch: BatchSpec | Sequence[JobSpec]) -> Counter[tuple[str, int, i
     cells = prod(len(axes[field]) for field in SHAPE_FIELDS if field in axes)
     found: Counter[tuple[str, int, int]] = Counter()
     for shape in islice(shapes(batch.template, axes), MAX_SHAPES):
-        found[shape] += batch.total // cells
+        found[shape[-1]] += batch.total // cells
     return found
 
 

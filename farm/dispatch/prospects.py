@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product, starmap
+from math import prod
 from typing import TypeAlias
 
 from farm.db.database import Database
 from farm.dispatch.means import Means, Shape, look, names
+from farm.dispatch.parts import MAX_SHAPES
 from farm.errors import FarmError
 from farm.spec.batch import BatchSpec
+from farm.spec.cells import SHAPE_FIELDS, shapes
+from farm.spec.hires import HIRES_SIZES
 from farm.spec.job import JobSpec
 
 _SIDES = ("checkpoint", "width", "height")
@@ -84,12 +88,11 @@ class Gate:
     def admit(self, job: JobSpec, where: str) -> None:
         """Let a job in, or raise what ``where`` it stands is wrong with it: no worker could make
         it, live or away."""
-        shape = Shape(job.checkpoint, job.width, job.height)
-        if shape.pixels <= self._live.most(shape.checkpoint):
+        if _worst(self._live, _shapes(job)) is None:
             return
         if not self._seen.known:
             self.notice = _NOBODY
-        elif shape.pixels <= self._seen.most(shape.checkpoint):
+        elif (shape := _worst(self._seen, _shapes(job))) is None:
             self.notice = self.notice or _away(self._seen)
         else:
             error = self._seen.obstacle(shape, lambda field: f"{where}.{field}")
@@ -103,6 +106,8 @@ def beyond(means: Means, batch: Jobs) -> Beyond | None:
     if not isinstance(batch, BatchSpec):
         return _listed(means, batch)
     axes = dict(batch.axes)
+    if any(field in batch.template or field in axes for field in HIRES_SIZES):
+        return _enlarged(means, batch)
     checkpoints, widths, heights = (
         axes[side] if side in axes else (batch.template[side],) for side in _SIDES
     )
@@ -164,6 +169,33 @@ def _number(batch: BatchSpec, chosen: Mapping[str, int]) -> int:
 
 
 def _listed(means: Means, batch: Sequence[JobSpec]) -> Beyond | None:
-    shapes = [Shape(job.checkpoint, job.width, job.height) for job in batch]
-    bad = [ord for ord, each in enumerate(shapes) if each.pixels > means.most(each.checkpoint)]
-    return Beyond(bad[0], len(bad), shapes[bad[0]]) if bad else None
+    worst = ((ord, _worst(means, _shapes(job))) for ord, job in enumerate(batch))
+    bad = [(ord, shape) for ord, shape in worst if shape]
+    return Beyond(bad[0][0], len(bad), bad[0][1]) if bad else None
+
+
+def _enlarged(means: Means, batch: BatchSpec) -> Beyond | None:
+    """The same of a batch with a second pass, as far as one can count."""
+    axes = dict(batch.axes)
+    varied = [(field, len(values)) for field, values in batch.axes if field in SHAPE_FIELDS]
+    known = islice(shapes(batch.template, axes), MAX_SHAPES)
+    worst = ((place, _worst(means, starmap(Shape, each))) for place, each in enumerate(known))
+    bad = [(place, shape) for place, shape in worst if shape]
+    if not bad:
+        return None
+    (place, shape), chosen = bad[0], {}
+    for field, count in reversed(varied):
+        place, chosen[field] = divmod(place, count)
+    each = batch.total // prod(count for _, count in varied)
+    return Beyond(_number(batch, chosen), len(bad) * each, shape)
+
+
+def _shapes(job: JobSpec) -> list[Shape]:
+    """Of each pass, its image's last."""
+    passes = [Shape(each.checkpoint, each.width, each.height) for each in job.passes]
+    return [*passes, Shape(job.passes[-1].checkpoint, *job.size)]
+
+
+def _worst(means: Means, shapes: Iterable[Shape]) -> Shape | None:
+    """The first of these that no worker could make."""
+    return next((one for one in shapes if one.pixels > means.most(one.checkpoint)), None)

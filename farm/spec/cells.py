@@ -10,7 +10,7 @@ from farm.errors import InvalidInput
 from farm.spec.axes import PROMPT_SR
 from farm.spec.fields import MAX_PIXELS, MAX_PROMPT
 from farm.spec.guidance import SPAN
-from farm.spec.hires import SIZE_FIELDS, HiresOptions, check_target
+from farm.spec.hires import HIRES_SIZES, SIZE_FIELDS, HiresOptions, check_target
 from farm.spec.job import JobSpec
 from farm.spec.sampling import LEVELS, MAX_SEED
 
@@ -99,18 +99,20 @@ def largest(template: Template, axes: Axes, checkpoint: str) -> dict[str, int]:
     return found
 
 
-def shapes(template: Template, axes: Axes) -> Iterator[tuple[str, int, int]]:
-    """Checkpoint, width and height of the image in each cell, as far as it depends on fields that
-    decide these; each stands for as many cells as the next."""
-    choices = (_values(field, template, axes) for field in SHAPE_FIELDS)
-    for checkpoint, own, *sizes in product(*choices):
-        cell = dict(zip(SIZE_FIELDS, sizes, strict=True))
+def shapes(template: Template, axes: Axes) -> Iterator[list[tuple[str, int, int]]]:
+    """Checkpoint, width and height of each pass, the image's last, in each cell as far as that
+    depends on fields that decide these; each stands for as many cells as the next. In the order
+    of the axes."""
+    varied = [field for field, _ in axes.items() if field in SHAPE_FIELDS]
+    fixed = {field: _values(field, template, axes)[0] for field in SHAPE_FIELDS}
+    for values in product(*(axes[field] for field in varied)):
+        cell = {**fixed, **dict(zip(varied, values, strict=True))}
         width, height = cell["width"], cell["height"]
-        target = _hires(cell).target(width, height)
-        if target is None:
-            yield checkpoint, width, height
-        else:
-            yield own or checkpoint, target.width, target.height
+        passes = [(cell["checkpoint"], width, height)]
+        if target := _hires(cell).target(width, height):
+            own = cell["hires_checkpoint"] or cell["checkpoint"]
+            passes.append((own, target.width, target.height))
+        yield passes
 
 
 def extreme_sizes(template: Template, axes: Axes) -> Iterator[dict[str, Any]]:
@@ -133,8 +135,7 @@ def _values(field: str, template: Template, axes: Axes) -> tuple[Any, ...]:
 
 
 def _hires(cell: Mapping[str, Any]) -> HiresOptions:
-    sizes = {field: value for field, value in cell.items() if field.startswith("hires_")}
-    return HiresOptions.model_construct(**sizes)
+    return HiresOptions.model_construct(**{field: cell[field] for field in HIRES_SIZES})
 
 
 def check_levels(template: Template, axes: Axes) -> None:

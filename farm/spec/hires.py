@@ -24,7 +24,8 @@ LATENT_UPSCALERS = (
 PICTURE_UPSCALERS = ("None", "Lanczos", "Nearest")
 """They resize the decoded picture. None is Lanczos in one go."""
 UPSCALERS = (*LATENT_UPSCALERS, *PICTURE_UPSCALERS)
-SIZE_FIELDS = ("width", "height", "hires_scale", "hires_width", "hires_height")
+HIRES_SIZES = ("hires_scale", "hires_width", "hires_height")
+SIZE_FIELDS = ("width", "height", *HIRES_SIZES)
 """What decides how large a job's image becomes."""
 _SAME = "use same "
 """How webui begins to say that something is as in the first pass."""

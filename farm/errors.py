@@ -6,6 +6,7 @@ FarmError
 ├── Forbidden             403  it belongs to somebody else
 ├── NotFound              404  no such batch, job, image, worker or page
 ├── Conflict              409  the request contradicts something already stored
+├── QuotaExceeded         429  the user has as much waiting as they may
 ├── Unavailable           503  Postgres, the broker or the disk is out of reach
 ├── CheckpointError       422  a checkpoint is missing, damaged or refused
 │   ├── LoraError         422  so is a LoRA
@@ -98,6 +99,12 @@ class NotFound(FarmError):
 class Conflict(FarmError):
     status = 409
     title = "Conflict"
+    failure_class = "input"
+
+
+class QuotaExceeded(FarmError):
+    status = 429
+    title = "Quota exceeded"
     failure_class = "input"
 
 

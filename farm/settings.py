@@ -53,6 +53,8 @@ class Settings(BaseSettings):
             stays for ever.
         keep_attempts_days: for so long the history of jobs is kept: workers, timings, errors of
             each attempt.
+        quota_jobs: most jobs of a user that may wait to be begun, unless an administrator said
+            otherwise.
         local: a farm for the one person at this machine, who needs no key.
         url: the API, for clients; by default the one on this machine.
         api_key: the key clients send.
@@ -75,6 +77,7 @@ class Settings(BaseSettings):
     )
     host: str = "127.0.0.1"
     port: int = Field(default=7900, ge=1, le=65535)
+    quota_jobs: int = Field(default=20_000_000, ge=0, le=2**53)
     local: bool = False
     worker_name: str = Field(default="cpu0", min_length=1, max_length=100)
     device: str = "cpu"

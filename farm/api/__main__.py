@@ -24,6 +24,7 @@ def main() -> None:
             broker_url=settings.required("broker_url"),
             local=settings.local,
             output=settings.output,
+            quota=settings.quota_jobs,
         )
         uvicorn.run(
             create_app(services),

@@ -30,6 +30,8 @@ class Services:
         local: a farm for the one person at this machine: no keys, see
             :class:`farm.api.guard.Guard`.
         output: of batches that name none.
+        quota: most jobs of a user that may wait, where nothing else was said of them; None for any
+            number.
     """
 
     db: Database
@@ -37,6 +39,7 @@ class Services:
     broker_url: str
     local: bool
     output: Output = PNG
+    quota: int | None = None
 
     @cached_property
     def outlook(self) -> Outlook:

@@ -23,9 +23,18 @@ _MAX_DEPTH = 8
 
 
 def submit(
-    db: Database, user: User, request: BatchRequest, key: str | None, *, output: Output = PNG
+    db: Database,
+    user: User,
+    request: BatchRequest,
+    key: str | None,
+    *,
+    output: Output = PNG,
+    quota: int | None = None,
 ) -> tuple[Accepted, list[str]]:
     """Accept a batch once for each idempotency ``key``; ``output`` is for one that names none.
+
+    Args:
+        quota: see :func:`farm.db.batches.accept`.
 
     Returns:
         the batch, and what its owner should know, in sentences.
@@ -35,8 +44,9 @@ def submit(
         InvalidInput: the request is wrong; names the field.
         DoesNotFit: no worker could make some of its jobs.
         Conflict: the key was used with another request.
+        QuotaExceeded: too many of the user's jobs would wait.
     """
-    refuse_without_quota(user)
+    refuse_idle(user)
     frozen = checked(db, request)
     notices = waits_for(db, request, frozen)
     accepted = batches.accept(
@@ -53,6 +63,7 @@ def submit(
             # As understood rather than as sent: spaces and the order of fields mean nothing.
             request_hash=hashlib.sha256(request.model_dump_json().encode()).digest(),
         ),
+        quota=quota,
     )
     return accepted, notices
 
@@ -78,7 +89,7 @@ def checked(db: Database, request: BatchRequest) -> BatchSpec | list[JobSpec]:
     return freeze(request, known) if request.jobs is None else freeze_listed(request, known)
 
 
-def refuse_without_quota(user: User) -> None:
+def refuse_idle(user: User) -> None:
     """Raise Forbidden for whom nothing would ever run."""
     if user.max_in_flight == 0:
         raise Forbidden(

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
-from farm.api.submission import refuse_unstorable, refuse_without_quota
+from farm.api.submission import refuse_idle, refuse_unstorable
 from farm.db import assets, loading
 from farm.db.batches import Accepted, NewBatch
 from farm.db.database import Database
@@ -25,17 +25,27 @@ class Upload:
     Args:
         key: the idempotency key; where it was used before, lines are only compared.
         output: of a batch whose first line names none.
+        quota: see :func:`farm.db.batches.accept`.
 
     Raises:
         Forbidden: the user may have no job in flight.
     """
 
-    def __init__(self, db: Database, user: User, key: str | None, output: Output = PNG) -> None:
-        refuse_without_quota(user)
+    def __init__(
+        self,
+        db: Database,
+        user: User,
+        key: str | None,
+        *,
+        output: Output = PNG,
+        quota: int | None = None,
+    ) -> None:
+        refuse_idle(user)
         self._db = db
         self._user = user
         self._key = key
         self._output = output
+        self._quota = quota
         self._digest = hashlib.sha256()
         self._request = BatchRequest()
         self._listing: Listing | None = None
@@ -51,6 +61,7 @@ class Upload:
         Raises:
             InvalidInput: names the line and the field at fault.
             DoesNotFit: no worker could make one of the jobs.
+            QuotaExceeded: too many of the user's jobs would wait.
         """
         jobs = [job for line in lines if (job := self._read(line)) is not None]
         if self._jobs + len(jobs) > MAX_JOBS:
@@ -60,7 +71,7 @@ class Upload:
                 remedy=f"Split it into batches of at most {MAX_JOBS} jobs.",
             )
         if jobs and self._batch_id is not None:
-            loading.append(self._db, self._batch_id, self._jobs, jobs)
+            loading.append(self._db, self._batch_id, self._jobs, jobs, quota=self._quota)
         self._jobs += len(jobs)
 
     def complete(self) -> Accepted:

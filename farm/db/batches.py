@@ -10,7 +10,7 @@ from typing import Any
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from farm.db import forecasts, queries, stats
+from farm.db import forecasts, queries, quotas, stats
 from farm.db.database import Connection, Database
 from farm.errors import Conflict
 from farm.spec.batch import BatchSpec
@@ -118,11 +118,16 @@ GROUP BY worker ORDER BY worker
 """
 
 
-def accept(db: Database, batch: NewBatch) -> Accepted:
+def accept(db: Database, batch: NewBatch, *, quota: int | None = None) -> Accepted:
     """Store a batch, all of it or nothing, and wake the dispatcher.
+
+    Args:
+        quota: most jobs of a user that may wait, where nothing else was said of this one; None to
+            count none.
 
     Raises:
         Conflict: the idempotency key was used before with another request.
+        QuotaExceeded: more of the user's jobs would wait.
     """
     total = batch.spec.total if batch.spec else len(batch.jobs or ())
     values = {
@@ -140,6 +145,8 @@ def accept(db: Database, batch: NewBatch) -> Accepted:
         row = connection.execute(_INSERT, values).fetchone()
         if row is None:
             return accepted_before(connection, batch)
+        if quota is not None:
+            quotas.check(connection, batch.user_id, most=quota, added=total)
         if batch.jobs:
             copy_inputs(connection, row["id"], batch.jobs)
         connection.execute(queries.WAKE)

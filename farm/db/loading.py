@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import psycopg
 from psycopg.types.json import Jsonb
 
-from farm.db import queries
+from farm.db import queries, quotas
 from farm.db.batches import Accepted, NewBatch, accepted_before, copy_inputs
 from farm.db.database import Connection, Database
 from farm.errors import Unavailable
@@ -27,9 +27,10 @@ VALUES (%(user_id)s, '', 0, 1, 'loading', now() + make_interval(secs => %(patien
 RETURNING id
 """
 
+# What has come so far counts as waiting.
 _GO_ON = """
-UPDATE batches SET loading_until = now() + make_interval(secs => %(patience)s)
-WHERE id = %(id)s AND state = 'loading' RETURNING id
+UPDATE batches SET loading_until = now() + make_interval(secs => %(patience)s), total = %(total)s
+WHERE id = %(id)s AND state = 'loading' RETURNING user_id
 """
 
 # Its jobs have waited from now on, not from the first line.
@@ -54,14 +55,23 @@ def begin(db: Database, user_id: int) -> int:
     return int(row["id"])
 
 
-def append(db: Database, batch_id: int, first: int, jobs: Sequence[JobSpec]) -> None:
+def append(
+    db: Database, batch_id: int, first: int, jobs: Sequence[JobSpec], *, quota: int | None = None
+) -> None:
     """The next jobs of it, from number ``first`` on.
+
+    Args:
+        quota: see :func:`farm.db.batches.accept`.
 
     Raises:
         Unavailable: it was given up meanwhile.
+        QuotaExceeded: with these, too many jobs of the user would wait.
     """
+    total = first + len(jobs)
     with db.connection() as connection:
-        _go_on(connection, batch_id)
+        user_id = _go_on(connection, batch_id, total)
+        if quota is not None:
+            quotas.check(connection, user_id, most=quota, added=total)
         copy_inputs(connection, batch_id, jobs, first=first)
 
 
@@ -118,10 +128,13 @@ def discard(db: Database, batch_id: int) -> None:
         connection.execute(_DISCARD, {"id": batch_id})
 
 
-def _go_on(connection: Connection, batch_id: int) -> None:
-    values = {"id": batch_id, "patience": PATIENCE}
-    if connection.execute(_GO_ON, values).fetchone() is None:
+def _go_on(connection: Connection, batch_id: int, total: int) -> int:
+    """Its user."""
+    values = {"id": batch_id, "patience": PATIENCE, "total": total}
+    row = connection.execute(_GO_ON, values).fetchone()
+    if row is None:
         raise _given_up()
+    return int(row["user_id"])
 
 
 def _given_up() -> Unavailable:

@@ -22,6 +22,7 @@ _LOCK = 0x6661726D
 _OLDEST = 150_000
 _LOCK_MS = 500
 _PAUSE = 2.0
+_TURN = 0.2
 _TRIES = 30
 _BUSY = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
 
@@ -45,7 +46,7 @@ def upgrade(url: str) -> None:
         ) from error
     with connection:
         _check_server(connection.exec_driver_sql("SHOW server_version_num").scalar_one())
-        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
+        _wait_for_turn(connection)
         # Who waits for a table holds up all who come after, so nobody waits for long.
         connection.execute(text(f"SET lock_timeout = {_LOCK_MS}"))
         connection.commit()
@@ -61,6 +62,14 @@ def upgrade(url: str) -> None:
             connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK})
             connection.commit()
     engine.dispose()
+
+
+def _wait_for_turn(connection: Connection) -> None:
+    """Take the lock of those who migrate. Who waited for it in a statement would be waited for by
+    an index that the other one builds beside the work."""
+    while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK}):
+        connection.commit()
+        time.sleep(_TURN)
 
 
 def _migrate(connection: Connection) -> None:

@@ -35,9 +35,20 @@ ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id, name, admin,
 _SHARE = """
 UPDATE users
 SET weight = coalesce(%(weight)s, weight),
-    max_in_flight = CASE WHEN %(uncap)s THEN NULL ELSE coalesce(%(cap)s, max_in_flight) END
+    max_in_flight = CASE WHEN %(uncap)s THEN NULL ELSE coalesce(%(cap)s, max_in_flight) END,
+    max_waiting = CASE WHEN %(unquota)s THEN NULL ELSE coalesce(%(quota)s, max_waiting) END
 WHERE name = %(name)s
-RETURNING name, weight, max_in_flight, admin
+RETURNING name, weight, max_in_flight, max_waiting, admin
+"""
+
+_SHARES = """
+SELECT u.name, u.weight, u.max_in_flight, u.max_waiting, u.admin,
+       coalesce(b.waiting, 0)::bigint AS waiting
+FROM users u LEFT JOIN (
+    SELECT user_id, sum(total - cursor) AS waiting FROM batches
+    WHERE ended_at IS NULL AND state IN ('loading', 'open', 'paused') GROUP BY user_id
+) b ON b.user_id = u.id
+ORDER BY u.name
 """
 
 
@@ -82,12 +93,19 @@ def for_key(db: Database, key: str) -> User | None:
 
 
 def shares(db: Database) -> list[dict[str, Any]]:
-    """Every user's weight and cap, by name."""
-    return db.all("SELECT name, weight, max_in_flight, admin FROM users ORDER BY name")
+    """Every user's weight, cap and quota, and how many of their jobs wait; by name."""
+    return db.all(_SHARES)
 
 
 def set_share(
-    db: Database, name: str, *, weight: float | None, cap: int | None, uncap: bool = False
+    db: Database,
+    name: str,
+    *,
+    weight: float | None = None,
+    cap: int | None = None,
+    uncap: bool = False,
+    quota: int | None = None,
+    unquota: bool = False,
 ) -> dict[str, Any]:
     """Change a user's part of the farm; what is None stays.
 
@@ -95,11 +113,20 @@ def set_share(
         weight: relative to other users, above 0 and at most 1000.
         cap: most jobs in flight at once.
         uncap: take the cap away.
+        quota: most jobs that may wait to be begun.
+        unquota: what the farm allows everybody counts again.
 
     Raises:
         NotFound: there is no such user.
     """
-    values = {"name": name, "weight": weight, "cap": cap, "uncap": uncap}
+    values = {
+        "name": name,
+        "weight": weight,
+        "cap": cap,
+        "uncap": uncap,
+        "quota": quota,
+        "unquota": unquota,
+    }
     row = db.one(_SHARE, values)
     if row is None:
         raise NotFound(

@@ -71,7 +71,12 @@ def create(
     may be `{"batch": {...}}` with the fields that they share.
     """
     accepted, notices = submit(
-        services.db, caller, request, idempotency_key, output=services.output
+        services.db,
+        caller,
+        request,
+        idempotency_key,
+        output=services.output,
+        quota=services.quota,
     )
     response.status_code = 202 if accepted.created else 200
     response.headers["Location"] = f"/v1/batches/{accepted.id}"

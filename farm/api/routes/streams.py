@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated
 
 from anyio import CancelScope, to_thread
@@ -48,7 +49,15 @@ async def stream(
     """Accepts the batch whole or refuses it whole; a connection that is cut leaves nothing."""
     few = services.uploads
     upload = await to_thread.run_sync(
-        Upload, services.db, caller, idempotency_key, services.output, limiter=few
+        partial(
+            Upload,
+            services.db,
+            caller,
+            idempotency_key,
+            output=services.output,
+            quota=services.quota,
+        ),
+        limiter=few,
     )
     chunks = request.stream()
     try:

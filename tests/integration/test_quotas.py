@@ -1,0 +1,162 @@
+"""Quotas on jobs that wait: what counts, who is refused, and that nothing of it is kept."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
+
+from farm.api.app import create_app
+from farm.api.deps import Services
+from farm.cli.main import app
+from farm.db import batches, users
+from farm.db.batches import NewBatch
+from farm.db.database import Database
+from farm.errors import QuotaExceeded
+from farm.spec.batch import BatchSpec
+from tests.conftest import eventually
+from tests.records import TEMPLATE
+from tests.standin import StandIn
+
+MOST = 10
+
+
+@pytest.fixture
+def api(services: Services) -> Iterator[TestClient]:
+    """A farm on which a user may have ten jobs that wait."""
+    users.local(services.db)
+    with TestClient(
+        create_app(replace(services, quota=MOST)), base_url="http://localhost:7900"
+    ) as client:
+        yield client
+
+
+def submit(api: TestClient, count: int, **more: Any) -> Any:
+    headers = more.pop("headers", None)
+    return api.post("/v1/batches", json={"prompt": "p", "count": count, **more}, headers=headers)
+
+
+def send(api: TestClient, count: int) -> Any:
+    lines = "".join(json.dumps({"seed": seed}) + "\n" for seed in range(count))
+    headers = {"Content-Type": "application/x-ndjson"}
+    return api.post("/v1/batches", content=lines.encode(), headers=headers)
+
+
+def kept(db: Database) -> int:
+    rows = db.all("SELECT total FROM batches WHERE state <> 'pruned'")
+    return sum(row["total"] for row in rows)
+
+
+@pytest.mark.parametrize("kind", ["axes", "listed", "stream"])
+def test_who_has_too_much_waiting_is_told_and_nothing_is_kept(
+    api: TestClient, services: Services, kind: str
+) -> None:
+    assert submit(api, 7).status_code == 202
+    answer = {
+        "axes": lambda: submit(api, 2, axes={"steps": [5, 6]}),
+        "listed": lambda: api.post("/v1/batches", json={"jobs": [{}] * 4}),
+        "stream": lambda: send(api, 4),
+    }[kind]()
+    problem = answer.json()
+    assert (answer.status_code, problem["type"]) == (429, "urn:farm:quota-exceeded")
+    assert problem["field"] == "quota"
+    assert "may have 10 jobs that wait, has 7 and wants 4 more" in problem["detail"]
+    assert "farm share local --quota" in problem["remedy"]
+    assert kept(services.db) == 7
+    assert services.db.all("SELECT FROM inputs") == []
+    assert submit(api, 3).status_code == 202
+
+
+def test_what_was_begun_ended_or_cancelled_waits_no_more(
+    api: TestClient, services: Services, worker: StandIn
+) -> None:
+    first = int(submit(api, 6).json()["id"])
+    second = submit(api, 4).json()["id"]
+    assert submit(api, 1).status_code == 429
+    worker.claim(first, 2)
+    assert submit(api, 2).status_code == 202
+    api.post(f"/v1/batches/{second}:pause")
+    assert submit(api, 1).status_code == 429, "who is paused still waits"
+    api.post(f"/v1/batches/{second}:cancel")
+    assert submit(api, 4).status_code == 202
+
+
+def test_a_repeated_request_is_answered_though_nothing_more_may_wait(api: TestClient) -> None:
+    key = {"Idempotency-Key": "k"}
+    first = submit(api, MOST, headers=key)
+    again = submit(api, MOST, headers=key)
+    assert (first.status_code, again.status_code) == (202, 200)
+    assert again.json()["id"] == first.json()["id"]
+
+
+def test_each_user_has_their_own_and_an_administrator_may_change_it(
+    api: TestClient, services: Services
+) -> None:
+    db = services.db
+    anna = {"Authorization": f"Bearer {users.create_key(db, 'anna')}"}
+    assert submit(api, MOST).status_code == 202
+    assert submit(api, MOST, headers=anna).status_code == 202
+    users.set_share(db, "anna", quota=25)
+    assert submit(api, 15, headers=anna).status_code == 202
+    assert submit(api, 1, headers=anna).status_code == 429
+    users.set_share(db, "anna", unquota=True)
+    refused = submit(api, 1, headers=anna).json()
+    assert "may have 10 jobs that wait, has 25" in refused["detail"]
+    users.set_share(db, "local", quota=0)
+    assert "has 10 and wants 1" in submit(api, 1).json()["detail"]
+
+
+def test_two_submissions_at_once_cannot_both_pass(services: Services) -> None:
+    """Each alone would fit; both have stored their jobs before either is counted."""
+    db, answers = services.db, []
+    user = users.local(db).id
+    spec = BatchSpec(template=TEMPLATE, count=6)
+
+    def submit() -> None:
+        try:
+            batches.accept(db, NewBatch(user, spec=spec), quota=MOST)
+            answers.append("accepted")
+        except QuotaExceeded:
+            answers.append("refused")
+
+    threads = [threading.Thread(target=submit) for _ in range(2)]
+    with Database(db.url) as other:
+        with other.connection() as connection:
+            connection.execute("SELECT FROM users FOR NO KEY UPDATE")
+            for thread in threads:
+                thread.start()
+            waits = "SELECT FROM pg_locks WHERE NOT granted"
+            eventually(lambda: len(db.all(waits)) >= 2)
+        for thread in threads:
+            thread.join()
+    assert sorted(answers) == ["accepted", "refused"]
+    assert kept(db) == 6
+
+
+def test_a_long_stream_stops_where_the_quota_is_reached(
+    api: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("farm.api.routes.streams._CHUNK", 64)
+    answer = send(api, 500)
+    assert answer.status_code == 429
+    states = services.db.all("SELECT state, total FROM batches")
+    assert [row["state"] for row in states] == ["pruned"]
+    stored = services.db.one("SELECT count(*) AS jobs FROM inputs")
+    assert stored
+    assert stored["jobs"] <= MOST, "and what came before goes with the batch"
+
+
+def test_the_command_line(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    users.create_key(services.db, "anna")
+    monkeypatch.setenv("FARM_DATABASE_URL", services.db.url)
+    told = CliRunner().invoke(app, ["share", "anna", "--quota", "5000"])
+    assert told.exit_code == 0, told.output
+    assert "5000" in told.output
+    assert "5000" not in CliRunner().invoke(app, ["share", "anna", "--no-quota"]).output
+    assert CliRunner().invoke(app, ["share", "anna", "--quota", "-1"]).exit_code == 2

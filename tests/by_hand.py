@@ -23,7 +23,7 @@ def by_hand(
     """
     program = compile_program(job.sampler, job.steps, ALPHAS, options=job.sampling, skipped=skipped)
     shape = (4, job.height // 8, job.width // 8)
-    noise = ImageNoise(shape, job.seed, job.noise, program.levels)
+    noise = ImageNoise(shape, job.seed, job.noise, program.halving)
     registers = np.zeros((4, *shape))
     registers[0] = noise.first.numpy() * program.start.noise
     if program.start.churn is not None:

@@ -31,7 +31,7 @@ def by_loop(job: JobSpec, says: Said, away: Callable[[int], str | None]) -> Any:
     program = compile_program(job.sampler, job.steps, ALPHAS)
     shape = (4, job.height // 8, job.width // 8)
     registers = np.zeros((4, *shape))
-    first = ImageNoise(shape, job.seed, job.noise, program.levels).first.numpy()
+    first = ImageNoise(shape, job.seed, job.noise, program.halving).first.numpy()
     registers[0] = first * program.start.noise
     for call, step in enumerate(program.steps):
         level = ModelSigmas(ALPHAS).sigma(step.t)

@@ -108,9 +108,9 @@ def test_slots_that_go_on_together_share_their_registers_and_who_leaves_takes_on
     assert torch.equal(goes.x, straight[1].x)
 
 
-@pytest.mark.parametrize(("sampler", "ahead"), [("DPM++ 2M SDE", True), ("Euler a", False)])
-def test_long_drawing_is_done_while_the_device_is_at_work(
-    sampler: str, ahead: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("sampler", ["DPM++ 2M SDE", "Euler a", "DPM2 a"])
+def test_noise_is_drawn_while_the_device_is_at_work(
+    sampler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawers: list[str] = []
     draw = ImageNoise.draw
@@ -121,21 +121,23 @@ def test_long_drawing_is_done_while_the_device_is_at_work(
 
     monkeypatch.setattr(ImageNoise, "draw", drawn)
     checkpoint: Any = FakeCheckpoint("fake")
-    run(checkpoint, [slot(checkpoint, 1, sampler)], 4)
+    drawing = slot(checkpoint, 1, sampler)
+    run(checkpoint, [drawing], len(drawing.program.steps))
     # For three steps: the last one takes no noise.
     assert len(drawers) == 3
-    assert [name.startswith("noise") for name in drawers] == [False, ahead, ahead]
+    assert all(name.startswith("noise") for name in drawers)
 
 
 def test_where_nobody_draws_ahead_it_is_drawn_when_needed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     checkpoint: Any = FakeCheckpoint("fake")
-    ahead, alone = (slot(checkpoint, 1, "DPM++ 2M SDE") for _ in range(2))
+    ahead = slot(checkpoint, 1, "DPM++ 2M SDE")
     run(checkpoint, [ahead], 4)
     ended = ThreadPoolExecutor(1)
     ended.shutdown()
-    monkeypatch.setattr("farm.worker.engine.slot._drawing", ended)
+    monkeypatch.setattr("farm.worker.engine.drawing._threads", ended)
+    alone = slot(checkpoint, 1, "DPM++ 2M SDE")
     run(checkpoint, [alone], 4)
     assert torch.equal(alone.registers, ahead.registers)
 

@@ -14,18 +14,37 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from farm.spec.sampling import NoiseOptions
+from farm.worker.samplers import compile_program
 from farm.worker.samplers.brownian import POOL, BrownianPath, spawned
+from farm.worker.samplers.halving import Halving
 from farm.worker.samplers.noise import ImageNoise, slerp
 from farm.worker.samplers.philox import normal, philox
 from farm.worker.samplers.program import FRESH, Draw
+from tests.fake_models import ALPHAS
 
 VECTORS = np.load(Path(__file__).parents[1] / "contract" / "vectors" / "torchsde.npz")
 SHAPE = (4, 8, 6)
 LEVELS = (0.03, 14.6)
 
 
-def image(seed: int = 5, shape: tuple[int, int, int] = SHAPE, **options: Any) -> ImageNoise:
-    return ImageNoise(shape, seed, NoiseOptions(**options), LEVELS)
+NOWHERE = Halving(*LEVELS, [])
+
+
+def image(
+    seed: int = 5,
+    shape: tuple[int, int, int] = SHAPE,
+    halving: Halving = NOWHERE,
+    **options: Any,
+) -> ImageNoise:
+    return ImageNoise(shape, seed, NoiseOptions(**options), halving)
+
+
+def path(
+    low: float, high: float, *asked: tuple[float, float], seed: int, shape: tuple[int, ...]
+) -> BrownianPath:
+    return BrownianPath(
+        Halving(low, high, asked), seed=seed, noise=lambda seed: randn(seed, *shape).numpy()
+    )
 
 
 def randn(seed: int, *shape: int) -> Tensor:
@@ -45,10 +64,36 @@ def randn(seed: int, *shape: int) -> Tensor:
     ],
 )
 def test_philox_answers_as_random123_says(counter: str, key: str, expected: str) -> None:
-    words = np.array([[int(word, 16)] for word in counter.split()], dtype=np.uint64)
     low, high = (int(word, 16) for word in key.split())
-    made = philox(words, (low, high))
-    assert [f"{int(word):08x}" for word in made[:, 0]] == expected.split()
+    made = random123([int(word, 16) for word in counter.split()], [low, high])
+    assert [f"{word:08x}" for word in made] == expected.split()
+
+
+def random123(words: list[int], key: list[int]) -> list[int]:
+    """Philox4x32-10 as its authors write it down."""
+    a, b, c, d = words
+    for _ in range(10):
+        first, third = a * 0xD2511F53, c * 0xCD9E8D57
+        a, b = third >> 32 ^ b ^ key[0], third & 0xFFFFFFFF
+        c, d = first >> 32 ^ d ^ key[1], first & 0xFFFFFFFF
+        key = [
+            (word + k) & 0xFFFFFFFF for word, k in zip(key, (0x9E3779B9, 0xBB67AE85), strict=True)
+        ]
+    return [a, b, c, d]
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4),
+    st.integers(0, 2**64 - 1),
+)
+def test_philox_makes_the_first_two_words_of_every_stream(
+    call: int, streams: list[int], seed: int
+) -> None:
+    made = philox(call, np.array(streams, dtype=np.uint64), seed)
+    for number, stream in enumerate(streams):
+        whole = random123([call, 0, stream, 0], [seed & 0xFFFFFFFF, seed >> 32])
+        assert [int(words[number]) for words in made] == whole[:2]
 
 
 def test_nv_noise_is_what_a_card_draws() -> None:
@@ -70,11 +115,16 @@ def test_nv_noise_is_normal_and_depends_on_seed_call_and_place() -> None:
         assert not torch.isin(numbers[:100], other).any()
 
 
-@given(st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), st.integers(0, 40))
-def test_a_spawned_seed_is_numpy_s(entropy: int, place: int, depth: int) -> None:
+@given(
+    st.integers(0, 2**64 - 1),
+    st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 40)), max_size=5),
+)
+def test_spawned_seeds_are_numpy_s(entropy: int, keys: list[tuple[int, int]]) -> None:
     parent = np.random.SeedSequence(entropy, pool_size=POOL)
-    child = np.random.SeedSequence(entropy, spawn_key=(place, depth), pool_size=POOL)
-    assert spawned(int(parent.pool[0]), (place, depth)) == child.generate_state(1)[0]
+    children = [np.random.SeedSequence(entropy, spawn_key=key, pool_size=POOL) for key in keys]
+    words = np.array(keys, dtype=np.uint64).reshape(-1, 2)
+    made = spawned(int(parent.pool[0]), words[:, 0], words[:, 1])
+    assert made.tolist() == [child.generate_state(1)[0] for child in children]
 
 
 @pytest.mark.parametrize("case", VECTORS.files)
@@ -82,46 +132,87 @@ def test_the_brownian_path_is_torchsde_s(case: str) -> None:
     _, seed, *times = case.split("/")
     low, high, start, end = map(float, times)
     theirs = VECTORS[case]
-    path = BrownianPath(low, high, seed=int(seed), noise=lambda seed: randn(seed, *theirs.shape))
-    ours = path.increment(start, end)
-    np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-6, atol=1e-6)
+    ours = path(low, high, (start, end), seed=int(seed), shape=theirs.shape)
+    np.testing.assert_allclose(ours.increment(), theirs, rtol=1e-6, atol=1e-6)
+
+
+def recursive(low: float, high: float, seed: int, asked: tuple[float, float]) -> Any:
+    """How far a path leads, as torchsde finds it: one half after the other, from the top, in
+    float32."""
+    sequence = np.random.SeedSequence(seed, pool_size=POOL)
+
+    def within(depth: int, place: int, since: float, until: float, whole: Any) -> list[Any]:
+        if asked[0] <= since and until <= asked[1]:
+            return [whole]
+        if until <= asked[0] or asked[1] <= since:
+            return []
+        middle = round((until + since) / 2, 6)
+        key = np.random.SeedSequence(seed, spawn_key=(place, depth), pool_size=POOL)
+        share = 1 / (until - since)
+        left = randn(int(key.generate_state(1)[0]), *SHAPE).numpy()
+        left *= ((middle - since) * (until - middle) * share) ** 0.5
+        left += whole * (middle - since) * share
+        return [
+            *within(depth + 1, 2 * place, since, middle, left),
+            *within(depth + 1, 2 * place + 1, middle, until, whole - left),
+        ]
+
+    whole = randn(int(sequence.generate_state(1)[0]), *SHAPE).numpy() * (high - low) ** 0.5
+    return sum(within(0, 0, low, high, whole), start=np.float32(0))
+
+
+@pytest.mark.parametrize("name", ["DPM++ 2M SDE Karras", "DPM++ SDE", "DPM++ 3M SDE Exponential"])
+@pytest.mark.parametrize("steps", [1, 2, 9])
+def test_steps_in_a_row_get_the_very_bits_that_each_would_get_alone(name: str, steps: int) -> None:
+    program = compile_program(name, steps, ALPHAS)
+    noise = image(seed=9, halving=program.halving)
+    low, high = (round(level, 6) for level in program.levels)
+    for step in program.steps:
+        if step.draw and step.draw.between:
+            sigma, following = step.draw.between
+            led = recursive(low, high, 9, (round(following, 6), round(sigma, 6)))
+            alone = led * (-1 / (sigma - following) ** 0.5)
+            assert np.array_equal(noise.draw(step.draw).numpy(), alone)
 
 
 def test_a_brownian_path_is_one_path_in_whatever_order_it_is_asked() -> None:
-    def path() -> BrownianPath:
-        return BrownianPath(0.0, 8.0, seed=3, noise=lambda seed: randn(seed, 1000))
-
     times = [0.0, 0.3, 1.7, 5.0, 8.0]
-    forth, back = path(), path()
-    parts = [forth.increment(a, b) for a, b in pairwise(times)]
-    for (a, b), part in reversed(list(zip(pairwise(times), parts, strict=True))):
-        assert torch.equal(back.increment(a, b), part)
-        assert part.var().item() == pytest.approx(b - a, rel=0.2)
-    torch.testing.assert_close(sum(parts), path().increment(0.0, 8.0))
-    assert not path().increment(2.0, 2.0).any()
+    spans, shape = list(pairwise(times)), (1000,)
+    forth = path(0.0, 8.0, *spans, seed=3, shape=shape)
+    back = path(0.0, 8.0, *reversed(spans), seed=3, shape=shape)
+    parts = [forth.increment() for _ in spans]
+    for (a, b), part in reversed(list(zip(spans, parts, strict=True))):
+        assert np.array_equal(back.increment(), part)
+        assert part.var() == pytest.approx(b - a, rel=0.2)
+    whole = path(0.0, 8.0, (0.0, 8.0), (2.0, 2.0), seed=3, shape=shape)
+    np.testing.assert_allclose(sum(parts), whole.increment(), rtol=1e-5, atol=1e-5)
+    assert not whole.increment().any()
 
 
-def test_the_way_down_a_brownian_path_is_found_with_few_draws() -> None:
+def test_the_way_down_a_brownian_path_takes_few_draws_and_keeps_little() -> None:
     drawn: list[int] = []
 
-    def noise(seed: int) -> Tensor:
+    def noise(seed: int) -> Any:
         drawn.append(seed)
-        return randn(seed, 4)
+        return randn(seed, 4).numpy()
 
-    path = BrownianPath(0.0, 16.0, seed=3, noise=noise)
     times = [16.0 * 0.93**step for step in range(100)]
-    for end, start in pairwise(times):
-        path.increment(start, end)
+    asked = [(start, end) for end, start in pairwise(times)]
+    way = BrownianPath(Halving(0.0, 16.0, asked), seed=3, noise=noise)
+    for _ in asked:
+        way.increment()
+        assert len(way._pieces) < 20
     # At most one for each halving from 16 down to a millionth, and most of them known before.
     assert len(drawn) < 20 * len(times)
     assert len(set(drawn)) == len(drawn)
+    assert not way._pieces
 
 
 def test_noise_on_the_way_down_is_the_path_backwards_at_variance_1() -> None:
-    noise = image(shape=(4, 32, 32))
-    path = BrownianPath(*LEVELS, seed=5, noise=lambda seed: randn(seed, 4, 32, 32))
+    noise = image(shape=(4, 32, 32), halving=Halving(*LEVELS, [(4.0, 9.0)]))
+    way = path(*LEVELS, (4.0, 9.0), seed=5, shape=(4, 32, 32))
     drawn = noise.draw(Draw((9.0, 4.0)))
-    torch.testing.assert_close(drawn, -path.increment(4.0, 9.0) / 5**0.5)
+    torch.testing.assert_close(drawn, torch.from_numpy(-way.increment() / 5**0.5))
     assert drawn.std().item() == pytest.approx(1, rel=0.05)
 
 
@@ -141,7 +232,8 @@ def test_the_seed_delta_changes_all_noise_but_the_first_and_the_path() -> None:
     plain, shifted = image(), image(eta_noise_seed_delta=31337)
     assert torch.equal(plain.first, shifted.first)
     assert torch.equal(shifted.draw(FRESH), randn(5 + 31337, *SHAPE))
-    way = Draw((9.0, 4.0))
+    halving, way = Halving(*LEVELS, [(4.0, 9.0)]), Draw((9.0, 4.0))
+    plain, shifted = (image(halving=halving, eta_noise_seed_delta=delta) for delta in (0, 31337))
     assert torch.equal(plain.draw(way), shifted.draw(way))
     assert image(0, eta_noise_seed_delta=-5, rng="NV").draw(FRESH).isfinite().all()
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from farm.errors import InvalidInput
+from farm.worker.engine.drawing import Drawing
 from farm.worker.engine.guide import Guide, Mix
 from farm.worker.engine.requests import Denoise
 from farm.worker.engine.transfer import upload
@@ -18,10 +16,6 @@ from farm.worker.samplers import Draw, Program, Step
 from farm.worker.samplers.noise import ImageNoise
 
 REGISTERS = 4
-
-_drawing = ThreadPoolExecutor(4, thread_name_prefix="noise")
-"""Follows Brownian paths to their next steps while the device is at work on this one. torch draws
-without Python's lock."""
 
 
 class Slot:
@@ -43,14 +37,16 @@ class Slot:
         self.position = 0
         self._shape = (4, request.height // 8, request.width // 8)
         self._guide = Guide(request)
-        self._noise = ImageNoise(self._shape, request.seed, request.noise, program.levels)
-        self._drawn: tuple[int, Tensor | Future[Tensor]] | None = None
-        self._home, self._place = upload(self._started(), device)[None], 0
+        self._noise = ImageNoise(self._shape, request.seed, request.noise, program.halving)
+        started = self._started()
+        self._home, self._place = upload(started, device)[None], 0
         if request.begin:
             self._home[0, 0] += self._given(request.begin.latent.value, "begin").to(device)
         self.picture: Tensor | None = None
         if request.edit:
             self.picture = self._given(request.edit.picture.value, "edit").to(device)
+        wanted = [step.draw for step in program.steps]
+        self._drawing = Drawing(self._noise, wanted, size=started[0].nbytes)
 
     def _started(self) -> Tensor:
         """Its registers before the first step, but for a latent it begins with."""
@@ -110,13 +106,7 @@ class Slot:
 
         Asked again for the same step it is the same noise: a forward that failed is retried.
         """
-        wanted = self.step.draw
-        if wanted is None:
-            return torch.zeros(self._shape)
-        if self._drawn is None or self._drawn[0] != self.position:
-            self._drawn = self.position, self._noise.draw(wanted)
-        drawn = self._drawn[1]
-        return drawn if isinstance(drawn, Tensor) else drawn.result()
+        return self._drawing.at(self.position) if self.step.draw else torch.zeros(self._shape)
 
     def settle(self) -> None:
         """Decide how to go on, where that depends on what the last step made."""
@@ -139,11 +129,7 @@ class Slot:
         self.move(self.registers.clone()[None], 0)
 
     def advance(self, home: Tensor, place: int) -> None:
-        """Record what the step at hand has made, and have the next one's noise drawn if that is
-        long work."""
+        """Record what the step at hand has made."""
         self.move(home, place)
+        self._drawing.passed(self.position)
         self.position += 1
-        if not self.finished and (wanted := self.step.draw) and wanted.between:
-            # While the process ends nobody takes work any more; then it is drawn when it is needed.
-            with suppress(RuntimeError):
-                self._drawn = self.position, _drawing.submit(self._noise.draw, wanted)

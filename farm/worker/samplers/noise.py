@@ -4,41 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import sqrt
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
 from farm.spec.sampling import NoiseOptions
-from farm.worker.samplers.brownian import BrownianPath
+from farm.worker.samplers.brownian import BrownianPath, Numbers
+from farm.worker.samplers.halving import Halving
 from farm.worker.samplers.philox import normal
 from farm.worker.samplers.program import Draw
 
 Shape: TypeAlias = tuple[int, int, int]
-Source: TypeAlias = Callable[[Shape], Tensor]
-"""Standard normal noise, other numbers at every call. Float32, on the CPU."""
 
 PARALLEL = 0.9995
 
 
-def _cpu(seed: int) -> Source:
-    generator = torch.Generator().manual_seed(seed)
-    return lambda shape: torch.randn(shape, generator=generator)
+class Source(Protocol):
+    """Standard normal noise, other numbers at every call."""
+
+    def reseed(self, seed: int) -> None:
+        """Begin anew with another seed: that is quicker than another source."""
+
+    def fill(self, noise: Tensor) -> Tensor:
+        """The same tensor, float32 on the CPU, with noise in it."""
 
 
-def _nv(seed: int) -> Source:
-    calls = 0
+class _Cpu:
+    def __init__(self, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
 
-    def draw(shape: Shape) -> Tensor:
-        nonlocal calls
-        numbers = normal(seed, calls, shape[0] * shape[1] * shape[2])
-        calls += 1
-        return numbers.view(shape)
+    def reseed(self, seed: int) -> None:
+        self._generator.manual_seed(seed)
 
-    return draw
+    def fill(self, noise: Tensor) -> Tensor:
+        return noise.normal_(generator=self._generator)
 
 
-_SOURCES: dict[str, Callable[[int], Source]] = {"CPU": _cpu, "NV": _nv}
+class _Nv:
+    def __init__(self, seed: int) -> None:
+        self.reseed(seed)
+
+    def reseed(self, seed: int) -> None:
+        self._seed, self._calls = seed, 0
+
+    def fill(self, noise: Tensor) -> Tensor:
+        noise.flatten()[:] = normal(self._seed, self._calls, noise.numel())
+        self._calls += 1
+        return noise
+
+
+_SOURCES: dict[str, Callable[[int], Source]] = {"CPU": _Cpu, "NV": _Nv}
 
 
 class ImageNoise:
@@ -48,15 +64,13 @@ class ImageNoise:
         shape: of the latent, [channels, height, width].
         seed: of the image.
         options: the source, and what is mixed in.
-        levels: noise levels between which a sampler may ask for its Brownian path.
+        halving: of its Brownian path, in the order in which steps ask for its parts.
     """
 
-    def __init__(
-        self, shape: Shape, seed: int, options: NoiseOptions, levels: tuple[float, float]
-    ) -> None:
+    def __init__(self, shape: Shape, seed: int, options: NoiseOptions, halving: Halving) -> None:
         self._shape = shape
         self._seed = seed
-        self._levels = levels
+        self._halving = halving
         self._source = _SOURCES[options.rng]
         self._fresh = self._source(seed)
         self._path: BrownianPath | None = None
@@ -65,17 +79,28 @@ class ImageNoise:
             self._fresh = self._source(seed + options.eta_noise_seed_delta)
 
     def draw(self, wanted: Draw) -> Tensor:
-        """The noise that a step asks for; fresh noise is other noise each time."""
+        """The noise that the next step asks for."""
         if wanted.between is None:
-            return self._fresh(self._shape)
+            return self._drawn(self._fresh)
         sigma, following = wanted.between
-        low, high = self._levels
         if self._path is None:
-            self._path = BrownianPath(
-                low, high, seed=self._seed, noise=lambda seed: self._source(seed)(self._shape)
-            )
+            self._path = BrownianPath(self._halving, seed=self._seed, noise=self._seeded())
         # The way from high to low is the path backwards.
-        return self._path.increment(following, sigma) * (-1 / sqrt(sigma - following))
+        return torch.from_numpy(self._path.increment() * (-1 / sqrt(sigma - following)))
+
+    def _seeded(self) -> Callable[[int], Numbers]:
+        source, noise = self._source(0), torch.empty(self._shape)
+        numbers = noise.numpy()
+
+        def draw(seed: int) -> Numbers:
+            source.reseed(seed)
+            source.fill(noise)
+            return numbers
+
+        return draw
+
+    def _drawn(self, source: Source, shape: Shape | None = None) -> Tensor:
+        return source.fill(torch.empty(shape or self._shape))
 
     def _mixed(self, options: NoiseOptions) -> Tensor:
         """The first noise: with its variation, and in the middle of another size."""
@@ -84,11 +109,11 @@ class ImageNoise:
         if from_height and from_width:
             shape = (shape[0], from_height // 8, from_width // 8)
         resized = shape != self._shape
-        noise = self._source(self._seed)(shape) if resized else self._fresh(shape)
+        noise = self._drawn(self._source(self._seed) if resized else self._fresh, shape)
         if options.variation_strength:
-            other = self._source(options.variation_seed)(shape)
+            other = self._drawn(self._source(options.variation_seed), shape)
             noise = slerp(noise, other, options.variation_strength)
-        return _centred(noise, self._fresh(self._shape)) if resized else noise
+        return _centred(noise, self._drawn(self._fresh)) if resized else noise
 
 
 def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farm.worker.samplers.algebra import A, B, C, Sum
+from farm.worker.samplers.halving import Halving
 
 
 class Draw(NamedTuple):
@@ -113,3 +114,9 @@ class Program:
     def table(self) -> NDArray[np.float64]:
         """[calls, 2 + 4 * 7], the numbers of every step of a program without a pilot."""
         return np.stack([step.numbers for step in self.steps])
+
+    @cached_property
+    def halving(self) -> Halving:
+        """Of the Brownian path that steps take their noise from."""
+        draws = (step.draw.between for step in self.steps if step.draw and step.draw.between)
+        return Halving(*self.levels, [(following, sigma) for sigma, following in draws])

@@ -1,0 +1,84 @@
+"""Noise for the steps of an image, drawn while the device is at work on earlier ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from torch import Tensor
+
+from farm.worker.samplers import Draw
+from farm.worker.samplers.noise import ImageNoise
+
+AHEAD = 2
+"""Noises of an image that are there before they are needed, if threads keep up."""
+CHUNK, CHUNK_BYTES = 8, 256 * 2**10
+"""Noises that are drawn together at most, and how large they may be; but one at least. Small ones
+take no time to speak of, and every hand-over takes some."""
+
+_threads = ThreadPoolExecutor(4, thread_name_prefix="noise")
+"""torch draws without Python's lock."""
+
+
+class Drawing:
+    """What the steps of one image draw, one step after the other.
+
+    Call it from one thread at a time; others draw, never two of them for one image. It holds at
+    most as many noises as it keeps ahead and draws together.
+
+    Args:
+        noise: of the image, that nobody else draws from meanwhile.
+        wanted: by each step.
+        size: bytes of one noise.
+    """
+
+    def __init__(self, noise: ImageNoise, wanted: Sequence[Draw | None], size: int) -> None:
+        self._noise = noise
+        self._left = [(place, draw) for place, draw in enumerate(wanted) if draw][::-1]
+        self._most = max(1, min(CHUNK, CHUNK_BYTES // size))
+        self._drawn: dict[int, Tensor] = {}
+        self._coming: Future[dict[int, Tensor]] | None = None
+        # The first step waits for this, so it is one alone.
+        self._begin(1)
+
+    def at(self, place: int) -> Tensor:
+        """The noise of a step that draws some, counted from 0; the same whenever it is asked.
+
+        Raises:
+            Exception: whatever went wrong when it was drawn.
+        """
+        while place not in self._drawn:
+            if self._coming is None:
+                self._begin(1)
+            self._receive()
+        return self._drawn[place]
+
+    def passed(self, place: int) -> None:
+        """A step has been taken, and its noise is not asked for any more."""
+        self._drawn.pop(place, None)
+        if self._coming and self._coming.done() and not self._coming.exception():
+            self._receive()
+        missing = AHEAD - len(self._drawn)
+        if self._coming is None and missing > 0:
+            self._begin(max(self._most, missing))
+
+    def _begin(self, count: int) -> None:
+        """Have some more drawn."""
+        if not self._left:
+            return
+        chunk = [self._left.pop() for _ in range(min(count, len(self._left)))]
+        try:
+            self._coming = _threads.submit(_drawn, self._noise, chunk)
+        except RuntimeError:
+            # While the process ends nobody takes work any more.
+            self._coming = Future()
+            self._coming.set_result(_drawn(self._noise, chunk))
+
+    def _receive(self) -> None:
+        assert self._coming
+        self._drawn |= self._coming.result()
+        self._coming = None
+
+
+def _drawn(noise: ImageNoise, chunk: Sequence[tuple[int, Draw]]) -> dict[int, Tensor]:
+    return {place: noise.draw(wanted) for place, wanted in chunk}

@@ -1,0 +1,111 @@
+"""Noise that is drawn ahead: in order, once, not too much of it, and nobody else's harm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+import torch
+
+from farm.worker.engine import drawing
+from farm.worker.engine.drawing import AHEAD, CHUNK, CHUNK_BYTES, Drawing
+from farm.worker.samplers import Draw
+from farm.worker.samplers.program import FRESH
+from tests.engine_bench import Bench
+from tests.fake_models import spec
+
+
+class Noise:
+    """Counts instead of drawing."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.fails_at = -1
+
+    def draw(self, wanted: Draw) -> torch.Tensor:
+        if self.count == self.fails_at:
+            raise ValueError("no noise")
+        self.count += 1
+        return torch.tensor(float(self.count))
+
+
+class Later:
+    """Threads that work when they are told to."""
+
+    def __init__(self) -> None:
+        self.handed: list[tuple[Future[Any], Callable[[], Any]]] = []
+
+    def submit(self, work: Callable[..., Any], *args: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.handed.append((future, lambda: work(*args)))
+        return future
+
+    def work(self) -> None:
+        for future, work in self.handed:
+            future.set_result(work())
+        self.handed.clear()
+
+
+def drawn_for(noise: Any, wanted: list[Draw | None], size: int = 4) -> Drawing:
+    return Drawing(noise, wanted, size=size)
+
+
+def test_each_step_has_its_own_noise_however_often_it_asks() -> None:
+    wanted = [FRESH, None, FRESH, FRESH, None, FRESH]
+    made = drawn_for(Noise(), wanted)
+    found = []
+    for place, draw in enumerate(wanted):
+        if draw:
+            found.append(made.at(place).item())
+            assert made.at(place).item() == found[-1]
+        made.passed(place)
+    assert found == [1.0, 2.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("size", "chunk"), [(4, CHUNK), (CHUNK_BYTES // 2, 2), (CHUNK_BYTES * 4, 1)]
+)
+def test_no_more_is_drawn_than_was_said(
+    size: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads, noise = Later(), Noise()
+    monkeypatch.setattr(drawing, "_threads", threads)
+    made = drawn_for(noise, [FRESH] * 100, size)
+    most = 0
+    for place in range(100):
+        threads.work()
+        assert made.at(place).item() == place + 1
+        made.passed(place)
+        most = max(most, noise.count - place - 1)
+        assert len(threads.handed) <= 1
+    assert 1 <= most < AHEAD + chunk
+    assert noise.count == 100
+
+
+def test_noise_that_cannot_be_drawn_ends_its_own_job_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    good, bad = bench.add(
+        spec("a", 1, sampler="Euler a", steps=20), spec("b", 2, sampler="Euler a", steps=20)
+    )
+    bench.run(turns=6)
+    assert bad.slot
+    noise = Noise()
+    noise.fails_at = 0
+    monkeypatch.setattr(bad.slot._drawing, "_noise", noise)
+    bench.run()
+    with pytest.raises(ValueError, match="no noise"):
+        bad.future.result(0)
+    assert good.future.result(0).stats.steps == 20
+
+
+def test_who_was_cancelled_takes_no_noise_of_others() -> None:
+    job = spec("a", 1, sampler="DPM++ 2M SDE Karras", steps=12)
+    straight = Bench().render(job)[0].image
+    bench = Bench()
+    other, kept = bench.add(job.model_copy(update={"seed": 7}), job)
+    bench.run(turns=6)
+    bench.core.jobs.cancel(other.key)
+    bench.run()
+    assert abs(kept.future.result(0).image - straight).max() < 1e-5

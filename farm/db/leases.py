@@ -22,6 +22,15 @@ class Lease(NamedTuple):
     session_id: str
 
 
+class Returned(NamedTuple):
+    """An attempt that was taken back from its session; whether it had begun."""
+
+    batch_id: int
+    ord: int
+    attempt: int
+    started: bool
+
+
 @dataclass(frozen=True)
 class Overdue:
     """A lease that its live session should have started by now.
@@ -138,32 +147,52 @@ def end(
     with db.connection() as connection:
         with connection.pipeline():
             ended = connection.execute(queries.END, values)
-            connection.execute(queries.WAKE)
+            connection.execute(queries.WAKE_FOR_PLACE)
         rows = ended.fetchall()
     if len(rows) < len(endings):
         rows += db.all(queries.ENDED_BEFORE, values)
     return {(row["batch_id"], row["ord"], row["attempt"]): row["state"] for row in rows}
 
 
-def reap(db: Database, session_ids: Sequence[str], *, crashed: bool, started: bool = True) -> int:
+def reap(
+    db: Database, session_ids: Sequence[str], *, crashed: bool, started: bool = True
+) -> list[Returned]:
     """REAP or BURY what sessions hold; ``crashed`` when they ended without a word.
 
-    ``started=False`` leaves them what they have started: they may end it.
+    ``started=False`` leaves them what they have started: they may end it. What is being started or
+    ended at this moment stays.
     """
+    query = queries.REAP if started else queries.REAP_UNSTARTED
+    told = "The worker died while it made this image."
+    values = {"session_ids": list(session_ids), **_lost("Worker lost", told, crashed=crashed)}
+    return [Returned(**row) for row in db.all(query, values)]
+
+
+def reap_forgotten(db: Database, *, slack: float) -> list[Returned]:
+    """REAP or BURY what live sessions have started and do not make any more.
+
+    Args:
+        slack: seconds by which it must be older than all that they do make.
+    """
+    told = "The worker did not say how this attempt ended, and makes it no more."
+    values = {"slack": slack, **_lost("Attempt lost", told, crashed=True)}
+    return [Returned(**row) for row in db.all(queries.REAP_FORGOTTEN, values)]
+
+
+def _lost(title: str, detail: str, *, crashed: bool) -> dict[str, Any]:
     error = {
         "class": "worker",
-        "title": "Worker lost",
-        "detail": "The worker died while it made this image.",
+        "title": title,
+        "detail": detail,
         "remedy": "If it happens again, look at the worker's log; the job may be at fault.",
     }
-    values = {
-        "session_ids": list(session_ids),
-        "crashed": crashed,
-        "started": started,
-        "fatal": FATAL_CRASHES,
-        "error": Jsonb(error),
-    }
-    return len(db.all(queries.REAP, values))
+    return {"crashed": crashed, "fatal": FATAL_CRASHES, "error": Jsonb(error)}
+
+
+def flag_unwanted(db: Database) -> None:
+    """Have the workers told of all that is in flight of cancelled batches."""
+    with db.connection() as connection:
+        connection.execute(queries.FLAG, {"batch_id": None})
 
 
 def unstarted(db: Database, *, older_than: float) -> list[Overdue]:
@@ -190,11 +219,21 @@ def unstarted(db: Database, *, older_than: float) -> list[Overdue]:
     ]
 
 
+# What is being started needs no note.
+_REPUBLISHED = """
+UPDATE leases l SET published_at = now(), publishes = publishes + 1
+FROM (SELECT f.batch_id, f.ord
+      FROM leases f JOIN unnest(%(batch_ids)s::bigint[], %(ords)s::bigint[], %(attempts)s::int[])
+           AS p (batch_id, ord, attempt) USING (batch_id, ord, attempt)
+      WHERE f.started_at IS NULL FOR UPDATE OF f SKIP LOCKED) found
+WHERE l.batch_id = found.batch_id AND l.ord = found.ord
+"""
+
+
 def republished(db: Database, leases: Sequence[Lease]) -> None:
     """Note that these were published once more."""
+    batch_ids, ords, attempts, _ = map(list, zip(*leases, strict=True))
     with db.connection() as connection:
-        connection.cursor().executemany(
-            """UPDATE leases SET published_at = now(), publishes = publishes + 1
-               WHERE batch_id = %(batch_id)s AND ord = %(ord)s AND attempt = %(attempt)s""",
-            [lease._asdict() for lease in leases],
+        connection.execute(
+            _REPUBLISHED, {"batch_ids": batch_ids, "ords": ords, "attempts": attempts}
         )

@@ -7,7 +7,11 @@ inserts there, and the delete is the fence. Time is Postgres's ``now()`` only.
 from farm.db import stats
 
 WAKE = "NOTIFY farm_work"
-"""Wakes the dispatcher: work came, or a place became free."""
+"""Wakes the dispatcher: work came, or something about batches, sessions or users has changed."""
+
+PLACE = "place"
+WAKE_FOR_PLACE = f"{WAKE}, '{PLACE}'"
+"""Wakes the dispatcher: a place became free, and nothing else has changed."""
 
 # SKIP LOCKED: while an owner's statement has a batch, which may take a while, others are served.
 # OFFSET 0: looked up for each of the few jobs, rather than joined with all that ended.
@@ -121,11 +125,15 @@ SELECT batch_id, ord, attempt, coalesce(state, 'waiting') AS state FROM judged
 """
 """SUCCEED, FAIL, RETRY, RELEASE or STOP a group of attempts: the ones not returned were fenced."""
 
-REAP = """
-WITH gone AS (
-    DELETE FROM leases l USING sessions s
-    WHERE s.id = l.session_id AND s.id = ANY(%(session_ids)s)
-      AND CASE WHEN %(started)s THEN s.ended_at IS NOT NULL ELSE l.started_at IS NULL END
+# SKIP LOCKED: a lease that is being started or ended is looked at again a second later. Who waits
+# for several leases while he holds others is the worker that has them, and nobody else.
+_TAKE_BACK = """
+WITH found AS MATERIALIZED (
+    SELECT l.batch_id, l.ord FROM leases l JOIN sessions s ON s.id = l.session_id
+    WHERE {which} FOR UPDATE OF l SKIP LOCKED
+), gone AS (
+    DELETE FROM leases l USING found f, sessions s
+    WHERE l.batch_id = f.batch_id AND l.ord = f.ord AND s.id = l.session_id
     RETURNING l.*, s.worker
 ), judged AS (
     SELECT g.*, g.crashes + (g.started_at IS NOT NULL AND %(crashed)s)::int AS deaths,
@@ -153,10 +161,22 @@ WITH gone AS (
     ON CONFLICT (batch_id, session_id) DO UPDATE
     SET failed = p.failed + excluded.failed, cancelled = p.cancelled + excluded.cancelled
 )
-SELECT batch_id, ord, attempt, deaths FROM judged
+SELECT batch_id, ord, attempt, started_at IS NOT NULL AS started FROM judged
 """
-"""REAP or BURY what ended sessions left in flight, or draining ones will not start; only jobs that
-had started count a crash."""
+
+REAP = _TAKE_BACK.format(which="s.id = ANY (%(session_ids)s) AND s.ended_at IS NOT NULL")
+"""REAP or BURY what ended sessions left in flight; only jobs that had started count a crash."""
+
+REAP_UNSTARTED = _TAKE_BACK.format(
+    which="s.id = ANY (%(session_ids)s) AND l.started_at IS NULL"
+)
+"""REAP what draining sessions will not start."""
+
+REAP_FORGOTTEN = _TAKE_BACK.format(
+    which="""s.ended_at IS NULL AND l.started_at < s.beat_at - make_interval(
+                 secs => (s.stats ->> 'oldest_seconds')::float + %(slack)s)"""
+)
+"""REAP or BURY what live sessions started before the oldest of the attempts that they tell of."""
 
 ENDED_BEFORE = """
 SELECT e.batch_id, e.ord, e.attempt,
@@ -174,12 +194,21 @@ WITH batch AS (
       AND (cursor < total OR EXISTS (SELECT FROM leases WHERE batch_id = %(batch_id)s)
            OR EXISTS (SELECT FROM requeue WHERE batch_id = %(batch_id)s))
     RETURNING id
-), flagged AS (
-    UPDATE leases SET cancel_requested = true FROM batch WHERE leases.batch_id = batch.id
 )
 SELECT id FROM batch
 """
-"""CANCEL a batch of which something is left: one row, and a flag on what is in flight."""
+"""CANCEL a batch of which something is left: one row."""
+
+# SKIP LOCKED: what is being ended needs no flag, and what is being started gets it a second later.
+FLAG = """
+UPDATE leases l SET cancel_requested = true
+FROM (SELECT f.batch_id, f.ord
+      FROM leases f JOIN batches b ON b.id = f.batch_id AND b.state = 'cancelled'
+      WHERE (%(batch_id)s::bigint IS NULL OR f.batch_id = %(batch_id)s) AND NOT f.cancel_requested
+      FOR UPDATE OF f SKIP LOCKED) found
+WHERE l.batch_id = found.batch_id AND l.ord = found.ord
+"""
+"""CANCEL what is in flight of a cancelled batch, or of all: its workers hear of it."""
 
 STOP_WAITING = """
 WITH unwanted AS MATERIALIZED (

@@ -42,11 +42,15 @@ class Listener:
             if not leader.beat(self._connection, epoch):
                 raise Unavailable("Another dispatcher leads by now.")
 
-    def wait(self, seconds: float) -> None:
-        """Wait until somebody submits work or frees a place, at most ``seconds``."""
+    def wait(self, seconds: float) -> bool:
+        """Wait until somebody submits work or frees a place, at most ``seconds``.
+
+        Returns:
+            False if all that is known to be new is a free place.
+        """
         with _reachable():
-            for _ in self._connection.notifies(timeout=seconds, stop_after=1):
-                pass
+            told = list(self._connection.notifies(timeout=seconds, stop_after=1))
+        return not told or any(one.payload != queries.PLACE for one in told)
 
 
 @contextmanager

@@ -70,31 +70,36 @@ class Dispatcher:
         self._accounts.begin(measured(self._db))
         tidying = self._housekeeper.at_work(self._db) if self._housekeeper else nullcontext()
         with forecasting(self._db), tidying:
-            beaten = 0.0
+            beaten, changed = 0.0, True
             while not stop.is_set():
                 began = time.monotonic()
                 if began - beaten > BEAT:
                     lead.beat()
                     beaten = began
-                self.cycle()
+                self.cycle(changed=changed)
                 # Several wishes that come together are served by one cycle.
                 stop.wait(max(0.0, began + _PAUSE - time.monotonic()))
-                lead.wait(IDLE)
+                changed = lead.wait(IDLE)
 
-    def cycle(self) -> int:
-        """One round: tidy at times, place what waits, publish it. The number of jobs placed."""
+    def cycle(self, *, changed: bool = True) -> int:
+        """One round: tidy at times, place what waits, publish it. The number of jobs placed.
+
+        Args:
+            changed: something may have since the last round, beside places that became free.
+        """
         now = time.monotonic()
         if now - self._tidied > _TIDY:
             self._tidy()
-            self._tidied = now
-        snapshot = self._survey.look(self._db)
+            self._tidied, changed = now, True
+        # What is only read needs no fence, and so no transaction: what comes of it has one.
+        snapshot = self._survey.look(self._own_db, changed=changed)
         if not snapshot.runs or not snapshot.seats:
             return 0
         found = place(snapshot)
         placed = leases.claim(self._db, found.claims)
         self._accounts.charge(placed, snapshot)
         self._survey.wait(found, now - self._placed)
-        self._survey.note(placed, snapshot)
+        self._survey.note(found.claims, placed, snapshot)
         self._placed = now
         if placed:
             self._publisher.publish(placed)
@@ -103,7 +108,7 @@ class Dispatcher:
     def _tidy(self) -> None:
         self._reaper.look(self._db)
         health.tend(self._db)
-        self._survey.refresh(self._db)
+        self._survey.refresh(self._own_db)
         self._accounts.settle(backlog.spent(self._db, seconds=_LOOK_BACK))
         for batch_id in backlog.finish(self._db):
             self._survey.forget(batch_id)

@@ -39,9 +39,9 @@ class Leadership:
         """Say that this leader is well; Unavailable if another leads by now."""
         self.listener.beat(self.epoch)
 
-    def wait(self, seconds: float) -> None:
-        """Wait to be woken, at most so long."""
-        self.listener.wait(seconds)
+    def wait(self, seconds: float) -> bool:
+        """Wait to be woken, at most so long; False if all that is new is a free place."""
+        return self.listener.wait(seconds)
 
 
 @contextmanager

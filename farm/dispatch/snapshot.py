@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 
@@ -20,7 +21,7 @@ class Kind(NamedTuple):
     shape: tuple[int, int] = (0, 0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Run:
     """Jobs of one batch that need the same checkpoint: the next ``count``, or one retry.
 
@@ -57,7 +58,7 @@ class Run:
     largest: Mapping[str, int] = field(default_factory=dict)
     tags: frozenset[str] = frozenset()
 
-    @property
+    @cached_property
     def kind(self) -> Kind:
         return Kind(self.checkpoint, self.loras, self.shape)
 

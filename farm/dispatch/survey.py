@@ -9,10 +9,11 @@ from typing import Any
 from farm.db import assets, backlog, sessions
 from farm.db.backlog import OpenBatch, Retry
 from farm.db.database import Database
-from farm.db.leases import Lease
+from farm.db.leases import Claim, Lease
 from farm.db.sessions import Session
 from farm.dispatch.accounts import Accounts
 from farm.dispatch.fit import fit
+from farm.dispatch.heads import Heads
 from farm.dispatch.needs import Need, Needs
 from farm.dispatch.placement import Placed
 from farm.dispatch.snapshot import Kind, Run, Seat, Snapshot
@@ -25,9 +26,7 @@ _log = logging.getLogger(__name__)
 RETRIED = 256
 """Jobs of a batch to retry that are looked at."""
 MANY = 2000
-"""Runs that are looked at."""
-EACH = 64
-"""Batches of one user that are looked at."""
+"""Jobs to retry that are looked at."""
 
 
 class Survey:
@@ -46,6 +45,7 @@ class Survey:
         self._fits: dict[str, Mapping[str, int]] = {}
         self._unreadable: set[int] = set()
         self._passed: dict[int, float] = {}
+        self._heads = Heads(self._head)
         self._last: dict[str, Kind] = {}
 
     def refresh(self, db: Database) -> None:
@@ -60,8 +60,14 @@ class Survey:
         self._needs.forget(batch_id)
         self._passed.pop(batch_id, None)
 
-    def look(self, db: Database) -> Snapshot:
-        """Who is free, and what waits: nothing where nobody is free."""
+    def look(self, db: Database, *, changed: bool = True) -> Snapshot:
+        """Who is free, and what waits: nothing where nobody is free.
+
+        Args:
+            changed: something may have, beside places that became free.
+        """
+        if changed:
+            self._heads.forget()
         live = sessions.live(db)
         self._last = {one.id: self._last[one.id] for one in live if one.id in self._last}
         suspects = backlog.suspects(db, crashes=FATAL_CRASHES - 1)
@@ -73,8 +79,9 @@ class Survey:
         users = backlog.entitled(db, {run.user for run in runs})
         return Snapshot(seats, runs, self._accounts.claimants(users, runs))
 
-    def note(self, placed: Sequence[Lease], snapshot: Snapshot) -> None:
-        """Remember what was sent to whom last."""
+    def note(self, claims: Sequence[Claim], placed: Sequence[Lease], snapshot: Snapshot) -> None:
+        """Remember what was claimed, and what was sent to whom last."""
+        self._heads.claimed(claims, placed)
         kinds = {run.batch_id: run.kind for run in snapshot.runs}
         for lease in placed:
             self._last[lease.session_id] = kinds[lease.batch_id]
@@ -83,8 +90,10 @@ class Survey:
         """Count the seconds for which batches are passed over, until a job of theirs is placed."""
         for batch_id in found.passed:
             self._passed[batch_id] = self._passed.get(batch_id, 0.0) + seconds
+            self._heads.turn(batch_id)
         for claim in found.claims:
             self._passed.pop(claim.batch_id, None)
+            self._heads.turn(claim.batch_id)
 
     def _seat(self, session: Session) -> Seat:
         last = self._last.get(session.id)
@@ -120,11 +129,15 @@ class Survey:
             for retry in backlog.retries(db, least=least, each=RETRIED, limit=MANY)
             if (need := self._need(retry.batch_id, retry.ord))
         ]
-        for batch in backlog.open_batches(db, least=least, each=EACH, limit=MANY):
-            if need := self._need(batch.id, batch.cursor):
-                count = min(need.until, batch.total) - batch.cursor
-                runs.append(self._run(batch, need, batch_id=batch.id, count=count))
+        runs += self._heads.runs(db, least=least)
         return sorted(runs, key=lambda run: (-run.priority, run.batch_id, run.ord is None))
+
+    def _head(self, batch: OpenBatch) -> Run | None:
+        need = self._need(batch.id, batch.cursor)
+        if need is None:
+            return None
+        count = min(need.until, batch.total) - batch.cursor
+        return self._run(batch, need, batch_id=batch.id, count=count)
 
     def _need(self, batch_id: int, ord: int) -> Need | None:
         """What a job needs; None for a batch that cannot be read, which stops no other."""

@@ -21,7 +21,7 @@ from farm.db.database import Database
 from farm.db.leases import Claim, Ending, Lease
 from farm.db.sessions import NewSession
 from farm.dispatch import dispatcher as dispatching
-from farm.dispatch import reaper, survey
+from farm.dispatch import heads, reaper
 from farm.dispatch.dispatcher import Dispatcher
 from farm.errors import Conflict
 from farm.spec.batch import BatchSpec
@@ -221,9 +221,9 @@ def test_a_standby_leads_when_the_leader_goes(database_url: str, broker_url: str
             super().__init__(databases[number], Publisher(broker_url))
             self.number = number
 
-        def cycle(self) -> int:
+        def cycle(self, *, changed: bool = True) -> int:
             cycles.append(self.number)
-            return super().cycle()
+            return super().cycle(changed=changed)
 
     threads = [
         threading.Thread(target=Counting(number).run, args=(stops[number],)) for number in (0, 1)
@@ -317,7 +317,7 @@ def test_a_user_with_few_jobs_does_not_wait_for_one_with_many(
 def test_many_batches_hide_nobody_elses(
     db: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(survey, "MANY", 10)
+    monkeypatch.setattr(heads, "MANY", 10)
     for _ in range(12):
         submit_as(db, "ann", 3)
     last = submit_as(db, "bob", 3)
@@ -464,3 +464,77 @@ def test_many_retries_hide_nobody_elses(db: Database) -> None:
     found = backlog.retries(db, least=0, each=4, limit=6)
     assert [retry.batch_id for retry in found].count(last) == 1
     assert len(found) == 6
+
+
+def test_what_waits_is_read_again_when_something_has_changed(
+    db: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two readings the leader knows what it has claimed, to the last job."""
+    monkeypatch.setattr(dispatching, "_TIDY", 3600.0)
+    first, second = submit(db, 7), submit(db, 2)
+    worker(db, capacity=4)
+    readings: list[int] = []
+    read = backlog.open_batches
+
+    def counted(*args: Any, **options: Any) -> Any:
+        readings.append(1)
+        return read(*args, **options)
+
+    monkeypatch.setattr(backlog, "open_batches", counted)
+    placed = []
+    for _ in range(3):
+        dispatcher.cycle(changed=False)
+        placed.append((in_flight(db), len(readings)))
+        finish(db, first, 0.1)
+        finish(db, second, 0.1)
+    # The first of them ran dry in the second round, so that the third one looked again.
+    assert placed == [({first: 4}, 1), ({first: 3, second: 1}, 1), ({second: 1}, 2)]
+
+    third = submit(db, 4)
+    assert dispatcher.cycle(changed=False) == 4, "the second one has ended, so it looks"
+    finish(db, third, 0.1)
+    fourth = submit(db, 3)
+    dispatcher.cycle(changed=False)
+    assert in_flight(db) == {fourth: 3}
+
+
+def test_a_batch_that_gave_less_than_was_asked_of_it_is_read_again(
+    db: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatching, "_TIDY", 3600.0)
+    first, second = submit(db, 100), submit(db, 100)
+    worker(db, capacity=4)
+    dispatcher.cycle()
+    finish(db, first, 0.1)
+    db.all("UPDATE batches SET state = 'paused' WHERE id = %(id)s RETURNING 1", {"id": first})
+    assert dispatcher.cycle(changed=False) == 0, "nobody told of the pause, but it is heeded"
+    dispatcher.cycle(changed=False)
+    assert in_flight(db) == {second: 4}
+
+
+def test_one_statement_serves_all_claims(db: Database) -> None:
+    """Two sessions of one batch, more than is left of another, and jobs that have ended ahead."""
+    big, small = submit(db, 10), submit(db, 3)
+    one, other = worker(db, "gpu0"), worker(db, "gpu1")
+    with db.connection() as connection:
+        connection.execute(
+            "INSERT INTO outcomes (batch_id, ord, attempt, state) VALUES (%s, 1, 0, 'cancelled')",
+            (big,),
+        )
+    wanted = [
+        Claim(big, other, count=3),
+        Claim(small, one, count=2),
+        Claim(big, one, count=2),
+        Claim(small, other, count=9),
+    ]
+    assert leases.claim(db, wanted) == [
+        Lease(big, 0, 1, other),
+        Lease(big, 2, 1, other),
+        Lease(small, 0, 1, one),
+        Lease(small, 1, 1, one),
+        Lease(big, 3, 1, one),
+        Lease(big, 4, 1, one),
+        Lease(small, 2, 1, other),
+    ]
+    rows = db.all("SELECT id, cursor FROM batches ORDER BY id")
+    assert [tuple(row.values()) for row in rows] == [(big, 5), (small, 3)]

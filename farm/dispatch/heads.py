@@ -1,0 +1,68 @@
+"""The heads of open batches: which jobs of each are next."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from farm.db import backlog
+from farm.db.backlog import OpenBatch
+from farm.db.database import Database
+from farm.db.leases import Claim, Lease
+from farm.dispatch.snapshot import Run
+
+MANY = 2000
+"""Batches that are looked at."""
+EACH = 64
+"""Of them, those of one user at most."""
+
+
+class Heads:
+    """Knows the open batches from one cycle to the next: only the leader moves their cursors, so
+    that they are read again only when something else about them may have changed.
+
+    Args:
+        make: the run at the head of a batch; None for one that is left alone.
+    """
+
+    def __init__(self, make: Callable[[OpenBatch], Run | None]) -> None:
+        self._make = make
+        self._open: dict[int, OpenBatch] | None = None
+        self._runs: dict[int, Run | None] = {}
+
+    def forget(self) -> None:
+        """Read them again next time."""
+        self._open = None
+
+    def turn(self, batch_id: int) -> None:
+        """Make the run of a batch anew: something else than its jobs has changed."""
+        self._runs.pop(batch_id, None)
+
+    def runs(self, db: Database, *, least: int) -> list[Run]:
+        """The heads of the batches of priority ``least`` and up."""
+        if self._open is None:
+            found = backlog.open_batches(db, least=0, each=EACH, limit=MANY)
+            self._open = {batch.id: batch for batch in found}
+            self._runs.clear()
+        for batch in self._open.values():
+            if batch.id not in self._runs:
+                self._runs[batch.id] = self._make(batch)
+        return [run for run in self._runs.values() if run and run.priority >= least]
+
+    def claimed(self, claims: Sequence[Claim], placed: Sequence[Lease]) -> None:
+        """Follow what was claimed. Who got less than was asked for has changed, and behind a batch
+        of which nothing is left there may be another."""
+        asked: Counter[int] = Counter()
+        for claim in claims:
+            asked[claim.batch_id] += claim.count
+        got = Counter(lease.batch_id for lease in placed if lease.attempt == 1)
+        for batch_id, count in asked.items():
+            batch = self._open and self._open.get(batch_id)
+            if not self._open or not batch or not count:
+                continue
+            if got[batch_id] < count or batch.cursor + count >= batch.total:
+                self.forget()
+                return
+            self._open[batch_id] = replace(batch, cursor=batch.cursor + count)
+            self.turn(batch_id)

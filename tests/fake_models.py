@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -58,7 +58,8 @@ class FakeCheckpoint:
         self.bytes = 1000
         self.forwards: list[int] = []
         self.encoded: list[str] = []
-        self.decoded = self.decoded_again = 0
+        self.decoded = self.decoded_again = self.encoded_pictures = 0
+        self.paints = False
         self.good_drafts = True
         self.longest_text = 0
         self.poisoned: set[str] = set()
@@ -157,10 +158,22 @@ class FakeCheckpoint:
         return ((latent / power - clean) * power**0.5 / sigma).float()
 
     def draft(self, latent: Tensor, *, beside: bool = False) -> Draft:
-        """The latent itself, [h, w, 4] float32, so that tests see what the engine made."""
+        """The latent itself, [h, w, 4] float32, so that tests see what the engine made; if it
+        ``paints``, a picture of it, [8h, 8w, 3] uint8."""
         self.fault("decode", latent)
         self.decoded += 1
+        if self.paints:
+            shown = ((latent[:3] + 1) * 127.5).clamp(0, 255).to(torch.uint8)
+            large = shown.repeat_interleave(8, dim=1).repeat_interleave(8, dim=2)
+            return Draft(large.permute(1, 2, 0).contiguous(), torch.tensor(True), None)
         return Draft(latent.permute(1, 2, 0), torch.tensor(self.good_drafts), None)
+
+    def encode_picture(self, picture: Tensor) -> Tensor:
+        """The inverse of :meth:`draft`, of pictures."""
+        self.fault("encode picture", picture)
+        self.encoded_pictures += 1
+        small = picture.double().unflatten(0, (-1, 8)).unflatten(2, (-1, 8)).mean(dim=(1, 3))
+        return (small / 127.5 - 1).permute(2, 0, 1)[[0, 1, 2, 0]].float()
 
     def decode(self, latent: Tensor, *, after: Draft | None = None) -> Tensor:
         """What a higher precision makes of a draft that is not finite."""
@@ -182,6 +195,7 @@ class FakeModels:
         self.bytes = 0
         self.idle = 0
         self.loading = False
+        self.needed: set[str] = set()
 
     def get(self, name: str) -> FakeCheckpoint:
         if name not in self.known:
@@ -191,9 +205,16 @@ class FakeModels:
             self.resident = (name,)
         return self.known[name]
 
+    def peek(self, name: str) -> FakeCheckpoint:
+        return self.get(name)
+
     @contextmanager
     def use(self, name: str) -> Iterator[FakeCheckpoint]:
         yield self.get(name)
+
+    def need(self, names: Collection[str]) -> None:
+        """Notes it."""
+        self.needed = set(names)
 
     def prefetch(self, names: Sequence[str]) -> None:
         """Notes whatever is wanted, once."""

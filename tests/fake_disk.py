@@ -33,6 +33,7 @@ class Disk:
     beside: list[int] = field(default_factory=list)
     common: dict[str, tuple[nn.Module, int]] = field(default_factory=dict)
     gate: Callable[[str], object] = lambda name: None
+    moving: Callable[[str], object] = lambda name: None
     too_large: set[str] = field(default_factory=set)
 
     @classmethod
@@ -92,18 +93,26 @@ class Prepared:
         return {f"part {place}": module for place, module in enumerate(self._parts)}
 
     def load(
-        self, held: Sequence[nn.Module] = (), *, fetched: dict[str, nn.Module] | None = None
+        self,
+        held: Sequence[nn.Module] = (),
+        *,
+        fetched: dict[str, nn.Module] | None = None,
+        turn: Turn = nullcontext,
     ) -> Resident:
+        """One tensor, and another one behind the gate."""
         self.disk.beside.append(len(held))
+        with turn():
+            pass
         if fetched is None:
             self.disk.gate(self.name)
             if self.name in self.disk.broken_weights:
                 raise CheckpointError(f"{self.name} was changed while it was loaded.")
             if self.name in self.disk.too_large and not self.streams:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            self.disk.loaded.append(self.name)
+            with turn():
+                self.disk.loaded.append(self.name)
         held = dict.fromkeys(self._parts, 1) if self.streams else self._parts
-        return Resident(self.name, self._parts, held)
+        return Resident(self.name, self._parts, held, self.disk)
 
     @cached_property
     def _parts(self) -> dict[nn.Module, int]:
@@ -117,6 +126,7 @@ class Resident:
     name: str
     weights: dict[nn.Module, int]
     held: dict[nn.Module, int]
+    disk: Disk = field(repr=False)
     load_seconds: float = 0.5
     recorded: bool = False
     streamable: bool = False
@@ -137,6 +147,7 @@ class Resident:
         return left
 
     def to_host(self, needed: Container[nn.Module]) -> None:
+        self.disk.moving(self.name)
         self.in_host = [module for module in self.held if module not in needed]
 
     def to_device(self) -> None:

@@ -17,8 +17,11 @@ from farm.errors import CheckpointError, Conflict, DoesNotFit
 from farm.worker.memory.profiles import by_name
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.catalogue import AssetFile
-from farm.worker.models.tiers import SPARE, CacheStatistics
+from farm.worker.models.statistics import CacheStatistics
+from farm.worker.models.tiers import SPARE
+from tests.conftest import eventually
 from tests.fake_disk import Disk, make_cache
+from tests.fake_models import Gate
 
 
 @pytest.fixture
@@ -217,18 +220,20 @@ def test_a_shared_part_counts_once_and_stays_while_one_needs_it(disk: Disk) -> N
     vae = nn.Identity()
     disk.common = {"a": (vae, 3), "b": (vae, 3)}
     cache = make_cache(disk, host_bytes=10)
-    first, _ = cache.get("a"), cache.get("b")
+    cache.get("a")
+    cache.get("b")
     assert cache.bytes == 1 + 1 + 3
     cache.get("large")
     assert cache.resident == ("large",)
     cache.get("b")
-    cache.get("a")
+    held: Any = cache.get("a")
     assert cache.bytes == 5
     with cache.use("b"):
         cache.get("c")
         cache.evict("c")
         cache._tiers.leave(["a"])
-        assert vae not in first.in_host  # b still computes with it
+        assert len(held.in_host) == 1
+        assert vae not in held.in_host  # b still computes with it
 
 
 def test_evicted_it_is_gone_from_host_memory_too(disk: Disk) -> None:
@@ -327,3 +332,120 @@ def test_where_none_is_idle_weights_of_those_in_use_leave(disk: Disk) -> None:
         assert cache.shed()
         assert not cache.shed()
         assert cache.resident == ("a",)
+
+
+def test_what_is_in_common_with_one_that_leaves_stays_for_the_new_one(disk: Disk) -> None:
+    vae = nn.Identity()
+    disk.common = {"a": (vae, 3), "b": (vae, 3)}
+    cache = make_cache(disk, host_bytes=20)
+    first: Any = cache.get("a")
+    cache.get("c")
+    disk.sizes["b"] = 6
+    cache.get("b")
+    assert cache.resident == ("c", "b")
+    assert vae not in first.in_host
+
+
+def test_while_weights_are_copied_to_the_host_nobody_waits_for_the_books(disk: Disk) -> None:
+    cache, gate = make_cache(disk, host_bytes=20), Gate()
+    for name in ("a", "b"):
+        cache.get(name)
+    disk.moving = lambda name: gate()
+    with ThreadPoolExecutor(2) as pool:
+        loading = pool.submit(cache.get, "large")
+        assert gate.reached.wait(30)
+        looking = pool.submit(lambda: (cache.resident, cache.bytes, cache.in_host))
+        try:
+            assert looking.result(10) == (("large",), 9, ("a", "b"))
+            cache.prefetch(["a"])  # it is on its way already
+        finally:
+            gate.open()
+        loading.result(30)
+    assert disk.fetched == []
+
+
+def test_warming_leaves_alone_what_jobs_need_and_says_that_it_does_not_fit(disk: Disk) -> None:
+    cache = make_cache(disk, host_bytes=20)
+    for name in ("a", "b"):
+        cache.get(name)
+    cache.need({"a"})
+    cache.warm("c")
+    assert cache.resident == ("a", "c")
+    for _ in range(2):
+        with pytest.raises(DoesNotFit, match="beside a, in use"):
+            cache.warm("large")
+    assert cache.resident == ("a", "c")
+    cache.need(())
+    cache.warm("large")
+    cache.need({"large"})
+    with pytest.raises(DoesNotFit):
+        cache.warm("b")  # from host memory it is no different
+    cache.get("b")  # its jobs' turn has come
+    assert cache.resident == ("b",)
+
+
+def test_what_comes_into_use_while_another_is_read_stays(disk: Disk) -> None:
+    cache, gate = make_cache(disk), Gate()
+    for name in ("a", "b"):
+        cache.get(name)
+    disk.gate = lambda name: gate()
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(cache.get, "c")
+        assert gate.reached.wait(30)
+        with cache.use("a"):
+            gate.open()
+            loading.result(30)
+            assert cache.resident == ("a", "c")
+
+
+def test_memory_that_runs_out_during_a_warm_ends_the_warm(disk: Disk) -> None:
+    cache, gate = make_cache(disk, host_bytes=20), Gate()
+    cache.get("a")
+    disk.gate = lambda name: gate()
+    with ThreadPoolExecutor(2) as pool, cache.use("a"):
+        warming = pool.submit(cache.warm, "c")
+        assert gate.reached.wait(30)
+        shedding = pool.submit(cache.shed)
+        eventually(lambda: cache._short)
+        gate.open()
+        assert not shedding.result(30)
+        with pytest.raises(DoesNotFit, match="ran out of memory"):
+            warming.result(30)
+    assert cache.resident == ("a",)
+    disk.gate = lambda name: None
+    cache.warm("c")
+    assert cache.resident == ("a", "c")
+
+
+def test_without_host_memory_for_it_what_leaves_is_let_go_of(disk: Disk) -> None:
+    cache = make_cache(disk, host_bytes=20)
+    cache.get("a")
+
+    def full(name: str) -> None:
+        raise MemoryError
+
+    disk.moving = full
+    cache.get("large")
+    assert (cache.resident, cache.in_host) == (("large",), ())
+
+
+def test_whatever_breaks_a_load_those_that_left_for_it_come_back(disk: Disk) -> None:
+    cache = make_cache(disk, host_bytes=20, memory_bytes=SPARE + 10)
+    cache.get("a")
+
+    def gate(name: str) -> None:
+        raise OSError("the disk is gone")
+
+    disk.gate = gate
+    with pytest.raises(OSError, match="disk"):
+        cache.get("large")
+    assert cache.resident == ("a",)
+
+
+def test_a_look_is_no_use(cache: ModelCache) -> None:
+    cache.get("a")
+    cache.get("b")
+    assert cache.peek("a").name == "a"
+    assert cache.resident == ("a", "b")
+    assert cache.statistics.hits == 0
+    assert cache.peek("c").name == "c"

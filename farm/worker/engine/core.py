@@ -129,6 +129,7 @@ class Core:
         decision = self._batcher.decide(waiting, resident, monotonic())
         here = {*resident, decision.checkpoint} if isinstance(decision, Load) else resident
         coming = dict.fromkeys(each.checkpoint for each in waiting)
+        self._models.need({job.spec.checkpoint for job in self.jobs})
         self._models.prefetch([name for name in coming if name not in here])
         with torch.no_grad():
             match decision:
@@ -154,6 +155,7 @@ class Core:
             self._encodes.settle()
             self._decodes.settle()
             self._denoiser.rest()
+        self._models.need(())
         self.pulse.accountant.rest()
 
     def _refresh(self) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 
 import torch
 
-from farm.errors import Conflict
+from farm.errors import Conflict, DoesNotFit
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.checkpoint import Checkpoint
-from farm.worker.models.device import Held
 from farm.worker.models.prefetch import Prefetcher
-from farm.worker.models.tiers import CacheStatistics, Tiers
+from farm.worker.models.reader import Turn
+from farm.worker.models.statistics import CacheStatistics
+from farm.worker.models.tiers import Tiers
 
 
 class ModelCache:
@@ -25,7 +27,8 @@ class ModelCache:
     Parts that checkpoints have in common are held, and counted, once.
 
     Safe with threads: one load at a time; those who ask for the same checkpoint share it, and
-    those who ask for a resident one never wait for a load.
+    those who ask for a resident one never wait for a load. What comes and goes does so under one
+    lock, and the books are kept under another, which nobody holds while weights are copied.
 
     Args:
         files: every known asset; looked through anew for each load, so it may be a
@@ -44,7 +47,9 @@ class ModelCache:
     ) -> None:
         self._tiers = Tiers(files, profile, device, host_bytes)
         self._prefetcher = Prefetcher(self._missing, self._tiers.fetch)
-        self._coming: str | None = None
+        self._coming: Counter[str] = Counter()
+        self._needed: Collection[str] = ()
+        self._short = False
         self._loading = threading.Lock()
         self._state = self._tiers.state
 
@@ -85,8 +90,23 @@ class ModelCache:
         """
         return self._obtain(name, pins=0)
 
+    def peek(self, name: str) -> Checkpoint:
+        """:meth:`get`, but to look at one that is here is no use of it."""
+        with self._state:
+            checkpoint = self._tiers.device.peek(name)
+        return checkpoint or self.get(name)
+
+    def need(self, names: Collection[str]) -> None:
+        """Jobs that are here need these, and no others: no :meth:`warm` makes them leave."""
+        self._needed = names
+
     def warm(self, name: str) -> None:
-        """:meth:`get` while the device computes: others leave before this one comes."""
+        """:meth:`get` while the device computes: others leave before this one comes, but for those
+        that jobs need. It is given up if the device runs out of memory meanwhile.
+
+        Raises:
+            DoesNotFit: it does not fit beside what jobs need.
+        """
         self._obtain(name, pins=0, busy=True)
 
     def prefetch(self, names: Sequence[str]) -> None:
@@ -119,33 +139,38 @@ class ModelCache:
         Raises:
             Conflict: it is in use.
         """
-        with self._loading, self._state:
-            if self._tiers.device.pinned(name):
+        with self._loading:
+            with self._state:
+                pinned = self._tiers.device.pinned(name)
+            if pinned:
                 raise Conflict(
                     f"{name} is in use.",
                     field="checkpoint",
                     value=name,
                     remedy="Cancel the jobs that need it, or wait for them.",
                 )
-            self._tiers.take_off([name], keep=False)
-            self._tiers.host.pop(name)
+            self._tiers.drop(name)
 
     def shed(self) -> bool:
         """Make room, as the device's memory ran out: have all leave that are not in use; or else
         do without recorded forwards; or else have the weights of UNets leave, and pass through
-        the device in each forward.
+        the device in each forward. A checkpoint that is being warmed is given up.
 
         Returns:
             Whether anything left.
         """
-        with self._loading, self._state:
-            idle = self._tiers.device.idle
+        self._short = True
+        with self._loading:
+            self._short = False
+            with self._state:
+                idle = self._tiers.device.idle
+                here = self._tiers.device.checkpoints
             self._tiers.leave(idle)
             if idle:
                 return True
-            left = [checkpoint.give_up_speed() for checkpoint in self._tiers.device.checkpoints]
+            left = [checkpoint.give_up_speed() for checkpoint in here]
             if not any(left):
-                left = [checkpoint.stream() for checkpoint in self._tiers.device.checkpoints]
+                left = [checkpoint.stream() for checkpoint in here]
         if any(left):
             torch.cuda.empty_cache()
         return any(left)
@@ -161,35 +186,47 @@ class ModelCache:
                     self.evict(name)
 
     def _obtain(self, name: str, *, pins: int, busy: bool = False) -> Checkpoint:
-        if held := self._tiers.use(name, pins):
-            return held
-        with self._loading:
-            if held := self._tiers.use(name, pins):
-                return held
-            with self._announced(name):
-                loaded = self._tiers.back(name) or self._read(name, busy=busy)
-                with self._state:
-                    self._tiers.device.put(name, loaded, pins=pins)
-        return loaded.checkpoint
+        if found := self._tiers.use(name, pins):
+            return found
+        with self._announced(name), self._loading:
+            if found := self._tiers.use(name, pins):
+                return found
+            keep, turn = (self._needed, self._giving_way) if busy else ((), nullcontext)
+            return self._tiers.back(name, pins=pins, keep=keep, turn=turn) or self._read(
+                name, pins=pins, keep=keep, turn=turn, busy=busy
+            )
 
     @contextmanager
     def _announced(self, name: str) -> Iterator[None]:
-        """In the block it is loaded, and so by nobody else."""
+        """In the block it is loaded, and so not fetched besides."""
         with self._state:
-            self._coming = name
+            self._coming[name] += 1
         try:
             self._prefetcher.join(name)
             yield
         finally:
             with self._state:
-                self._coming = None
+                self._coming[name] -= 1
 
     def _missing(self, name: str) -> bool:
         """Whether it is neither here nor on its way to the device."""
         with self._state:
-            here = (*self._tiers.device, *self._tiers.host, self._coming)
-        return name not in here
+            here = (*self._tiers.device, *self._tiers.host)
+            return name not in here and not self._coming[name]
 
-    def _read(self, name: str, *, busy: bool) -> Held:
+    def _read(
+        self, name: str, *, pins: int, keep: Collection[str], turn: Turn, busy: bool
+    ) -> Checkpoint:
         with self._prefetcher.standing_aside():
-            return self._tiers.read(name, busy=busy)
+            return self._tiers.read(name, pins=pins, keep=keep, turn=turn, busy=busy)
+
+    @contextmanager
+    def _giving_way(self) -> Iterator[None]:
+        """A turn of a load that jobs do not wait for."""
+        if self._short:
+            raise DoesNotFit(
+                "It was given up, as the device ran out of memory for its jobs.",
+                field="checkpoint",
+                remedy="Warm it when there is less to do.",
+            )
+        yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -53,6 +53,11 @@ class DeviceTier:
         return _parts(self._held.values())
 
     @property
+    def needed(self) -> Collection[nn.Module]:
+        """All models of those here, wherever their weights lie."""
+        return {module for held in self._held.values() for module in held.checkpoint.weights}
+
+    @property
     def bytes(self) -> int:
         """Memory of all of them."""
         return sum(self.modules.values())
@@ -61,6 +66,11 @@ class DeviceTier:
     def idle(self) -> Sequence[str]:
         """Those that are not pinned."""
         return [name for name in self._held if not self._pins[name]]
+
+    def peek(self, name: str) -> Checkpoint | None:
+        """The checkpoint, if it is here; that is no use of it."""
+        held = self._held.get(name)
+        return held and held.checkpoint
 
     def use(self, name: str, pins: int) -> Checkpoint | None:
         """The checkpoint, if it is here, and so many pins more on it."""
@@ -90,26 +100,29 @@ class DeviceTier:
         """Whether it must stay."""
         return self._pins[name] > 0
 
-    def unwanted(self, name: str, needed: int) -> list[str]:
+    def unwanted(self, name: str, needed: int, *, keep: Collection[str] = ()) -> list[str]:
         """The least recently used that must leave for ``needed`` bytes.
+
+        Args:
+            keep: must stay like those that are pinned.
 
         Raises:
             DoesNotFit: that would not be enough; ``name`` is what does not.
         """
-        pinned = [other for other in self._held if self._pins[other]]
+        in_use = [other for other in self._held if self._pins[other] or other in keep]
         budget = self._profile.weights_bytes
-        if needed > budget - _size(self._held[other] for other in pinned):
-            raise self._too_large(name, needed, pinned)
+        if needed > budget - _size(self._held[other] for other in in_use):
+            raise self._too_large(name, needed, in_use)
         staying = dict(self._held)
         for other in self._held:
             if _size(staying.values()) + needed <= budget:
                 break
-            if other not in pinned:
+            if other not in in_use:
                 del staying[other]
         return [other for other in self._held if other not in staying]
 
-    def _too_large(self, name: str, needed: int, pinned: Sequence[str]) -> DoesNotFit:
-        beside = f" beside {', '.join(pinned)}, in use" if pinned else ""
+    def _too_large(self, name: str, needed: int, in_use: Sequence[str]) -> DoesNotFit:
+        beside = f" beside {', '.join(in_use)}, in use" if in_use else ""
         return DoesNotFit(
             f"{name} needs {needed / GIB:.1f} GiB; the {self._profile.name} profile has "
             f"{self._profile.weights_bytes / GIB:.1f} GiB for checkpoints{beside}.",

@@ -3,35 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
 
 from torch import nn
 
 from farm.worker.models.catalogue import AssetFile
-from farm.worker.models.checkpoint import Checkpoint
-
-
-@dataclass(frozen=True)
-class Parcel:
-    """A checkpoint in host memory.
-
-    Attributes:
-        file: it was read from.
-        parts: its models, and the bytes of each.
-        device_bytes: memory that it takes on the device; less, where weights stay here.
-        unpack: moves it to the device, where the models are that it is given.
-    """
-
-    file: AssetFile
-    parts: Mapping[nn.Module, int]
-    device_bytes: int
-    unpack: Callable[[Sequence[nn.Module]], Checkpoint]
-
-    @property
-    def bytes(self) -> int:
-        """Memory that it takes here."""
-        return sum(self.parts.values())
+from farm.worker.models.parcels import Parcel
 
 
 class HostTier:

@@ -97,16 +97,26 @@ class Prepared:
         self._check_unchanged()
         return modules
 
-    def load(self, held: Sequence[nn.Module] = (), *, fetched: Fetched | None = None) -> Checkpoint:
+    def load(
+        self,
+        held: Sequence[nn.Module] = (),
+        *,
+        fetched: Fetched | None = None,
+        turn: Turn = nullcontext,
+    ) -> Checkpoint:
         """Have the weights on the device; raises as :func:`load` does.
 
         Args:
             held: models already on the device; one that proves equal is used instead.
             fetched: the weights, if they are in host memory; otherwise they are read.
+            turn: see :class:`farm.worker.models.reader.Readers`; what it raises ends the load.
         """
         started = time.perf_counter()
         with torch.inference_mode(mode=False):
-            modules = self.modules(held) if fetched is None else self._moved(fetched, held)
+            if fetched is None:
+                modules = self.modules(held, turn)
+            else:
+                modules = self._moved(fetched, held, turn)
         checkpoint = Checkpoint(
             self.file.name,
             modules,
@@ -123,19 +133,24 @@ class Prepared:
             checkpoint.prediction = measured_prediction(checkpoint)
         return checkpoint
 
-    def modules(self, held: Sequence[nn.Module] = ()) -> dict[str, nn.Module]:
+    def modules(
+        self, held: Sequence[nn.Module] = (), turn: Turn = nullcontext
+    ) -> dict[str, nn.Module]:
         """The weights from disk, on the device, by part."""
-        with Readers() as readers:
+        with Readers(turn) as readers:
             modules = {name: shared(built(), held) for name, built in _begun(self.plans, readers)}
         self._check_unchanged()
         return modules
 
-    def _moved(self, fetched: Fetched, held: Sequence[nn.Module]) -> dict[str, nn.Module]:
+    def _moved(
+        self, fetched: Fetched, held: Sequence[nn.Module], turn: Turn
+    ) -> dict[str, nn.Module]:
         homes = {plan.part.name: plan.device for plan in self.plans}
-        return {
-            name: shared(nn.Module.to(module, homes[name]), held)
-            for name, module in fetched.items()
-        }
+        modules = {}
+        for name, module in fetched.items():
+            with turn():
+                modules[name] = shared(nn.Module.to(module, homes[name]), held)
+        return modules
 
     def _check_unchanged(self) -> None:
         for plan in self.plans:

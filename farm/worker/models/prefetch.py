@@ -89,18 +89,22 @@ class Prefetcher:
                     self._alive = False
                     return
                 sooner = self._wanted[: self._wanted.index(name)]
-            try:
-                if not self._fetch(name, sooner, self._turn):
-                    self._unroomed.add(name)
-            except FarmError as error:  # its jobs will be told when it is loaded for them
-                log.info("%s was not read ahead: %s", name, error)
-                self._failed.add(name)
-            except Exception:
-                log.exception("%s was not read ahead", name)
-                self._failed.add(name)
+            vain = self._vain(name, sooner)
             with self._state:
+                if vain is not None and name in self._wanted:
+                    vain.add(name)
                 self._fetching, self._hurried = None, False
                 self._state.notify_all()
+
+    def _vain(self, name: str, sooner: Sequence[str]) -> set[str] | None:
+        """Fetch it. What it belongs to, if that was in vain."""
+        try:
+            return None if self._fetch(name, sooner, self._turn) else self._unroomed
+        except FarmError as error:  # its jobs will be told when it is loaded for them
+            log.info("%s was not read ahead: %s", name, error)
+        except Exception:
+            log.exception("%s was not read ahead", name)
+        return self._failed
 
     def _next(self) -> str | None:
         vain = self._failed | self._unroomed

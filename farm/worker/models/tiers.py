@@ -2,53 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import nn
 
-from farm.errors import CheckpointError
+from farm.errors import DoesNotFit
 from farm.worker.memory.exhaustion import out_of_memory
 from farm.worker.memory.profiles import GIB, MemoryProfile
 from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.checkpoint import Checkpoint
 from farm.worker.models.device import DeviceTier, Held
-from farm.worker.models.host import HostTier, Parcel
+from farm.worker.models.host import HostTier
 from farm.worker.models.kinds import CHECKPOINT, VAE
 from farm.worker.models.library import find
 from farm.worker.models.loader import Prepared, prepare
+from farm.worker.models.parcels import ahead, left
 from farm.worker.models.preview import needed_decoder
 from farm.worker.models.reader import Turn
+from farm.worker.models.statistics import CacheStatistics
 from farm.worker.models.vae import external_vae
+
+log = logging.getLogger(__name__)
 
 SPARE = GIB
 """Device memory that a load leaves for what is neither weights nor activations."""
-
-
-@dataclass(frozen=True)
-class CacheStatistics:
-    """Counts since the cache was made.
-
-    Attributes:
-        hits: uses of a checkpoint that was on the device.
-        disk_loads, disk_seconds: reads from disk, and what they took in all.
-        host_loads, host_seconds: moves from host memory to the device.
-        prefetches, prefetch_seconds: reads from disk into host memory, ahead of their use.
-        evictions: checkpoints that left the device.
-    """
-
-    hits: int = 0
-    disk_loads: int = 0
-    disk_seconds: float = 0.0
-    host_loads: int = 0
-    host_seconds: float = 0.0
-    prefetches: int = 0
-    prefetch_seconds: float = 0.0
-    evictions: int = 0
 
 
 class Tiers:
@@ -78,6 +61,7 @@ class Tiers:
         self._profile = profile
         self._device = device
         self._too_large: set[str] = set()
+        self._vacated = False
         self.device = DeviceTier(profile)
         self.host = HostTier(host_bytes)
         self.state = threading.RLock()
@@ -98,39 +82,52 @@ class Tiers:
                 self._count(hits=1)
             return checkpoint
 
-    def back(self, name: str) -> Held | None:
-        """From host memory to the device, if it is there."""
+    def back(self, name: str, *, pins: int, keep: Collection[str], turn: Turn) -> Checkpoint | None:
+        """From host memory to the device, if it is there; see :meth:`read`."""
         began = time.perf_counter()
         with self.state:
             parcel = self.host.get(name)
             if parcel is None:
                 return None
-            unwanted = self.device.unwanted(name, parcel.device_bytes)
+            unwanted = self.device.unwanted(name, parcel.device_bytes, keep=keep)
             self.host.pop(name)  # first, lest those that leave push it out
-        self.leave(unwanted)
-        checkpoint = parcel.unpack(self._modules)
+            leaving = self._take_off(unwanted)
+        self._settle(leaving)
+        held = Held(parcel.unpack(self._modules, turn), parcel.file)
+        with self.state:
+            self.device.put(name, held, pins=pins)
         self._count(host_loads=1, host_seconds=time.perf_counter() - began)
-        return Held(checkpoint, parcel.file)
+        return held.checkpoint
 
-    def read(self, name: str, *, busy: bool) -> Held:
+    def read(
+        self, name: str, *, pins: int, keep: Collection[str], turn: Turn, busy: bool
+    ) -> Checkpoint:
         """From disk to the device. While that computes nothing there is room for others to stay
         until all is read, so they survive a file that breaks in the middle.
 
         Args:
-            busy: it computes.
+            pins: on it from the start.
+            keep: names that must not leave for it.
+            turn: entered for each tensor; it may raise to give up.
+            busy: the device computes.
         """
         prepared = self._prepared(name)
         with self.state:
-            unwanted = self.device.unwanted(name, prepared.bytes)
+            unwanted = self.device.unwanted(name, prepared.bytes, keep=keep)
             room = self._profile.memory_bytes - SPARE - self.device.bytes
-        both = not busy and prepared.bytes <= room
-        if not both:
-            self.leave(unwanted)
-        checkpoint = self._load(name, prepared, () if both else unwanted)
-        if both:
-            self.leave(unwanted)
+            both = not busy and prepared.bytes <= room
+            leaving = [] if both else self._take_off(unwanted)
+        self._settle(leaving)
+        checkpoint = self._load(name, prepared, [] if both else unwanted, turn)
+        with self.state:
+            # Asked anew, as others may have come into use; and it comes before they leave, lest
+            # they take along what it has in common with them.
+            unwanted = self.device.unwanted(name, prepared.bytes, keep=keep) if both else []
+            self.device.put(name, Held(checkpoint, prepared.file), pins=pins)
+            leaving = self._take_off(unwanted)
+        self._settle(leaving)
         self._count(disk_loads=1, disk_seconds=checkpoint.load_seconds)
-        return Held(checkpoint, prepared.file)
+        return checkpoint
 
     def fetch(self, name: str, sooner: Sequence[str], turn: Turn) -> bool:
         """From disk into host memory, if there is room beside those that are wanted sooner."""
@@ -141,7 +138,7 @@ class Tiers:
                 return False
         parcel = None
         try:
-            parcel = _ahead(prepared, turn)
+            parcel = ahead(prepared, turn)
         finally:
             with self.state:
                 now = self.good.get(name, prepared.file)
@@ -150,22 +147,51 @@ class Tiers:
         return True
 
     def leave(self, names: Sequence[str]) -> None:
-        """Off the device, into host memory where there is room."""
+        """Off the device, into host memory where there is room. ``state`` must not be held: it is
+        a copy that may take seconds."""
         with self.state:
-            self.take_off(names, keep=True)
-        if names and self._device.type == "cuda":
-            torch.cuda.empty_cache()
+            leaving = self._take_off(names)
+        self._settle(leaving)
 
-    def take_off(self, names: Sequence[str], *, keep: bool) -> None:
-        """Off the device, into host memory if they are to be kept and there is room."""
+    def drop(self, name: str) -> None:
+        """Off the device and out of host memory."""
+        with self.state:
+            self._vacated = self.device.pop(name) is not None
+            self._count(evictions=self._vacated)
+            self.host.pop(name)
+        self._settle(())
+
+    def _take_off(self, names: Sequence[str]) -> Sequence[Held]:
+        """Nobody finds them on the device any more. Those that host memory has room for are in its
+        books from now on, so that others leave it first, and are left to :meth:`_settle`."""
+        leaving = []
         for name in names:
             held = self.device.pop(name)
             if held is None:
                 continue
+            self._vacated = True
             self._count(evictions=1)
-            if keep and sum(held.checkpoint.weights.values()) <= self.host.budget:
-                held.checkpoint.to_host(self.device.modules)
-                self.host.put(name, _left(held))
+            if sum(held.checkpoint.weights.values()) <= self.host.budget:
+                self.host.put(name, left(held))
+                leaving.append(held)
+        return leaving
+
+    def _settle(self, leaving: Sequence[Held]) -> None:
+        """Move weights to host memory, but for what others on the device need."""
+        with self.state:
+            needed = self.device.needed
+        for held in leaving:
+            try:
+                held.checkpoint.to_host(needed)
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                log.warning("no host memory for %s, which is let go of", held.checkpoint.name)
+                with self.state:
+                    self.host.pop(held.checkpoint.name)
+        if self._vacated and self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._vacated = False
 
     def _prepared(self, name: str) -> Prepared:
         files = tuple(self._files)
@@ -181,50 +207,40 @@ class Tiers:
         with self.state:
             return list(self.device.modules)
 
-    def _load(self, name: str, prepared: Prepared, gone: Sequence[str]) -> Checkpoint:
+    def _load(self, name: str, prepared: Prepared, gone: Sequence[str], turn: Turn) -> Checkpoint:
         """Read it; if that fails, what had to leave for it comes back if host memory has it.
 
         One that the device has no memory for though nothing else is there is streamed.
         """
         try:
             try:
-                return prepared.load(self._modules)
+                return prepared.load(self._modules, turn=turn)
             except Exception as error:
                 alone = not self._modules and prepared.may_stream
                 if not alone or not out_of_memory(error):
                     raise
                 traceback.clear_frames(error.__traceback__)
             self._too_large.add(name)
-            return prepared.streamed().load()
-        except CheckpointError:
-            with self.state:
-                for other in gone:
-                    if kept := self.host.pop(other):
-                        self.device.put(other, Held(kept.unpack(self._modules), kept.file))
+            return prepared.streamed().load(turn=turn)
+        except Exception as error:
+            if not isinstance(error, DoesNotFit) and not out_of_memory(error):
+                self._restore(gone)
             raise
+
+    def _restore(self, names: Sequence[str]) -> None:
+        for name in names:
+            with self.state:
+                parcel = self.host.pop(name)
+            if parcel is None:
+                continue
+            try:
+                held = Held(parcel.unpack(self._modules, nullcontext), parcel.file)
+            except Exception:  # of two errors the first one counts; it is read anew when wanted
+                log.exception("%s does not come back", name)
+                return
+            with self.state:
+                self.device.put(name, held)
 
     def _count(self, **more: float) -> None:
         with self.state:
-            now = {name: getattr(self.statistics, name) + value for name, value in more.items()}
-            self.statistics = replace(self.statistics, **now)
-
-
-def _left(held: Held) -> Parcel:
-    """A checkpoint whose weights were moved to host memory."""
-
-    def unpack(_: Sequence[nn.Module]) -> Checkpoint:
-        held.checkpoint.to_device()
-        return held.checkpoint
-
-    return Parcel(held.file, held.checkpoint.weights, held.checkpoint.bytes, unpack)
-
-
-def _ahead(prepared: Prepared, turn: Turn) -> Parcel:
-    """A checkpoint in host memory that has not been on the device yet."""
-    fetched = prepared.fetch(turn)
-
-    def unpack(beside: Sequence[nn.Module]) -> Checkpoint:
-        return prepared.load(beside, fetched=fetched)
-
-    parts = {fetched[part]: size for part, size in prepared.weights.items()}
-    return Parcel(prepared.file, parts, prepared.bytes, unpack)
+            self.statistics = self.statistics.plus(**more)

@@ -102,7 +102,7 @@ def test_files_of_fenced_attempts_go_and_no_others(
     orphans = [
         image_path(batch, 0, 7),
         image_path(batch, 0, 7, ".thumb.webp"),
-        image_path(batch, 9, 1),
+        image_path(batch, 9, 1, ".jpg"),
     ]
     foreign = [f"{batch_folder(batch)}/readme.txt", image_path(batch + 1, 0, 1), "traces/1.json"]
     for path in orphans + foreign:

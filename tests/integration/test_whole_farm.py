@@ -11,6 +11,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from PIL import Image
 from farm.client import Batch
 from farm.db import leases
 from farm.errors import InvalidInput
+from farm.spec.imagefile import inspected
 from farm.worker.models.catalogue import builtin_folder
 from tests.conftest import eventually
 from tests.wholefarm import WholeFarm
@@ -102,6 +104,28 @@ def test_axes_make_every_cell_once(farm: WholeFarm) -> None:
     batch = finished(farm.client.submit(prompt="a frog", seed=3, axes=axes))
     made = {(job.spec["sampler"], job.spec["steps"]) for job in batch.jobs("succeeded")}
     assert len(made) == batch.total == 6
+
+
+def test_the_format_decides_the_file_and_no_pixel(farm: WholeFarm, tmp_path: Path) -> None:
+    kinds = {"png": ".png", "webp lossless": ".webp", "webp 85": ".webp", "jpeg": ".jpg",
+             "avif": ".avif"}  # fmt: skip
+    asked = {"prompt": "a lion, ein Löwe 🦁", "seed": 4, "steps": 3, "strict": True}
+    batches = {kind: farm.client.submit(output=kind, **asked) for kind in kinds}
+    made = {}
+    for kind, suffix in kinds.items():
+        [path] = finished(batches[kind]).download(tmp_path / kind)
+        [image] = batches[kind].images()
+        answer = httpx.get(f"{farm.url}/v1/images/{image.job}")
+        assert answer.headers["content-type"] == image.mime
+        assert hashlib.sha256(answer.content).hexdigest() == image.data["sha256"]
+        assert (path.name, path.read_bytes()) == (f"0-4{suffix}", answer.content)
+        found = inspected(io.BytesIO(answer.content))
+        assert (f"image/{found.format}", found.infotext) == (image.mime, image.infotext)
+        assert found.infotext.startswith(asked["prompt"])
+        made[kind] = pixels(answer.content)
+    assert (made["webp lossless"] == made["png"]).all()
+    for kind in ("webp 85", "jpeg", "avif"):
+        assert 0 < np.abs(made[kind] - made["png"]).mean() < 5, kind
 
 
 def test_a_strict_image_does_not_depend_on_the_company(farm: WholeFarm) -> None:

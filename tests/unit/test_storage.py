@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from farm.errors import InvalidInput, NotFound, SetupError, Unavailable
-from farm.storage import ImageStore, image_path
+from farm.spec.output import MIMES, suffix_of
+from farm.storage import ImageStore, attempt_of, image_path
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -32,6 +33,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ImageStore:
 )
 def test_names_are_unique_to_the_attempt(place: tuple[int, int, int], path: str) -> None:
     assert image_path(*place) == path
+
+
+@pytest.mark.parametrize("suffix", [*map(suffix_of, MIMES), ".thumb.webp"])
+def test_whose_a_file_is_can_be_told_from_its_name(suffix: str) -> None:
+    assert attempt_of(image_path(12, 3, 2, suffix)) == (3, 2)
 
 
 def test_what_is_put_can_be_had(store: ImageStore) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,3 +30,13 @@ def postgres(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
         yield url, psutil.Process(int((data / "postmaster.pid").read_text().split()[0]))
     finally:
         server.cleanup()
+
+
+def cpu(found: Iterable[psutil.Process]) -> float:
+    """CPU seconds of processes and their children, those that have ended included."""
+    total = 0.0
+    for process in found:
+        for each in [process, *process.children(recursive=True)]:
+            times = each.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total

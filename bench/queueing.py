@@ -2,32 +2,38 @@
 
     .venv/bin/python bench/queueing.py [--rounds 30]
 
-Starts a Postgres of its own. A batch of a million jobs is accepted again and again; then the
-dispatcher places 100 jobs a cycle while 10 000, 100 000 and 1 000 000 jobs wait in 2000 batches of
-200 users, with nobody to send them to. Times are on the clock, Postgres's among them; those of
-place() alone are of the processor, which others who use the machine do not change.
+Starts a Postgres of its own. A batch of a million jobs is accepted again and again; then a leader
+places 100 jobs a cycle while 10 000, 100 000 and 1 000 000 jobs wait in 2000 batches of 200 users,
+with nobody to send them to: when places became free, and when somebody has submitted, so that it
+reads the open batches again. Beside times on the clock there are those of processors, which others
+who use the machine change little: of place(), of the whole cycle, and of Postgres in it.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Event
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.postgres import DEFAULTS, postgres  # noqa: E402
+import psutil  # noqa: E402
+
+from bench.postgres import DEFAULTS, cpu, postgres  # noqa: E402
 from farm.api.submission import submit  # noqa: E402
 from farm.db import sessions, users  # noqa: E402
 from farm.db.database import Database  # noqa: E402
 from farm.db.leases import Lease  # noqa: E402
 from farm.db.sessions import NewSession  # noqa: E402
 from farm.dispatch.dispatcher import Dispatcher  # noqa: E402
+from farm.dispatch.leadership import leadership  # noqa: E402
 from farm.spec.batch import BatchRequest  # noqa: E402
 
 USERS, BATCHES, PLACES = 200, 2000, 100
@@ -75,32 +81,39 @@ def fill(db: Database, jobs: int) -> None:
         sessions.open(db, device, lease=3600)
 
 
-def placing(db: Database, rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of a cycle that places PLACES jobs, and of the processor by its place() alone."""
+def placing(db: Database, server: psutil.Process, rounds: int, *, changed: bool) -> None:
+    """Print what cycles take that place PLACES jobs each."""
     from farm.dispatch import dispatcher as module
 
-    pure: list[float] = []
+    spent: dict[str, list[float]] = {"clock": [], "place()": [], "dispatcher": [], "Postgres": []}
     place = module.place
 
     def timed_place(snapshot: object) -> object:
         began = time.process_time()
         found = place(snapshot)  # type: ignore[arg-type]
-        pure.append(time.process_time() - began)
+        spent["place()"].append(time.process_time() - began)
         return found
 
     module.place = timed_place  # type: ignore[assignment]
-    dispatcher = Dispatcher(db, Nobody())  # type: ignore[arg-type]
-    cycles = []
-    for round_ in range(rounds + 3):
-        began = time.perf_counter()
-        placed = dispatcher.cycle()
-        if round_ >= 3:  # the first ones read the batches' specifications
-            cycles.append(time.perf_counter() - began)
-        assert placed == PLACES, placed
-        with db.connection() as connection:
-            connection.execute("TRUNCATE leases")
+    with leadership(db, Event()) as lead:
+        assert lead
+        dispatcher = Dispatcher(lead.db, Nobody())  # type: ignore[arg-type]
+        for _ in range(rounds + 6):  # the first ones read specifications, and prepare statements
+            began = time.perf_counter(), time.process_time(), cpu([server])
+            placed = dispatcher.cycle(changed=changed)
+            spent["clock"].append(time.perf_counter() - began[0])
+            spent["dispatcher"].append(time.process_time() - began[1])
+            spent["Postgres"].append(cpu([server]) - began[2])
+            assert placed == PLACES, placed
+            with db.connection() as connection:
+                connection.execute("DELETE FROM leases")
     module.place = place
-    return cycles, pure[3:]
+    measured = {name: values[6:] for name, values in spent.items()}
+    cuts = statistics.quantiles(measured["clock"], n=20)
+    told = [f"p50 {1000 * cuts[9]:5.1f}, p95 {1000 * cuts[18]:5.1f} ms; of processors"]
+    told += [f"{name} {1000 * statistics.median(measured[name]):.1f}" for name in measured][1:3]
+    told += [f"Postgres {1000 * statistics.fmean(measured['Postgres']):.1f}"]  # in steps of 10 ms
+    print("   ", "after a submission " if changed else "after places freed", ", ".join(told))
 
 
 def _template() -> str:
@@ -126,16 +139,16 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     with (
         tempfile.TemporaryDirectory(prefix="farm-bench-", dir="/tmp") as folder,
-        postgres(Path(folder)) as (url, _),
+        postgres(Path(folder)) as (url, server),
         Database(url) as db,
     ):
-        print(f"{rounds} rounds")
+        print(f"{rounds} rounds, load {os.getloadavg()[0]:.1f}")
         _print("accept a batch of 1 000 000 jobs", accepting(db, rounds))
         for jobs in (10_000, 100_000, 1_000_000):
             fill(db, jobs)
-            cycles, pure = placing(db, rounds)
-            _print(f"place {PLACES} of {jobs} jobs, whole cycle", cycles)
-            _print(f"place {PLACES} of {jobs} jobs, place(), processor", pure)
+            print(f"  place {PLACES} of {jobs} jobs")
+            for changed in (False, True):
+                placing(db, server, rounds, changed=changed)
 
 
 if __name__ == "__main__":

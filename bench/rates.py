@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 import psutil  # noqa: E402
 
-from bench.postgres import postgres  # noqa: E402
+from bench.postgres import cpu, postgres  # noqa: E402
 from tests import records  # noqa: E402
 
 QUEUE = "w.raw"
@@ -140,16 +140,6 @@ def until(condition: Any, seconds: float = 120.0) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError
         time.sleep(0.02)
-
-
-def cpu(found: list[Any]) -> float:
-    """CPU seconds of processes and their children that live."""
-    total = 0.0
-    for process in found:
-        for each in [process, *process.children(recursive=True)]:
-            times = each.cpu_times()
-            total += times.user + times.system + times.children_user + times.children_system
-    return total
 
 
 def raw_rate(broker: str, workers: list[Any], folder: Path, jobs: int) -> float:

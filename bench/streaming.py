@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 import psutil  # noqa: E402
 
-from bench.postgres import postgres  # noqa: E402
+from bench.postgres import cpu, postgres  # noqa: E402
 from farm.client import Farm  # noqa: E402
 from farm.errors import Unavailable  # noqa: E402
 
@@ -73,15 +73,15 @@ def main() -> None:
 def measure(api: psutil.Process, server: psutil.Process, jobs: int) -> None:
     farm = Farm(f"http://127.0.0.1:{PORT}")
     _wait_for(farm)
-    resting, before, took = _peak(api), _cpu(api), _cpu(server)
+    resting, before, took = _peak(api), cpu([api]), cpu([server])
     began = time.perf_counter()
     batch = farm.submit_lines(lambda: lines(jobs))
     wall = time.perf_counter() - began
     assert batch.total == jobs
     print(f"{jobs} jobs, {sum(map(len, lines(1000))) / 1000:.0f} bytes a line")
     print(f"  wall        {wall:7.1f} s, {jobs / wall:.0f} jobs/s")
-    print(f"  API         {_cpu(api) - before:7.1f} s of CPU")
-    print(f"  Postgres    {_cpu(server) - took:7.1f} s of CPU")
+    print(f"  API         {cpu([api]) - before:7.1f} s of CPU")
+    print(f"  Postgres    {cpu([server]) - took:7.1f} s of CPU")
     print(f"  API memory  {_peak(api) / 2**20:7.0f} MiB at the peak, {resting / 2**20:.0f} at rest")
 
 
@@ -94,14 +94,6 @@ def _wait_for(farm: Farm) -> None:
         except Unavailable:
             if time.monotonic() > deadline:
                 raise
-
-
-def _cpu(process: psutil.Process) -> float:
-    """CPU seconds of a process and its children, those that have ended included."""
-    times = process.cpu_times()
-    ended = times.children_user + times.children_system
-    live = sum(sum(child.cpu_times()[:2]) for child in process.children())
-    return times.user + times.system + ended + live
 
 
 def _peak(process: psutil.Process) -> int:

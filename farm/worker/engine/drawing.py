@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -16,8 +17,8 @@ CHUNK, CHUNK_BYTES = 8, 256 * 2**10
 """Noises that are drawn together at most, and how large they may be; but one at least. Small ones
 take no time to speak of, and every hand-over takes some."""
 
-_threads = ThreadPoolExecutor(4, thread_name_prefix="noise")
-"""torch draws without Python's lock."""
+_threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="noise")
+"""torch draws without Python's lock; more threads than cores would only hand it to and fro."""
 
 
 class Drawing:

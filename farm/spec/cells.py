@@ -93,7 +93,7 @@ def largest(template: Template, axes: Axes, checkpoint: str) -> dict[str, int]:
     for cell in extreme_sizes(template, axes):
         width, height = cell["width"], cell["height"]
         has(checkpoint, width * height)
-        if target := _hires(cell).target(width, height):
+        if target := _hires(cell).enlarged(width, height):
             for name in own:
                 has(name or checkpoint, target.width * target.height)
     return found
@@ -109,7 +109,7 @@ def shapes(template: Template, axes: Axes) -> Iterator[list[tuple[str, int, int]
         cell = {**fixed, **dict(zip(varied, values, strict=True))}
         width, height = cell["width"], cell["height"]
         passes = [(cell["checkpoint"], width, height)]
-        if target := _hires(cell).target(width, height):
+        if target := _hires(cell).enlarged(width, height):
             own = cell["hires_checkpoint"] or cell["checkpoint"]
             passes.append((own, target.width, target.height))
         yield passes

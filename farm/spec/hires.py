@@ -112,7 +112,7 @@ class HiresOptions(BaseModel):
         """Whether a side is given, so that the scale does not count."""
         return bool(self.hires_width or self.hires_height)
 
-    def target(self, width: int, height: int) -> Target | None:
+    def enlarged(self, width: int, height: int) -> Target | None:
         """What an image of this size becomes; None without a second pass.
 
         All numbers are webui's. A latent has whole places, so that a side may come out up to seven
@@ -149,7 +149,7 @@ def check_target(options: HiresOptions, width: int, height: int) -> None:
     Raises:
         InvalidInput: names the field at fault, and what would do.
     """
-    target = options.target(width, height)
+    target = options.enlarged(width, height)
     if target is None:
         return
     across, down = target.across, target.down

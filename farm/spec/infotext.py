@@ -18,13 +18,14 @@ def infotext(spec: JobSpec, extra: Mapping[str, object] | None = None) -> str:
     parameters: dict[str, object] = {
         "Steps": spec.steps,
         "Sampler": spec.sampler,
-        "CFG scale": f"{spec.cfg_scale:g}",
+        "CFG scale": _number(spec.cfg_scale),
         "Seed": spec.seed,
         "Size": f"{spec.width}x{spec.height}",
         "Model hash": None,
         "Model": spec.checkpoint,
         "Clip skip": spec.clip_skip if spec.clip_skip > 1 else None,
         **_noise(spec),
+        **_hires(spec),
         **_sampling(spec),
         **_guidance(spec),
         **(extra or {}),
@@ -41,10 +42,33 @@ def _noise(spec: JobSpec) -> dict[str, object]:
     width, height = spec.seed_resize_from_width, spec.seed_resize_from_height
     return {
         "Variation seed": spec.variation_seed if varied else None,
-        "Variation seed strength": f"{spec.variation_strength:g}" if varied else None,
+        "Variation seed strength": _number(spec.variation_strength) if varied else None,
         "Seed resize from": f"{width}x{height}" if width else None,
+        "Denoising strength": _number(spec.denoising_strength) if spec.target else None,
         "ENSD": spec.eta_noise_seed_delta or None,
         "RNG": spec.rng,
+    }
+
+
+def _hires(spec: JobSpec) -> dict[str, object]:
+    """The second pass, and what differs in it from the first."""
+    if spec.target is None:
+        return {}
+    own = {
+        "Hires checkpoint": (spec.hires_checkpoint, spec.checkpoint),
+        "Hires sampler": (spec.hires_sampler, spec.sampler),
+        "Hires prompt": (spec.hires_prompt, spec.prompt),
+        "Hires negative prompt": (spec.hires_negative_prompt, spec.negative_prompt),
+    }
+    size = f"{spec.hires_width}x{spec.hires_height}"
+    return {
+        **{name: said for name, (said, first) in own.items() if said not in ("", first)},
+        "Hires upscale": None if spec.sized else _number(spec.hires_scale),
+        "Hires resize": size if spec.sized else None,
+        "Hires steps": spec.hires_steps or None,
+        "Hires upscaler": spec.hires_upscaler,
+        "Hires CFG Scale": _number(spec.hires_cfg_scale),
+        "Extra noise": _number(spec.extra_noise or None),
     }
 
 
@@ -83,13 +107,17 @@ def _guidance(spec: JobSpec) -> dict[str, object]:
         "NGMS all steps": (spec.s_min_uncond_all and spec.s_min_uncond > 0) or None,
         "Skip Early CFG": _number(spec.skip_early_cond or None),
         "CFG Rescale": _number(spec.cfg_rescale or None),
-        "Guidance interval": f"{start:g}-{end:g}" if (start, end) != (0, 1) else None,
+        "Guidance interval": None if (start, end) == (0, 1) else f"{_number(start)}-{_number(end)}",
         "Emphasis": emphasis,
     }
 
 
 def _number(value: float | None) -> str | None:
-    return None if value is None else f"{value:g}"
+    """As short as it can be and still be read back as the same."""
+    if value is None:
+        return None
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 def _quoted(value: object) -> str:

@@ -17,7 +17,7 @@ from farm.spec.fields import (
     SamplerName,
 )
 from farm.spec.guidance import GuidanceOptions
-from farm.spec.hires import HiresOptions, check_target
+from farm.spec.hires import HiresOptions, Target, check_target
 from farm.spec.passes import Pass
 from farm.spec.problems import refusal
 from farm.spec.prompt.table import timeline
@@ -74,9 +74,14 @@ class JobSpec(SamplingOptions, NoiseOptions, ReadingOptions, GuidanceOptions, Hi
         return (self._first, second) if second else (self._first,)
 
     @property
+    def target(self) -> Target | None:
+        """What its first pass's image becomes; None without a hires fix."""
+        return self.enlarged(self.width, self.height)
+
+    @property
     def size(self) -> tuple[int, int]:
         """Width and height of its image in pixels."""
-        target = self.target(self.width, self.height)
+        target = self.target
         return (target.width, target.height) if target else (self.width, self.height)
 
     @property
@@ -108,7 +113,7 @@ class JobSpec(SamplingOptions, NoiseOptions, ReadingOptions, GuidanceOptions, Hi
 
     @property
     def _second(self) -> Pass | None:
-        target = self.target(self.width, self.height)
+        target = self.target
         if target is None or not self.denoising_strength:
             return None
         steps, sampler = self.hires_steps or self.steps, self.hires_sampler or self.sampler

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -78,7 +78,7 @@ class Attempts:
         self._accountant = accountant
         self._evidence = evidence
         self._lock = threading.Lock()
-        self._running: set[JobKey] = set()
+        self._running: dict[JobKey, float] = {}
         self._rendered: set[JobKey] = set()
         self._all_ended = threading.Condition(self._lock)
         self._released: set[JobKey] = set()
@@ -93,8 +93,7 @@ class Attempts:
         with self._lock:
             if job in self._running:
                 return
-            self._running.add(job)
-        began = time.monotonic()
+            began = self._running[job] = time.monotonic()
         try:
             started = self._start(job)
             if started is None:
@@ -107,7 +106,7 @@ class Attempts:
             self._finish(job, ending)
         finally:
             with self._lock:
-                self._running.discard(job)
+                self._running.pop(job, None)
                 self._released.discard(job)
                 self._rendered.discard(job)
                 self._all_ended.notify_all()
@@ -135,10 +134,17 @@ class Attempts:
     def release(self) -> None:
         """Give back what still runs, uncharged."""
         with self._lock:
-            self._released |= self._running
+            self._released |= self._running.keys()
         self._keeper.leave()
         for job in list(self._released):
             self._engine.cancel(name(job))
+
+    @property
+    def oldest(self) -> float:
+        """Seconds since the first of those that are under way came; 0 where none is."""
+        now = time.monotonic()
+        with self._lock:
+            return now - min(self._running.values(), default=now)
 
     def settle(self, seconds: float) -> None:
         """Start nothing more, and see the images that are done already to their rows."""
@@ -189,13 +195,21 @@ class Attempts:
         sha256 = self._hashes(CHECKPOINT, spec.checkpoint)
         return {
             "Model hash": sha256 and sha256[:SHORT],
-            "Lora hashes": networks.hashes(networks.parse(spec.prompt), self._lora_hash),
+            "Hires checkpoint": self._titled(spec.checkpoints[1:]),
+            "Lora hashes": networks.hashes(_networks(spec), self._lora_hash),
             "Version": f"farm {__version__}",
             "Farm job": f"{job[0]}-{job[1]}",
             "Farm profile": self._profile,
             "Farm bucket": buckets,
             "Farm precision": rendered.stats.precision,
         }
+
+    def _titled(self, others: Sequence[str]) -> str | None:
+        """The checkpoint of a second pass, with its hash as webui writes it."""
+        for name in others:
+            sha256 = self._hashes(CHECKPOINT, name)
+            return f"{name} [{sha256[:SHORT]}]" if sha256 else name
+        return None
 
     def _lora_hash(self, name: str) -> str | None:
         sha256 = self._hashes(LORA, name)
@@ -221,6 +235,13 @@ class Attempts:
 
     def _read_specification(self, batch_id: int) -> BatchSpec | None:
         return batches.specification(self._db, batch_id)
+
+
+def _networks(spec: JobSpec) -> networks.Prompt:
+    """Those of all its passes."""
+    asked = [each.asked for each in spec.passes]
+    te, unet = ([lora for one in asked for lora in getattr(one, side)] for side in ("te", "unet"))
+    return networks.Prompt("", tuple(te), tuple(unet))
 
 
 def name(job: JobKey) -> str:

@@ -48,7 +48,7 @@ def in_two_passes(job: JobSpec) -> np.ndarray:
     """Each pass by hand, and torch in between."""
     if len(job.passes) == 1:
         return by_hand(job)
-    second, target = job.passes[1], job.target(job.width, job.height)
+    second, target = job.passes[1], job.target
     assert target
     small = torch.from_numpy(by_hand(job).transpose(2, 0, 1))
     size = target.across // 8, target.down // 8

@@ -55,7 +55,7 @@ def frozen(**fields: Any) -> BatchSpec:
 def test_the_size_is_webui_s(
     size: tuple[int, int], fields: dict[str, Any], expected: tuple[int, ...] | None
 ) -> None:
-    target = HiresOptions(**fields).target(*size)
+    target = HiresOptions(**fields).enlarged(*size)
     assert target == (None if expected is None else Target(*expected))
 
 
@@ -217,6 +217,6 @@ def values_of(spec: BatchSpec, ord: int) -> list[Any]:
 def stretched(cell: dict[str, Any]) -> tuple[tuple[int, int], tuple[int, int]]:
     """The size of its image, and what that is cut out of."""
     hires = {name: value for name, value in cell.items() if name.startswith("hires_")}
-    target = HiresOptions(**hires).target(cell["width"], cell["height"])
+    target = HiresOptions(**hires).enlarged(cell["width"], cell["height"])
     size = (cell["width"], cell["height"])
     return (target[:2], target[2:4]) if target else (size, size)  # type: ignore[return-value]

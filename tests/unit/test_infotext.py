@@ -108,3 +108,41 @@ def test_settings_of_the_noise_come_before_the_sampler_s(
 ) -> None:
     job = JobSpec.model_validate(JOB.model_dump() | settings)
     assert infotext(job).splitlines()[1] == USUAL.replace("RNG: CPU", written)
+
+
+HIRES = "Denoising strength: 0.7, RNG: CPU, Hires upscale: 2, Hires upscaler: Latent"
+
+
+@pytest.mark.parametrize(
+    ("settings", "written"),
+    [
+        ({"hires_scale": 2}, HIRES),
+        ({"hires_scale": 1.0, "hires_steps": 5, "extra_noise": 0.5}, "RNG: CPU"),
+        (
+            {"hires_scale": 2, "hires_width": 256, "denoising_strength": 1 / 3},
+            "Denoising strength: 0.3333333333333333, RNG: CPU, Hires resize: 256x0, "
+            "Hires upscaler: Latent",
+        ),
+        # What is said and the same is not written.
+        ({"hires_scale": 2, "hires_sampler": "Euler a", "hires_prompt": "a red apple"}, HIRES),
+        (
+            {
+                "hires_scale": 2,
+                "hires_checkpoint": "other",
+                "hires_sampler": "Euler",
+                "hires_prompt": "a lion, (big:1.2)",
+                "hires_negative_prompt": "fog",
+                "hires_steps": 12,
+                "hires_upscaler": "lanczos",
+                "hires_cfg_scale": 5,
+                "extra_noise": 0.05,
+            },
+            "Denoising strength: 0.7, RNG: CPU, Hires checkpoint: other, Hires sampler: Euler, "
+            'Hires prompt: "a lion, (big:1.2)", Hires negative prompt: fog, Hires upscale: 2, '
+            "Hires steps: 12, Hires upscaler: Lanczos, Hires CFG Scale: 5, Extra noise: 0.05",
+        ),
+    ],
+)
+def test_a_second_pass_is_told_in_webui_s_words(settings: dict[str, Any], written: str) -> None:
+    job = JobSpec.model_validate(JOB.model_dump() | settings)
+    assert infotext(job).splitlines()[1] == USUAL.replace("RNG: CPU", written)

@@ -20,7 +20,7 @@ def txt2img(spec: JobSpec) -> Recipe:
     Returns:
         [height, width, 3] uint8 pixels on the CPU.
     """
-    target = spec.target(spec.width, spec.height)
+    target = spec.target
     latent = yield from denoise(spec, spec.passes[0], kept=target is not None)
     if target:
         latent = yield from hires(spec, latent, target)

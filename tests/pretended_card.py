@@ -73,6 +73,7 @@ class Card:
         self.races: list[str] = []
         self.waits: Counter[str] = Counter()
         self.refuse: Callable[[int], bool] = lambda _: False
+        self.sweep: Callable[[], None] = lambda: None
         self.broken: Exception | None = None
         self.observers: list[Callable[[int, int, int, int], None]] = []
         self.limit = total - CONTEXT
@@ -146,6 +147,8 @@ class Card:
         """One operation on this thread's stream."""
         if self.broken:
             raise self.broken
+        if self.graph is not None:  # it is only noted
+            return
         with self._lock:
             stream, clock = self.stream, self.clock(self.stream)
             clock[stream] = tick = clock.get(stream, 0) + 1
@@ -191,6 +194,7 @@ class Card:
 
     def stats(self) -> dict[str, Any]:
         """As ``torch._C._cuda_memoryStats``."""
+        self.sweep()
         held = {"current": self.allocated, "peak": self.peak, "allocated": 0, "freed": 0}
         taken = {"current": self.reserved, "peak": self.peak_reserved, "allocated": 0, "freed": 0}
         return {
@@ -200,9 +204,11 @@ class Card:
         }
 
     def reset_peaks(self) -> None:
+        self.sweep()
         self.peak, self.peak_reserved = self.allocated, self.reserved
 
     def empty_cache(self) -> None:
+        self.sweep()
         self.reserved = -(-self.allocated // SEGMENT) * SEGMENT
 
     def set_fraction(self, fraction: float) -> None:
@@ -238,6 +244,7 @@ class Graph:
         self._work: list[Callable[[], None]] = []
         self._read: list[Block] = []
         self._made: list[Block] = []
+        self._kept: list[Block] = []
         self.replays = 0
 
     def capture_begin(
@@ -260,11 +267,12 @@ class Graph:
     def note(self, work: Callable[[], None], read: list[Block], made: list[Block]) -> None:
         """One operation that is recorded."""
         self._work.append(work)
+        self._kept += read
         self._read += [block for block in read if block.graph is not self]
         self._made += made
 
     def replay(self) -> None:
-        self.card.queued("a graph", self._read, [])
+        self.card.queued("a graph", self._read, [one for one in self._made if not one.freed])
         self.replays += 1
         for work in self._work:
             work()
@@ -366,9 +374,11 @@ def _event_class(card: Card) -> type:
 def pretended(total: int = 24 * GIB) -> Iterator[Card]:
     """In the block this process has one card, CUDA not yet being up."""
     card = Card(total)
-    with pytest.MonkeyPatch.context() as patch, Kernels(card):
+    with pytest.MonkeyPatch.context() as patch, Kernels(card) as kernels:
+        card.sweep = kernels.sweep
         _below_python(card, patch)
         yield card
+        card.sweep()
         # What is still queued is done before the card goes.
         card.broken = None
         card.reached(dict(card.clock(0)))

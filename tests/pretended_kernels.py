@@ -7,10 +7,12 @@ DLPack, which believes what it is told. Its operators are those of the CPU, on t
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,8 +41,9 @@ class Kernels:
     def __init__(self, card: Card) -> None:
         self._card = card
         self._blocks: dict[int, Block] = {}
+        self._lock = threading.RLock()
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Kernels:
         torch._C._ensureCUDADeviceGuardSet()
         self._library = torch.library.Library("aten", "IMPL", "CUDA")
         own = torch._C._dispatch_has_kernel_for_dispatch_key
@@ -56,6 +59,7 @@ class Kernels:
         for name in names | set(special):
             work = special.get(name) or partial(self._run, name)
             self._library.impl(name, work, allow_override=True)
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._library._destroy()
@@ -87,7 +91,7 @@ class Kernels:
         result = self._returned(made, back, taken)
         card.queued(name, reads, [*writes, *taken])
         if graph is not None:
-            homes = list(_tensors((made,))) if taken else []
+            homes = [_alias(tensor) for tensor in _tensors((result,))]
             graph.note(partial(_again, op, host_args, host_options, homes), reads + writes, taken)
         return result
 
@@ -162,6 +166,7 @@ class Kernels:
 
     def _adopt(self, made: Tensor) -> Tensor:
         """The same tensor, on the card."""
+        self.sweep()
         if made.untyped_storage().data_ptr() in self._blocks:
             made = made.clone()
         if made.untyped_storage().nbytes() == 0:
@@ -170,13 +175,18 @@ class Kernels:
             storage = torch.empty(0, dtype=torch.uint8).set_(made.untyped_storage())
         block = self._card.take(storage)
         self._blocks[storage.data_ptr()] = block
-        flat = _imported(storage, lambda: self._gone(storage.data_ptr()))
+        flat = _imports.tensor(storage)
         return torch.ops.aten.as_strided.default.redispatch(
             _KEYS, flat.view(made.dtype), made.size(), made.stride(), made.storage_offset()
         )
 
-    def _gone(self, address: int) -> None:
-        self._card.give_back(self._blocks.pop(address))
+    def sweep(self) -> None:
+        """Give back what no tensor uses any more."""
+        with self._lock:
+            for address in _imports.gone():
+                block = self._blocks.pop(address, None)
+                if block is not None:  # or it is of a card that was there before
+                    self._card.give_back(block)
 
 
 @cache
@@ -239,10 +249,9 @@ def _alias(tensor: Tensor) -> Tensor:
 
 def _again(op: Any, args: Any, options: dict[str, Any], homes: list[Tensor]) -> None:
     """An operation that was recorded, once more."""
-    made = op(*args, **options)
-    if homes:
-        for home, one in zip(homes, _tensors((made,)), strict=True):
-            home.copy_(one)
+    for home, made in zip(homes, _tensors((op(*args, **options),)), strict=True):
+        if home.data_ptr() != made.data_ptr():
+            home.copy_(made)
 
 
 # -- DLPack
@@ -268,32 +277,58 @@ class _Tensor(ctypes.Structure):
     ]
 
 
-_Deleter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-
-
 class _Managed(ctypes.Structure):
-    _fields_ = [("tensor", _Tensor), ("context", ctypes.c_void_p), ("deleter", _Deleter)]
+    _fields_ = [
+        ("tensor", _Tensor),
+        ("context", ctypes.c_void_p),
+        ("deleter", ctypes.c_void_p),
+    ]
 
 
 _capsule = ctypes.pythonapi.PyCapsule_New
 _capsule.restype = ctypes.py_object
 _capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 _CUDA, _UINT8 = 2, _Type(1, 8, 1)
-_imports: dict[int, tuple[Any, ...]] = {}
+_ADD_ONE = ctypes.cast(ctypes.CDLL(None).sem_post, ctypes.c_void_p).value
+"""What is called when the last tensor of some memory is gone: it adds one to the first number of
+what was handed over. Nothing of Python may run there, as an exception may be on its way."""
+MOST = 1 << 16
 
 
-def _imported(memory: Tensor, gone: Callable[[], None]) -> Tensor:
-    """[n] uint8 of the host as a tensor of the card; ``gone`` is called when the last view is."""
-    managed, shape = _Managed(), (ctypes.c_int64 * 1)(memory.numel())
-    managed.tensor = _Tensor(memory.data_ptr(), _Device(_CUDA, 0), 1, _UINT8, shape, None, 0)
-    managed.deleter = _forget
-    address = ctypes.addressof(managed)
-    _imports[address] = (managed, shape, memory, gone)
-    tensor: Tensor = torch._C._from_dlpack(_capsule(address, b"dltensor", None))
-    return tensor
+class _Imports:
+    """Memory of the host as tensors of the card."""
+
+    def __init__(self) -> None:
+        self._slots = (_Managed * MOST)()
+        words = ctypes.sizeof(_Managed) // 8
+        self._now = np.frombuffer(self._slots, dtype=np.uint64)[::words]
+        self._given = np.zeros(MOST, dtype=np.uint64)
+        self._kept: dict[int, tuple[Tensor, Any]] = {}
+        self._free = list(range(MOST - 1, -1, -1))
+        self._top = 0
+        self._lock = threading.Lock()
+
+    def tensor(self, memory: Tensor) -> Tensor:
+        """[n] uint8 of the host, as one of the card."""
+        with self._lock:
+            place = self._free.pop()
+            self._top = max(self._top, place + 1)
+            slot, shape = self._slots[place], (ctypes.c_int64 * 1)(memory.numel())
+            self._kept[place] = memory, shape
+            slot.tensor = _Tensor(memory.data_ptr(), _Device(_CUDA, 0), 1, _UINT8, shape, None, 0)
+            slot.deleter = _ADD_ONE
+            self._given[place] = memory.data_ptr()
+        made: Tensor = torch._C._from_dlpack(_capsule(ctypes.addressof(slot), b"dltensor", None))
+        return made
+
+    def gone(self) -> list[int]:
+        """Addresses of memory that no tensor uses any more, each told once."""
+        with self._lock:
+            places = np.flatnonzero(self._now[: self._top] != self._given[: self._top]).tolist()
+            for place in places:
+                self._given[place] = self._now[place]
+                self._free.append(place)
+            return [self._kept.pop(place)[0].data_ptr() for place in places]
 
 
-@_Deleter
-def _forget(address: int) -> None:
-    *_, gone = _imports.pop(address)
-    gone()
+_imports = _Imports()

@@ -23,8 +23,8 @@ from farm.broker.progress import Progress
 from farm.db import health, sessions
 from farm.db.database import Database
 from farm.db.sessions import NewSession
+from farm.dispatch.store import opened
 from farm.settings import Settings
-from farm.storage import ImageStore
 from farm.supervisor import watch_lifeline
 from farm.worker.accountant import Accountant
 from farm.worker.engine import Engine
@@ -93,7 +93,9 @@ class _Worker:
             settle=self._settle,
         )
         accountant, described = Accountant(), _describe(device, self._meter)
-        self._notebook = Notebook(db, card=described["name"], torch=torch.__version__)
+        self._notebook = Notebook(
+            db, card=described["name"], limit=profile.memory_bytes, torch=torch.__version__
+        )
         snapshots = Snapshots(device)
         self._engine = Engine(
             self._models,
@@ -107,7 +109,7 @@ class _Worker:
             accountant=accountant,
             experience=Experience(self._notebook.known(), self._notebook.note),
         )
-        images = ImageStore(settings.storage_url)
+        images = opened(db, settings.storage_url)
         new = _session(settings, db, profile, described)
         self._orders = Orders(
             self._models,

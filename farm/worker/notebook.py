@@ -14,17 +14,24 @@ from farm.spec.measurement import Call, Measurement
 _log = logging.getLogger(__name__)
 
 
+GIB = 2**30
+
+
 class Notebook:
-    """Measurements of one kind of card.
+    """Measurements of one kind of card with one limit of memory.
+
+    What ran out of memory on a card that is planned as a smaller one says nothing of the whole
+    card, so each limit has measurements of its own.
 
     Args:
-        card: its name; what one card took, another of its name does too.
+        card: its name; what one card took, another of its name and limit does too.
+        limit: bytes of its memory that are planned with.
         torch: the version that was measured.
     """
 
-    def __init__(self, db: Database, *, card: str, torch: str) -> None:
+    def __init__(self, db: Database, *, card: str, limit: int, torch: str) -> None:
         self._db = db
-        self._card = card
+        self._card = f"{card}, {limit / GIB:.1f} GiB"
         self._torch = torch
         self._lock = threading.Lock()
         self._new: dict[Call, Measurement] = {}

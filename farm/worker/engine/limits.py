@@ -19,6 +19,7 @@ from farm.spec.measurement import Call
 from farm.spec.passes import Pass
 from farm.worker.engine.batcher import Forward
 from farm.worker.engine.requests import Denoise
+from farm.worker.engine.worth import Worth
 from farm.worker.memory.experience import Experience
 from farm.worker.memory.meter import Meter
 from farm.worker.memory.planner import Learnt, check_fits, peak_bytes, rows_allowed
@@ -26,12 +27,8 @@ from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.checkpoint import Checkpoint
 
-OVERHEAD_SECONDS = 0.005
-"""A forward this quick is mostly the host's own work, which more rows share."""
 UNKNOWN_SECONDS = 1e-7
 """Of a pixel of a row, before anything was timed; then only proportions count."""
-WORTH, WORTH_ANEW = 0.03, 0.08
-"""Gain in rows a second that keeps a larger bucket, and that brings back one given up."""
 
 
 class RowLimits:
@@ -54,9 +51,10 @@ class RowLimits:
         self._profile = profile
         self._experience = experience or Experience()
         self._meter = meter
-        self._known: dict[tuple[str, int, int, bool], tuple[int, int]] = {}
-        self._worth: dict[Call, int] = {}
-        self._seconds: dict[tuple[str, int, int, int], tuple[int, float]] = {}
+        self._worth = Worth(profile.buckets, self._experience)
+        # By how calls are measured, not by name: another file may go by that some day.
+        self._known: dict[tuple[Call, Call, int, int, bool], tuple[object, int]] = {}
+        self._seconds: dict[Call, tuple[int, float]] = {}
 
     def check(self, checkpoint: Checkpoint, request: Denoise | Pass) -> None:
         """Raise :class:`farm.errors.DoesNotFit` if this size does not fit beside the weights.
@@ -92,11 +90,10 @@ class RowLimits:
 
         As it was timed, or else as the nearest one that was, by the pixels of all its rows.
         """
-        shape = (name, width, height, rows)
-        found = self._seconds.get(shape)
+        call = self.call(self._models.peek(name), width * height, rows)
+        found = self._seconds.get(call)
         if found is None or found[0] != self._experience.changes:
-            call = self.call(self._models.get(name), width * height, rows)
-            self._seconds[shape] = found = (self._experience.changes, self._expected(call))
+            self._seconds[call] = found = (self._experience.changes, self._expected(call))
         return found[1]
 
     def _expected(self, call: Call) -> float:
@@ -114,7 +111,7 @@ class RowLimits:
     def beside(self, pixels: int, name: str, width: int, height: int) -> bool:
         """Whether a picture of so many pixels can be decoded while as many rows of this
         checkpoint and size as are allowed are denoised; ``name`` must be resident."""
-        checkpoint = self._models.get(name)
+        checkpoint = self._models.peek(name)
         peak = peak_bytes(
             self._profile,
             checkpoint.family,
@@ -134,12 +131,12 @@ class RowLimits:
         """Remember that ``rows`` of this size ran out of memory; False if fewer cannot be."""
         if rows == 1:
             return False
-        self._experience.failed(self.call(self._models.get(name), width * height, rows))
+        self._experience.failed(self.call(self._models.peek(name), width * height, rows))
         return True
 
     def give_up(self, name: str, width: int, height: int) -> None:
         """Remember that not even one row of this size fits, with nothing left to leave."""
-        self._experience.failed(self.call(self._models.get(name), width * height, 1))
+        self._experience.failed(self.call(self._models.peek(name), width * height, 1))
 
     @contextmanager
     def measuring(self, checkpoint: Checkpoint, forward: Forward) -> Iterator[None]:
@@ -152,7 +149,9 @@ class RowLimits:
 
     def timed(self, checkpoint: Checkpoint, size: Denoise, *, rows: int, seconds: float) -> None:
         """Learn what a forward of an image's size took on the clock."""
-        self._experience.timed(self.call(checkpoint, size.width * size.height, rows), seconds)
+        call = self.call(checkpoint, size.width * size.height, rows)
+        self._experience.timed(call, seconds)
+        self._worth.timed(call)
 
     @contextmanager
     def decoding(self, checkpoint: Checkpoint, pixels: int) -> Iterator[None]:
@@ -194,10 +193,11 @@ class RowLimits:
         return Learnt(checkpoint.unet_call, checkpoint.vae_call, self._experience)
 
     def _rows(self, name: str, width: int, height: int, *, learnt: bool) -> int:
-        shape = (name, width, height, learnt)
+        checkpoint = self._models.peek(name)
+        shape = (checkpoint.unet_call, checkpoint.vae_call, width, height, learnt)
+        state = (self._experience.changes, self._worth.changes)
         found = self._known.get(shape)
-        if found is None or found[0] != self._experience.changes:
-            checkpoint = self._models.get(name)
+        if found is None or found[0] != state:
             rows = rows_allowed(
                 self._profile,
                 checkpoint.family,
@@ -209,27 +209,6 @@ class RowLimits:
             call = self.call(checkpoint, width * height, max(1, rows))
             while call.rows > 1 and self._experience.too_much(call):
                 call = replace(call, rows=call.rows // 2)
-            rows = self._worthwhile(call) if learnt else call.rows
-            self._known[shape] = found = (self._experience.changes, rows)
+            rows = self._worth.rows(call) if learnt else call.rows
+            self._known[shape] = found = (state, rows)
         return found[1]
-
-    def _worthwhile(self, call: Call) -> int:
-        """Most rows up to those of ``call`` that make its kind of forward quicker a row."""
-        kind = replace(call, rows=0)
-        timed = self._timed(call)
-        best = min(timed, default=call.rows)
-        for rows, seconds in timed.items():
-            gain = (rows / seconds) / (best / timed[best]) - 1
-            kept = rows <= self._worth.get(kind, call.rows)
-            if timed[best] < OVERHEAD_SECONDS or gain >= (WORTH if kept else WORTH_ANEW):
-                best = rows
-        # Larger ones that were never timed must have their chance to be.
-        best = best if timed and best < max(timed) else call.rows
-        self._worth[kind] = best
-        return best
-
-    def _timed(self, call: Call) -> dict[int, float]:
-        """Seconds of forwards like ``call``, with as many rows or fewer, by their rows."""
-        buckets = (rows for rows in self._profile.buckets if rows <= call.rows)
-        known = {rows: self._experience.of(replace(call, rows=rows)).seconds for rows in buckets}
-        return {rows: seconds for rows, seconds in known.items() if seconds is not None}

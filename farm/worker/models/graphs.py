@@ -51,11 +51,16 @@ class CudaRecorder:
 
     def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         graph = torch.cuda.CUDAGraph()
-        # Other threads may take memory of the device meanwhile; they only must not here.
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-        ):
-            made = work()
+        before = torch.cuda.current_stream()
+        try:
+            # Other threads may take memory of the device meanwhile; they only must not here.
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ):
+                made = work()
+        finally:
+            # Where ending the recording fails too, torch leaves the thread on its stream.
+            torch.cuda.set_stream(before)
         return graph.replay, made
 
     def forget(self) -> None:

@@ -175,7 +175,7 @@ class TextEncoder:
         return functional.layer_norm(hidden, norm.normalized_shape, weight, bias, norm.eps)
 
     def _run(self, model: nn.Module, frames: Sequence[Frame], **options: Any) -> Any:
-        ids = torch.tensor([each.ids for each in frames], device=self._device)
+        ids = _queued([each.ids for each in frames], self._device)
         try:
             with _spliced_in(model, frames):
                 return model(ids, **options)
@@ -212,7 +212,7 @@ class _Read:
         if emphasis not in ("Original", "No norm") or all(set(row) == {1} for row in self.weights):
             return hidden
         plain = hidden.float()
-        factors = torch.tensor(self.weights, device=hidden.device).view(*hidden.shape[:3], 1)
+        factors = _queued(self.weights, hidden.device).view(*hidden.shape[:3], 1)
         weighed = plain * factors
         if emphasis == "Original":
             each_chunk = (0, 2, 3)
@@ -220,6 +220,13 @@ class _Read:
             after = weighed.mean(each_chunk, keepdim=True)
             weighed = weighed * torch.where(after == 0, 1.0, before / after)
         return weighed.to(hidden.dtype)
+
+
+def _queued(numbers: Sequence[Sequence[float]], device: torch.device) -> Tensor:
+    """Numbers on the device. Out of pinned memory their copy is queued behind the steps under way;
+    otherwise the host would wait for those."""
+    pinned = device.type == "cuda"
+    return torch.tensor(numbers, pin_memory=pinned).to(device, non_blocking=pinned)
 
 
 @contextmanager

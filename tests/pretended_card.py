@@ -120,6 +120,7 @@ class Card:
     def wait(self, why: str, clock: Clock | None = None) -> None:
         """The host waits: for a clock, or for this thread's stream."""
         if self.graph is not None:
+            self.graph.spoilt = True
             raise torch.AcceleratorError("operation not permitted when stream is capturing")
         self.waits[f"{why}, {_place()}"] += 1
         self.reached(self.clock(self.stream) if clock is None else clock)
@@ -246,6 +247,7 @@ class Graph:
         self._made: list[Block] = []
         self._kept: list[Block] = []
         self.replays = 0
+        self.spoilt = False
 
     def capture_begin(
         self,
@@ -259,7 +261,7 @@ class Graph:
 
     def capture_end(self) -> None:
         self.card.graph = None
-        if not self._work:
+        if self.spoilt or not self._work:
             raise torch.AcceleratorError("operation failed due to a previous error during capture")
         for block in self._made:  # nothing has run yet
             block.memory.untyped_storage().fill_(0x7F)
@@ -451,7 +453,7 @@ def _everything(card: Card) -> Clock:
 
 def _pinned_memory(card: Card, patch: pytest.MonkeyPatch) -> None:
     """Memory that a card copies from and to by itself is noted by its address."""
-    empty = torch.empty
+    makers = {name: getattr(torch, name) for name in ("empty", "tensor")}
 
     def noted(tensor: torch.Tensor) -> torch.Tensor:
         torch.cuda._lazy_init()
@@ -462,11 +464,15 @@ def _pinned_memory(card: Card, patch: pytest.MonkeyPatch) -> None:
         assert not tensor.is_cuda, "only dense CPU tensors can be pinned"
         return noted(tensor.clone())
 
-    def made(*shape: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
-        tensor = empty(*shape, **options)
-        return noted(tensor) if pin_memory else tensor
+    def maker(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def made(*told: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
+            tensor = make(*told, **options)
+            return noted(tensor) if pin_memory else tensor
 
-    patch.setattr(torch, "empty", made)
+        return made
+
+    for name, make in makers.items():
+        patch.setattr(torch, name, maker(make))
     patch.setattr(torch.Tensor, "pin_memory", pin)
     patch.setattr(
         torch.Tensor, "is_pinned", lambda one: one.untyped_storage().data_ptr() in card.pinned

@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from farm.client import Batch, Job
 from farm.errors import SetupError
+from farm.spec.cells import shapes
+from farm.spec.job import JobSpec
 from farm.spec.sheet import MARGIN, Grid, fitting, grid, largest_cell
 
 _LABEL = 14
@@ -72,13 +74,12 @@ def draw(batch: Batch, folder: Path, path: Path) -> Path:
 def _sizes(batch: Batch) -> Iterator[tuple[int, int]]:
     spec = batch.data["spec"]
     if spec is None:
-        yield from ((job.spec["width"], job.spec["height"]) for job in batch.jobs())
+        yield from (JobSpec.model_validate(job.spec).size for job in batch.jobs())
         return
-    axes = {axis["field"]: axis["values"] for axis in spec["axes"]}
-    template = spec["template"]
-    for width in axes.get("width", [template["width"]]):
-        for height in axes.get("height", [template["height"]]):
-            yield width, height
+    axes = {axis["field"]: tuple(axis["values"]) for axis in spec["axes"]}
+    for passes in shapes(spec["template"], axes):
+        _, width, height = passes[-1]
+        yield width, height
 
 
 def _blank(batch: Batch, cell: tuple[int, int]) -> _Sheet:

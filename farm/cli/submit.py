@@ -14,16 +14,16 @@ from farm.cli.batches import AsJson, exit_code, outcome
 from farm.cli.download import fetch
 from farm.client import Batch, Farm
 from farm.errors import InvalidInput
-from farm.spec.axes import parse_values
+from farm.spec.axes import by_field, parse_values
 from farm.spec.batch import BatchRequest, freeze
-from farm.spec.batchfile import read
+from farm.spec.batchfile import IMAGES, read
 from farm.spec.fields import MAX_STEPS
 from farm.spec.linefile import SUFFIXES, LineFile
 from farm.spec.listing import freeze_listed
 from farm.spec.output import FORMATS
 from farm.spec.problems import validated
 
-_SUFFIXES = (".yaml", ".yml", ".json", ".txt")
+_SUFFIXES = (".yaml", ".yml", ".json", ".txt", *IMAGES)
 
 
 def _option(*names: str, help: str) -> Any:
@@ -34,7 +34,7 @@ What = Annotated[
     str,
     typer.Argument(
         metavar="PROMPT|FILE",
-        help="A prompt, or a batch file: .yaml, .json, .ndjson, or prompts in a .txt.",
+        help="A prompt, or a batch file: .yaml, .json, .ndjson, prompts in a .txt; or an image.",
     ),
 ]
 Count = Annotated[int | None, _option("--count", "-n", help="Images of each cell, seeds in a row.")]
@@ -49,6 +49,18 @@ Sampler = Annotated[
     str | None, _option("--sampler", help='Such as "Euler a"; docs/samplers.md lists them.')
 ]
 Guidance = Annotated[float | None, _option("--cfg-scale", help="Guidance, 0 to 30.")]
+HiresScale = Annotated[
+    float | None, _option("--hires-scale", help="Hires fix: made anew, 1 to 4 times as large.")
+]
+HiresUpscaler = Annotated[
+    str | None, _option("--hires-upscaler", help='Such as "Latent" or "Lanczos".')
+]
+HiresSteps = Annotated[
+    int | None, _option("--hires-steps", help="Of the second pass; 0: as many as the first.")
+]
+Strength = Annotated[
+    float | None, _option("--denoising-strength", help="How much it makes anew, 0 to 1.")
+]
 Seed = Annotated[int | None, _option("--seed", help="-1 draws one at random.")]
 Strict = Annotated[
     bool | None, _option("--strict", help="Bit-equal images whatever else is running.")
@@ -93,6 +105,10 @@ def submit(
     steps: Steps = None,
     sampler: Sampler = None,
     cfg_scale: Guidance = None,
+    hires_scale: HiresScale = None,
+    hires_upscaler: HiresUpscaler = None,
+    hires_steps: HiresSteps = None,
+    denoising_strength: Strength = None,
     seed: Seed = None,
     strict: Strict = None,
     axis: Axes = None,
@@ -119,7 +135,11 @@ def submit(
 
     farm submit examples/sweep.yaml --format webp --quality 80 --dry-run
 
+    farm submit "a lion" --hires-scale 2 -x "denoising_strength=0.1-0.5(+0.1)" -o large
+
     farm submit jobs.ndjson --name mine
+
+    farm submit image.png --steps 40
     """
     options = {
         "name": name,
@@ -130,6 +150,10 @@ def submit(
         "steps": steps,
         "sampler": sampler,
         "cfg_scale": cfg_scale,
+        "hires_scale": hires_scale,
+        "hires_upscaler": hires_upscaler,
+        "hires_steps": hires_steps,
+        "denoising_strength": denoising_strength,
         "seed": seed,
         "strict": strict,
         "count": count,
@@ -234,11 +258,14 @@ def _counted_out(total: int, axes: dict[str, int], as_json: bool, *, each: int =
 
 def _counted(request: BatchRequest) -> tuple[int, dict[str, int]]:
     """Jobs in all and values on each axis; every field is checked but the checkpoints' names."""
-    named = [request.checkpoint, *(job.get("checkpoint") for job in request.jobs or [])]
-    if "checkpoint" in request.axes:
-        named += parse_values("checkpoint", request.axes["checkpoint"])
-    stand_in = {"width": 512, "height": 512}
-    defaults = {str(name): stand_in for name in named if name} or {"any": stand_in}
+    axes = by_field(request.axes)
+    if request.checkpoint is None and "checkpoint" not in axes:
+        request = request.model_copy(update={"checkpoint": "any"})
+    named: list[Any] = [request.checkpoint, request.hires_checkpoint]
+    for field in ("checkpoint", "hires_checkpoint"):
+        named += [job.get(field) for job in request.jobs or []]
+        named += parse_values(field, axes[field]) if field in axes else []
+    defaults = {str(name): {"width": 512, "height": 512} for name in named if name}
     if request.jobs is not None:
         return len(freeze_listed(request, defaults)), {}
     spec = freeze(request, defaults)

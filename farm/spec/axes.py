@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from farm.errors import InvalidInput
@@ -49,6 +49,25 @@ SWITCHES = frozenset(
     {"discard_penultimate", "sgm_noise_multiplier", "zero_terminal_snr", "s_min_uncond_all"}
 )
 AXIS_FIELDS = INTEGER_FIELDS | FLOAT_FIELDS | TEXT_FIELDS | SWITCHES
+LABELS = {
+    "var. seed": "variation_seed",
+    "var. strength": "variation_strength",
+    "prompt s/r": PROMPT_SR,
+    "checkpoint name": "checkpoint",
+    "negative guidance minimum sigma": "s_min_uncond",
+    "sigma churn": "s_churn",
+    "sigma min": "s_tmin",
+    "sigma max": "s_tmax",
+    "sigma noise": "s_noise",
+    "schedule type": "scheduler",
+    "schedule min sigma": "sigma_min",
+    "schedule max sigma": "sigma_max",
+    "schedule rho": "rho",
+    "denoising": "denoising_strength",
+    "always discard next-to-last sigma": "discard_penultimate",
+    "rng source": "rng",
+}
+"""webui's names of axes, but for those that are a field's with spaces in it."""
 MAX_VALUES = 10_000
 _SWITCH = {"true": True, "false": False}
 
@@ -57,6 +76,28 @@ _RANGE = re.compile(
     rf"\s*({_NUMBER})\s*-\s*({_NUMBER})"
     rf"(?:\s*\(\s*([-+](?:\d+\.?\d*|\.\d+))\s*\)|\s*\[\s*(\d+)\s*\])?\s*"
 )
+
+
+def by_field(axes: Mapping[str, Any]) -> dict[str, Any]:
+    """Axes by the fields they vary; webui's names of them, such as ``Hires steps``, go too.
+
+    Raises:
+        InvalidInput: two of them vary the same.
+    """
+    found: dict[str, Any] = {}
+    for written, values in axes.items():
+        plain = " ".join(written.casefold().split())
+        field = LABELS.get(plain, plain.replace(" ", "_"))
+        field = field if field in AXIS_FIELDS else written
+        if field in found:
+            raise InvalidInput(
+                f"axes: {written!r} varies {field}, and so does another axis.",
+                field="axes",
+                value=written,
+                remedy="Put all values into one of them.",
+            )
+        found[field] = values
+    return found
 
 
 def parse_values(field: str, values: Any) -> list[Any]:

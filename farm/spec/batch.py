@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field
 
 from farm.errors import InvalidInput
 from farm.spec import cells
-from farm.spec.axes import PROMPT_SR, parse_values
+from farm.spec.axes import PROMPT_SR, by_field, parse_values
 from farm.spec.fields import MAX_PROMPT
 from farm.spec.guidance import GuidanceOptions
 from farm.spec.hires import HiresOptions, own
@@ -174,7 +174,8 @@ def freeze(request: BatchRequest, defaults: Defaults) -> BatchSpec:
 
     Every value of every axis is checked, without expanding their product.
     """
-    axes = [(field, _values(field, given, defaults)) for field, given in request.axes.items()]
+    given = by_field(request.axes)
+    axes = [(field, _values(field, each, defaults)) for field, each in given.items()]
     axes.sort(key=lambda axis: axis[0] != "checkpoint")
     template = _template(request, defaults, dict(axes))
     spec = BatchSpec(template=template, axes=tuple(axes), count=request.count)

@@ -1,4 +1,5 @@
-"""Batch files: a batch as YAML or JSON, or one prompt a line as webui's "prompts from file".
+"""Batch files: a batch as YAML or JSON, or one prompt a line as webui's "prompts from file"; or
+an image, which says in its infotext how it is made again.
 
 A prompt file may give options instead, which override the batch's fields for that image::
 
@@ -19,6 +20,8 @@ import yaml
 
 from farm.errors import InvalidInput
 from farm.spec.batch import BatchRequest
+from farm.spec.imagefile import inspected
+from farm.spec.readback import fields
 
 MAX_BYTES = 32 * 1024 * 1024
 _MAX_VALUES = 1_000_000
@@ -41,18 +44,32 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "subseed_strength": ("variation_strength", float),
     "seed_resize_from_w": ("seed_resize_from_width", int),
     "seed_resize_from_h": ("seed_resize_from_height", int),
+    "denoising_strength": ("denoising_strength", float),
+    "hr_scale": ("hires_scale", float),
+    "hr_resize_x": ("hires_width", int),
+    "hr_resize_y": ("hires_height", int),
+    "hr_upscaler": ("hires_upscaler", str),
+    "hr_second_pass_steps": ("hires_steps", int),
+    "hr_sampler_name": ("hires_sampler", str),
+    "hr_checkpoint_name": ("hires_checkpoint", str),
+    "hr_prompt": ("hires_prompt", str),
+    "hr_negative_prompt": ("hires_negative_prompt", str),
 }
+IMAGES = (".png", ".webp", ".jpg", ".jpeg", ".avif")
 
 
 def read(path: str | Path) -> dict[str, Any]:
     """The fields of a :class:`BatchRequest` that the file at ``path`` gives, unchecked values.
 
-    The suffix tells the format: ``.yaml``, ``.yml``, ``.json``, or ``.txt`` for prompt lines.
+    The suffix tells the format: ``.yaml``, ``.yml``, ``.json``, ``.txt`` for prompt lines, or one
+    of :data:`IMAGES`.
 
     Raises:
         InvalidInput: the file cannot be read or understood; names it, the line and a remedy.
     """
     path = Path(path)
+    if path.suffix.lower() in IMAGES:
+        return _image(path)
     formats = {".yaml": _yaml, ".yml": _yaml, ".json": _json, ".txt": _prompt_lines}
     parse = formats.get(path.suffix.lower())
     if parse is None:
@@ -74,13 +91,27 @@ def read(path: str | Path) -> dict[str, Any]:
 _FORMATS = "Use a file named .yaml, .json, or .txt with one prompt a line."
 
 
+def _image(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return fields(inspected(file).infotext or "")
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except InvalidInput as error:
+        raise _wrong(path, error.message, error.remedy or "Give another image.") from None
+
+
+def _unreadable(path: Path, error: OSError) -> InvalidInput:
+    remedy = "Give the path of a batch file, or a prompt in quotes."
+    return _wrong(path, f"it cannot be read: {error.strerror}.", remedy)
+
+
 def _text(path: Path) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        remedy = "Give the path of a batch file, or a prompt in quotes."
-        raise _wrong(path, f"it cannot be read: {error.strerror}.", remedy) from None
+        raise _unreadable(path, error) from None
     if len(data) > MAX_BYTES:
         raise _wrong(path, f"it is larger than {MAX_BYTES} bytes.", "Split it, or use axes.")
     try:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.errors import InvalidInput
-from farm.spec.axes import parse_values
+from farm.spec.axes import AXIS_FIELDS, LABELS, by_field, parse_values
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,30 @@ def test_any_text_is_read_or_refused_politely(text: str) -> None:
         except InvalidInput as refused:
             values = [refused.remedy]
         assert values[0] is not None
+
+
+@pytest.mark.parametrize(
+    ("written", "field"),
+    [
+        ("Hires steps", "hires_steps"),
+        ("Hires upscaler", "hires_upscaler"),
+        ("Hires sampler", "hires_sampler"),
+        ("Denoising", "denoising_strength"),
+        ("Extra noise", "extra_noise"),
+        ("CFG Scale", "cfg_scale"),
+        ("Prompt  S/R", "prompt_sr"),
+        ("steps", "steps"),
+        ("nonsense", "nonsense"),
+    ],
+)
+def test_axes_go_by_webui_s_names_too(written: str, field: str) -> None:
+    assert by_field({written: "1"}) == {field: "1"}
+
+
+def test_every_name_of_webui_is_that_of_an_axis() -> None:
+    assert {*LABELS.values()} <= AXIS_FIELDS
+
+
+def test_two_axes_of_one_field_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="'Denoising' varies denoising_strength"):
+        by_field({"denoising_strength": "1", "Denoising": "0.5"})

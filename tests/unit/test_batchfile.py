@@ -9,12 +9,17 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from farm.errors import InvalidInput
 from farm.spec import batchfile
 from farm.spec.batch import BatchRequest, freeze
 from farm.spec.batchfile import read
+from farm.spec.imagefile import encoded
+from farm.spec.infotext import infotext
+from farm.spec.job import JobSpec
 from farm.spec.listing import freeze_listed
+from farm.spec.output import Output
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DEFAULTS = {"demo": {"width": 128, "height": 128}}
@@ -101,7 +106,8 @@ def test_what_a_file_says(
         ("a.txt", "--prompt it's\n", "No closing quotation", 1),
         ("a.txt", b"a lion\n\xff\xfe\n", "not UTF-8", 2),
         ("a.txt", b"a lion\n\x89PNG\0\0".replace(b"\x89", b""), "not a text file", 2),
-        ("a.png", b"\x89PNG", "no batch file's", None),
+        ("a.png", b"\x89PNG", "", None),
+        ("a.gif", b"GIF89a", "no batch file's", None),
         ("prompts", "a lion", "no batch file's", None),
     ],
 )
@@ -173,3 +179,32 @@ def test_the_demo_shows_what_a_batch_can_be() -> None:
     assert len(axes["prompt_sr"]) == 2
     jobs = [spec.job(ord) for ord in range(spec.total)]
     assert len({(job.prompt, job.sampler, job.seed) for job in jobs}) == spec.total
+
+
+@pytest.mark.parametrize("format", ["png", "webp", "jpeg"])
+def test_an_image_says_how_it_is_made_again(tmp_path: Path, format: str) -> None:
+    hires = {"hires_scale": 2, "hires_upscaler": "Lanczos", "hires_prompt": "a lion, large"}
+    values = {"checkpoint": "demo", "prompt": "a lion", "width": 64, "height": 64, "seed": 3}
+    job = JobSpec.model_validate({**values, **hires, "steps": 7})
+    picture = Image.new("RGB", (128, 128))
+    path = written(
+        tmp_path, f"a.{format}", encoded(picture, infotext(job), Output.model_validate(format))
+    )
+    request = BatchRequest.model_validate(read(path))
+    assert freeze(request, DEFAULTS).job(0) == job
+
+
+def test_an_image_without_parameters_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(path)
+    with pytest.raises(InvalidInput, match="no generation parameters") as refused:
+        read(path)
+    assert refused.value.field == "file"
+
+
+def test_prompt_lines_ask_for_a_second_pass_in_webui_s_words(tmp_path: Path) -> None:
+    line = "--prompt a lion --hr_scale 2 --hr_upscaler Latent (nearest) --hr_second_pass_steps 5"
+    request = BatchRequest.model_validate(read(written(tmp_path, "a.txt", line)))
+    job = freeze_listed(request, DEFAULTS)[0]
+    assert job.hires_upscaler == "Latent (nearest)"
+    assert (job.passes[1].steps, job.size) == (5, (256, 256))

@@ -56,7 +56,7 @@ def encoded(picture: Pillow.Image, infotext: str, output: Output) -> bytes:
 
 
 def inspected(file: IO[bytes]) -> ImageFile:
-    """What a file tells of its image, in the formats of :class:`Output`; pixels are not decoded.
+    """What a file tells of its image, in the formats of :class:`Output`.
 
     Raises:
         InvalidInput: it is no such image, or its metadata are damaged.
@@ -80,9 +80,7 @@ def _carrying(infotext: str, format: str) -> dict[str, Any]:
         add = info.add_text if infotext.isascii() else info.add_itxt
         add(_PNG_TEXT, infotext)
         return {"pnginfo": info}
-    exif = Pillow.Exif()
-    exif.get_ifd(ExifTags.IFD.Exif)[usercomment.TAG] = usercomment.packed(infotext)
-    data = exif.tobytes()
+    data = usercomment.exif_data(infotext)
     if format == "jpeg" and len(data) > _SEGMENT:
         return {"extra": _comments(infotext.encode())}
     return {"exif": data}
@@ -94,8 +92,11 @@ def _comments(data: bytes) -> bytes:
 
 
 def _text(image: Pillow.Image) -> str | None:
-    if isinstance(image, PngImagePlugin.PngImageFile) and _PNG_TEXT in image.text:
-        return image.text[_PNG_TEXT]
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        # It may stand behind the pixels too, and is seen only once those are read.
+        text = image.info.get(_PNG_TEXT) or image.text.get(_PNG_TEXT)
+        if text:
+            return str(text)
     comment = _user_comment(image)
     if comment and comment.strip():
         return comment
@@ -120,4 +121,6 @@ def _user_comment(image: Pillow.Image) -> str | None:
             remedy="Use the file as the tool wrote it that made the image.",
         )
     found = fields.get(usercomment.TAG)
-    return usercomment.unpacked(found) if isinstance(found, bytes) else found
+    if isinstance(found, bytes):
+        return usercomment.unpacked(found)
+    return found if isinstance(found, str) else None

@@ -7,18 +7,35 @@ EXIF block, and some write UTF-8.
 
 from __future__ import annotations
 
+import struct
+
 from farm.errors import InvalidInput
 
 TAG = 0x9286
+_EXIF = 0x8769
+_LONG, _OPAQUE = 4, 7
+_LAYOUT = struct.Struct(">2sHI" + 2 * "HHHIII")
 _UNICODE, _ASCII, _UNDEFINED = b"UNICODE\0", b"ASCII\0\0\0", bytes(8)
 _MARKED = {b"\xfe\xff": "utf-16-be", b"\xff\xfe": "utf-16-le"}
 SURE = "Steps: "
 """In every infotext, and hardly anywhere that is read in the wrong encoding."""
 
 
-def packed(text: str) -> bytes:
-    """The value of the field, in UTF-16 with the high byte first."""
-    return _UNICODE + text.encode("utf-16-be")
+def exif_data(text: str) -> bytes:
+    """EXIF data with nothing but that field, in UTF-16; all of it has the high byte first.
+
+    Pillow would write the field as BYTE, which others do not take for text.
+    """
+    value = _UNICODE + text.encode("utf-16-be")
+    return (
+        b"Exif\0\0"
+        + _LAYOUT.pack(
+            *(b"MM", 42, 8),  # the order of bytes, a magic number, where the first directory is
+            *(1, _EXIF, _LONG, 1, 26, 0),  # its one entry: where the second is
+            *(1, TAG, _OPAQUE, len(value), 44, 0),  # its one entry: the text behind all that
+        )
+        + value
+    )
 
 
 def unpacked(value: bytes) -> str:

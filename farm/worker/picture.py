@@ -34,7 +34,8 @@ class Encoded:
 def encode(pixels: NDArray[np.uint8], infotext: str, output: Output) -> Encoded:
     """Encode ``pixels``, [height, width, 3], with ``infotext`` as webui keeps it.
 
-    It takes up to half a second: it is for threads that hold nobody up.
+    It takes up to a quarter of a second for a megapixel, or more where that is all noise: it is
+    for threads that hold nobody up.
     """
     picture = Pillow.fromarray(pixels)
     data = imagefile.encoded(picture, infotext, output)

@@ -115,6 +115,30 @@ def test_what_other_tools_wrote_is_read(
     assert read(out.getvalue()).infotext == text
 
 
+@pytest.mark.parametrize("output", FORMATS)
+def test_others_find_it_where_they_look(output: str) -> None:
+    plain, other = file(output), file(output, TEXTS["emoji"])
+    if output == "png":
+        assert b"tEXtparameters\0a lion" + END.encode() in plain
+        assert b"iTXtparameters\0" in other
+    else:
+        value = b"UNICODE\0" + TEXTS["emoji"].encode("utf-16-be")
+        field = struct.pack(">HHI", 0x9286, 7, len(value))
+        assert field in other
+        assert value in other
+
+
+def test_a_text_behind_the_pixels_is_read() -> None:
+    whole, plain = file("png"), file("png", "")
+    start = whole.index(b"tEXtparameters") - 4
+    size = struct.unpack(">I", whole[start : start + 4])[0] + 12
+    end = whole.index(b"IEND") - 4
+    moved = whole[:start] + whole[start + size : end] + whole[start : start + size] + whole[end:]
+    assert moved.index(b"IDAT") < moved.index(b"tEXt")
+    assert read(moved).infotext == "a lion" + END
+    assert read(plain).infotext is None
+
+
 def test_an_image_without_parameters_has_none() -> None:
     for kind in ("PNG", "JPEG", "WEBP", "AVIF"):
         out = io.BytesIO()

@@ -20,6 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from farm.errors import FarmError, InvalidInput, NotFound, SetupError, Unavailable
 
 _PARTIAL = ".partial"
+_MARK = ".farm-store"
 _NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"  # no leading dot: no "..", nothing hidden
 _PATH = re.compile(rf"{_NAME}(/{_NAME})*")
 _ATTEMPT = re.compile(r"([0-9]{6,18})-([0-9]{1,9})\.[a-z.]+")
@@ -69,11 +70,15 @@ def snapshot_path(id: str) -> str:
 class ImageStore:
     """Whole files under relative paths such as those of :func:`image_path`.
 
+    Args:
+        id: what is written in its root, see :meth:`check`; None for a place that is anybody's. A
+            folder is not written to where that is not so.
+
     Every method raises InvalidInput for a path that could leave the store, NotFound for one
     that is not there, and Unavailable when the disk or service fails.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, id: str | None = None) -> None:
         try:
             self._files, root = fsspec.core.url_to_fs(str(url))
         except (ValueError, ImportError) as error:
@@ -85,10 +90,49 @@ class ImageStore:
             ) from None
         self._root = root.rstrip("/")
         self._on_disk = isinstance(self._files, LocalFileSystem)
+        self._id = id
+
+    def mark(self, id: str) -> str:
+        """Write into the root whose store this is, unless that stands there already; what does."""
+        with self._reaching(_MARK, writing=True):
+            with suppress(FileNotFoundError):
+                return self._mark()
+            if self._on_disk:
+                partial = self._write_partial(id.encode())
+                partial.replace(Path(self._root, _MARK))
+            else:
+                self._files.pipe_file(f"{self._root}/{_MARK}", id.encode())
+        return id
+
+    def check(self, id: str | None = None) -> None:
+        """Raise Unavailable unless the root says that this is the store called ``id``, or else what
+        it was made for: a folder that is not mounted is empty, and another one's is not ours."""
+        id = id or self._id
+        if id is None:
+            return
+        with self._reaching(_MARK, writing=True):
+            found = None
+            with suppress(FileNotFoundError):
+                found = self._mark()
+        if found != id:
+            mark = f"{self._root}/{_MARK}"
+            raise Unavailable(
+                f"{self._root} is not where this farm keeps its images: {mark} "
+                f"{'is not there' if found is None else 'says ' + found[:40]}.",
+                field="FARM_STORAGE_URL",
+                value=self._root,
+                remedy=f"Mount it, or correct FARM_STORAGE_URL. If it was emptied or moved on "
+                f"purpose, write {id} into {mark}.",
+            )
+
+    def _mark(self) -> str:
+        return cast(bytes, self._files.cat_file(f"{self._root}/{_MARK}")).decode().strip()
 
     def put(self, path: str, data: bytes) -> None:
         """Store a file whole: it is visible, and survives a power cut, or is not there at all."""
         whole = self._inside(path)
+        if self._on_disk:
+            self.check()
         with self._reaching(path, writing=True):
             if self._on_disk:
                 self._put_on_disk(Path(whole), data)
@@ -102,6 +146,7 @@ class ImageStore:
     def probe(self, size: int) -> None:
         """Write and remove a file of ``size`` bytes, to find out whether an image would fit."""
         whole = f"{self._root}/{_PARTIAL}/{uuid4().hex}"
+        self.check()
         with self._reaching("A new file", writing=True):
             if self._on_disk:
                 self._write_partial(bytes(size)).unlink()
@@ -140,7 +185,7 @@ class ImageStore:
             found = self._files.find(whole)
         for name in sorted(found):
             path = name[len(self._root) :].lstrip("/")
-            if not path.startswith(f"{_PARTIAL}/"):
+            if not path.startswith(f"{_PARTIAL}/") and path != _MARK:
                 yield path
 
     def listing(self, folder: str) -> Iterator[tuple[str, float]]:

@@ -61,10 +61,10 @@ from farm.db import assets  # noqa: E402
 from farm.db.assets import Asset  # noqa: E402
 from farm.db.database import Database  # noqa: E402
 from farm.db.sessions import NewSession  # noqa: E402
+from farm.dispatch.store import opened  # noqa: E402
 from farm.errors import Cancelled  # noqa: E402
 from farm.settings import Settings  # noqa: E402
 from farm.spec.job import JobSpec  # noqa: E402
-from farm.storage import ImageStore  # noqa: E402
 from farm.supervisor import watch_lifeline  # noqa: E402
 from farm.worker.accountant import Accountant  # noqa: E402
 from farm.worker.engine.stats import Ledger, Rendered  # noqa: E402
@@ -161,7 +161,7 @@ def main() -> None:
                 profile="cpu",
                 capacity=places,
             ),
-            images=ImageStore(settings.storage_url),
+            images=opened(db, settings.storage_url),
             progress=progress,
             hashes=lambda *_: None,
             report=lambda: (["demo"], {}),

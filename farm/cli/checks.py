@@ -115,6 +115,23 @@ def _database(settings: Settings) -> Finding:
     return Finding("OK", "answers, with this version's schema")
 
 
+def _images(settings: Settings) -> Finding:
+    from farm.db.database import Database
+    from farm.dispatch.store import verify
+    from farm.embedded import sockets
+    from farm.storage import ImageStore
+
+    store = ImageStore(settings.storage_url)
+    url = settings.database_url
+    if url is None and home.running(settings.home):
+        url, _ = sockets.urls(settings.home)
+    if url is None:
+        return Finding("OK", f"in {settings.storage_url}; looked at where a farm runs")
+    with Database(url, max_size=1, name="farm doctor") as db:
+        verify(db, store)
+    return Finding("OK", f"in {settings.storage_url}")
+
+
 def _broker(settings: Settings) -> Finding:
     from farm.broker.progress import answers
 
@@ -202,6 +219,7 @@ CHECKS: dict[str, Check] = {
     "port": _port,
     "models": _models,
     "database": _database,
+    "images": _images,
     "broker": _broker,
     "GPUs": _gpus,
     "torch": _torch,

@@ -90,22 +90,23 @@ FROM attempts WHERE ended_at > now() - make_interval(secs => %(seconds)s)
 # wait for their time, or for their turn, are not read.
 _RETRIES = """
 WITH RECURSIVE waiting AS (
-    (SELECT batch_id FROM requeue ORDER BY batch_id LIMIT 1)
+    (SELECT batch_id, 1 AS number FROM requeue WHERE batch_id > %(after)s
+     ORDER BY batch_id LIMIT 1)
     UNION ALL
     SELECT (SELECT r.batch_id FROM requeue r WHERE r.batch_id > w.batch_id
-            ORDER BY r.batch_id LIMIT 1)
-    FROM waiting w WHERE w.batch_id IS NOT NULL
+            ORDER BY r.batch_id LIMIT 1), number + 1
+    FROM waiting w WHERE w.batch_id IS NOT NULL AND number < %(batches)s
 )
-SELECT batch_id, ord, user_id, priority, crashes, avoid, tags
-FROM (SELECT r.batch_id, r.ord, b.user_id, b.priority, r.crashes, r.avoid, b.tags,
-             row_number() OVER (PARTITION BY b.user_id
-                                ORDER BY b.priority DESC, r.batch_id, r.ord) AS place
-      FROM waiting w
-      JOIN batches b ON b.id = w.batch_id AND b.state = 'open' AND b.priority >= %(least)s
-      CROSS JOIN LATERAL (
-          SELECT * FROM requeue WHERE batch_id = b.id AND not_before <= now()
-          ORDER BY not_before, ord LIMIT %(each)s) r) found
-ORDER BY place, priority DESC, batch_id, ord LIMIT %(limit)s
+SELECT w.batch_id, w.number, r.ord, b.user_id, b.priority, r.crashes, r.avoid, b.tags
+FROM waiting w
+LEFT JOIN LATERAL (
+    SELECT * FROM batches WHERE id = w.batch_id AND state = 'open' AND priority >= %(least)s
+    OFFSET 0) b ON true
+LEFT JOIN LATERAL (
+    SELECT * FROM requeue WHERE batch_id = b.id AND not_before <= now()
+    ORDER BY not_before, ord LIMIT %(jobs)s / (SELECT count(*) FROM waiting)) r ON true
+WHERE w.batch_id IS NOT NULL
+ORDER BY w.number, r.not_before, r.ord
 """
 
 
@@ -129,11 +130,34 @@ def spent(db: Database, *, seconds: float) -> list[Spent]:
     return [Spent(**row) for row in db.all(_SPENT, {"seconds": seconds})]
 
 
-def retries(db: Database, *, least: int, each: int, limit: int) -> list[Retry]:
-    """Jobs of priority ``least`` and up whose time to be retried has come, ``each`` of a batch: of
-    each user the first, then the second, and so on."""
-    values = {"least": least, "each": each, "limit": limit}
-    return [Retry(**row) for row in db.all(_RETRIES, values)]
+class Retries:
+    """Reads the jobs that may be tried again, a bounded number at a time.
+
+    Where more batches have such jobs than are looked at, others have their turn the next time: each
+    is seen once in so many looks as the batches fill.
+
+    Args:
+        batches: most batches that are looked at.
+        jobs: most jobs, as many of each batch.
+    """
+
+    def __init__(self, *, batches: int, jobs: int) -> None:
+        self._limits = {"batches": batches, "jobs": jobs}
+        self._after = 0
+
+    def look(self, db: Database, *, least: int) -> list[Retry]:
+        """Those of priority ``least`` and up whose time has come."""
+        values = {**self._limits, "least": least}
+        rows = db.all(_RETRIES, {**values, "after": self._after})
+        if not rows and self._after:
+            rows = db.all(_RETRIES, {**values, "after": 0})
+        more = rows and rows[-1]["number"] == self._limits["batches"]
+        self._after = rows[-1]["batch_id"] if more else 0
+        return [
+            Retry(**{name: row[name] for name in Retry.__match_args__})
+            for row in rows
+            if row["ord"] is not None
+        ]
 
 
 def suspects(db: Database, *, crashes: int) -> set[str]:

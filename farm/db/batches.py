@@ -169,6 +169,8 @@ def cancel(db: Database, batch_id: int) -> Batch | None:
     with db.connection() as connection:
         if connection.execute(queries.CANCEL, {"batch_id": batch_id}).fetchone():
             connection.execute(queries.WAKE)
+    with db.connection() as connection:
+        connection.execute(queries.FLAG, {"batch_id": batch_id})
     return fetch(db, batch_id)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from farm.db import queries
+from farm.db import queries, sessions
 from farm.db.database import Database
 from farm.spec.canary import CHECKPOINT
 
@@ -187,7 +187,9 @@ def quarantine(
         "first": first,
         "longest": longest,
     }
-    return len(db.all(_QUARANTINE, values))
+    with db.connection() as connection:
+        sessions.one_by_one(connection, worker)
+        return connection.execute(_QUARANTINE, values).rowcount
 
 
 def resume(db: Database, worker: str, *, host: str | None = None, drained: bool = True) -> int:
@@ -198,6 +200,7 @@ def resume(db: Database, worker: str, *, host: str | None = None, drained: bool 
     """
     values = {"worker": worker, "host": host, "drained": drained}
     with db.connection() as connection:
+        sessions.one_by_one(connection, worker)
         connection.execute(_RESUME, values)
         there = connection.execute(
             "SELECT FROM sessions WHERE worker = %(worker)s AND ended_at IS NULL", values

@@ -167,9 +167,7 @@ SELECT batch_id, ord, attempt, started_at IS NOT NULL AS started FROM judged
 REAP = _TAKE_BACK.format(which="s.id = ANY (%(session_ids)s) AND s.ended_at IS NOT NULL")
 """REAP or BURY what ended sessions left in flight; only jobs that had started count a crash."""
 
-REAP_UNSTARTED = _TAKE_BACK.format(
-    which="s.id = ANY (%(session_ids)s) AND l.started_at IS NULL"
-)
+REAP_UNSTARTED = _TAKE_BACK.format(which="s.id = ANY (%(session_ids)s) AND l.started_at IS NULL")
 """REAP what draining sessions will not start."""
 
 REAP_FORGOTTEN = _TAKE_BACK.format(

@@ -22,6 +22,7 @@ class Ended(NamedTuple):
 
     id: int
     created_at: datetime
+    ended_at: datetime | None
 
 
 class Attempted(NamedTuple):
@@ -104,7 +105,9 @@ def give_up_loading(db: Database) -> int:
 
 def hidden(db: Database) -> Ended | None:
     """A batch that is to be erased."""
-    row = db.one("SELECT id, created_at FROM batches WHERE state = 'pruned' ORDER BY id LIMIT 1")
+    row = db.one(
+        "SELECT id, created_at, ended_at FROM batches WHERE state = 'pruned' ORDER BY id LIMIT 1"
+    )
     return Ended(**row) if row else None
 
 
@@ -132,7 +135,7 @@ def bury(db: Database, batch_id: int) -> None:
 def unswept(db: Database, *, seconds: float) -> Ended | None:
     """A batch that ended so long ago and whose files nobody has looked through since."""
     row = db.one(
-        """SELECT id, created_at FROM batches
+        """SELECT id, created_at, ended_at FROM batches
            WHERE ended_at < now() - make_interval(secs => %(seconds)s) AND swept_at IS NULL
              AND state <> 'pruned'
            ORDER BY ended_at LIMIT 1""",

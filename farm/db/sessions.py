@@ -10,8 +10,10 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from farm.db import queries, usage
-from farm.db.database import Database
+from farm.db.database import Connection, Database
 from farm.db.usage import Spent
+
+_BY_NAME = 0x73657373
 
 _OPEN = """
 INSERT INTO sessions (id, worker, host, pid, device, profile, capacity, fits, tags, lease_until,
@@ -36,12 +38,16 @@ WHERE id = %(id)s AND ended_at IS NULL
 RETURNING state, date_trunc('hour', now(), 'UTC')::text AS hour
 """
 
+# SKIP LOCKED: who is telling that it lives, or being told something, is judged a second later.
 _EXPIRE = f"""
 WITH gone AS (
     UPDATE sessions SET state = 'dead', ended_at = now()
-    WHERE ended_at IS NULL
-      AND (lease_until = 'epoch' OR id = ANY(%(ids)s)
-           OR %(overdue)s AND lease_until < now())
+    WHERE id IN (
+        SELECT id FROM sessions
+        WHERE ended_at IS NULL
+          AND (lease_until = 'epoch' OR id = ANY(%(ids)s)
+               OR %(overdue)s AND lease_until < now())
+        FOR NO KEY UPDATE SKIP LOCKED)
     RETURNING *
 {usage.LOSE}
 SELECT id FROM gone
@@ -135,6 +141,7 @@ def open(db: Database, session: NewSession, *, lease: float) -> str:
     told = {"device": Jsonb(session.device), "fits": Jsonb(session.fits)}
     values = {**vars(session), **told, "lease": lease}
     with db.connection() as connection:
+        one_by_one(connection, session.worker)
         connection.execute(_SUCCEED, values)
         row = connection.execute(_OPEN, values).fetchone()
         connection.execute(queries.WAKE)
@@ -182,6 +189,7 @@ def drain(db: Database, id: str) -> None:
 def drain_worker(db: Database, worker: str) -> int:
     """Give a worker no more jobs until :func:`farm.db.health.resume`; how many sessions it has."""
     with db.connection() as connection:
+        one_by_one(connection, worker)
         changed = connection.execute(
             "UPDATE sessions SET state = 'draining' WHERE worker = %s AND ended_at IS NULL",
             (worker,),
@@ -193,6 +201,7 @@ def drain_worker(db: Database, worker: str) -> int:
 def tag(db: Database, worker: str, *, add: Sequence[str], remove: Sequence[str]) -> int:
     """Give the sessions of a worker tags, and take some; how many sessions it has."""
     with db.connection() as connection:
+        one_by_one(connection, worker)
         changed = connection.execute(
             """UPDATE sessions
                SET tags = ARRAY(SELECT DISTINCT tag FROM unnest(tags || %(add)s::text[]) tag
@@ -215,6 +224,14 @@ def close(db: Database, id: str, *, spent: Iterable[Spent] = ()) -> None:
         if closed.rowcount:  # else its death was booked already
             usage.record(connection, id, spent)
         connection.execute(queries.WAKE)
+
+
+def one_by_one(connection: Connection, worker: str) -> None:
+    """Let what is decided by a worker's name be decided one after the other, to the end of the
+    transaction: a statement that quarantines it does not see a session that is being opened, nor
+    that session's statement the quarantine. It also keeps them from waiting for each other.
+    """
+    connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_BY_NAME, worker))
 
 
 def expire(db: Database, *, overdue: bool = True, ids: Sequence[str] = ()) -> list[str]:

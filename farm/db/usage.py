@@ -53,12 +53,20 @@ ON CONFLICT (session_id, hour, batch_id, checkpoint, use, worker)
 DO UPDATE SET seconds = excluded.seconds
 """
 
+# Of a session that lived for long the first hours have been added to their days: what it wrote of
+# the others is compared with how long those were.
 LOSE = """
 ), missing AS (
     SELECT g.id, g.worker, date_trunc('hour', g.beat_at, 'UTC') AS hour,
-           extract(epoch FROM g.beat_at - g.started_at)::float
-           - coalesce((SELECT sum(seconds) FROM usage u WHERE u.session_id = g.id), 0) AS seconds
+           extract(epoch FROM g.beat_at - k.since)::float
+           - coalesce((SELECT sum(seconds) FROM usage u
+                       WHERE u.session_id = g.id
+                         AND (k.since = g.started_at OR u.hour >= k.since)), 0) AS seconds
     FROM gone g
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN min(hour) > g.started_at + interval '1 day'
+                    THEN min(hour) + interval '1 hour' ELSE g.started_at END AS since
+        FROM usage WHERE session_id = g.id) k
 ), held AS (
     SELECT l.session_id, l.batch_id, count(*) / sum(count(*)) OVER (PARTITION BY l.session_id)
            AS part
@@ -96,21 +104,27 @@ WHERE u.hour > %(since)s::timestamptz - interval '1 hour'
 GROUP BY 1, 2 ORDER BY 1, 2
 """
 
+# What goes is added to its day in the same statement, so that a slice may be any part of it.
 _ROLL_UP = """
 WITH old AS (
-    DELETE FROM usage
-    WHERE {finer} <> '' AND hour < date_trunc('day', now(), 'UTC') - make_interval(days => %(days)s)
+    DELETE FROM usage WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM usage
+        WHERE {finer} AND hour < date_trunc('day', now(), 'UTC') - make_interval(days => %(days)s)
+        ORDER BY hour LIMIT %(limit)s))
     RETURNING *
-)
+), added AS (
 INSERT INTO usage AS u (worker, session_id, hour, batch_id, checkpoint, use, user_id, seconds)
 SELECT {worker}, '', date_trunc('day', hour, 'UTC'), batch_id, checkpoint, use, max(user_id),
        sum(seconds)
 FROM old GROUP BY {worker}, date_trunc('day', hour, 'UTC'), batch_id, checkpoint, use
+ORDER BY 3, 4, 5, 6, 1
 ON CONFLICT (session_id, hour, batch_id, checkpoint, use, worker)
 DO UPDATE SET seconds = u.seconds + excluded.seconds
+)
+SELECT count(*) AS gone FROM old
 """
-_BY_DAY = _ROLL_UP.format(finer="session_id", worker="worker")
-_BY_FARM = _ROLL_UP.format(finer="worker", worker="''::text")
+_BY_DAY = _ROLL_UP.format(finer="session_id <> ''", worker="worker")
+_BY_FARM = _ROLL_UP.format(finer="session_id = '' AND worker <> ''", worker="''::text")
 
 
 def record(connection: Connection, session_id: str, spent: Iterable[Spent]) -> None:
@@ -143,13 +157,17 @@ def report(db: Database, *, by: str, since: datetime) -> list[Line]:
     return list(lines.values())
 
 
-def roll_up(db: Database, *, hours: int, workers: int) -> None:
-    """Add up what is finer than anybody will ask for; doing it twice changes nothing.
+def roll_up(db: Database, *, hours: int, workers: int, limit: int) -> bool:
+    """Add up a little of what is finer than anybody will ask for, the oldest first; whether there
+    may be more. It may be cut off anywhere, and once all is done, doing it again changes nothing.
 
     Args:
         hours: days of which sessions and hours stay known; before them, workers and days.
         workers: days of which workers stay known; before them, days alone.
+        limit: most rows that go in a statement.
     """
-    with db.connection() as connection:
-        connection.execute(_BY_DAY, {"days": hours})
-        connection.execute(_BY_FARM, {"days": workers})
+    by_day = db.one(_BY_DAY, {"days": hours, "limit": limit})
+    by_farm = db.one(_BY_FARM, {"days": workers, "limit": limit})
+    assert by_day
+    assert by_farm
+    return max(by_day["gone"], by_farm["gone"]) == limit

@@ -11,8 +11,8 @@ from farm.broker.queue import Publisher
 from farm.db.database import Database
 from farm.dispatch.dispatcher import Dispatcher
 from farm.dispatch.housekeeping import Housekeeper, Keep
+from farm.dispatch.store import opened
 from farm.settings import Settings
-from farm.storage import ImageStore
 from farm.supervisor import watch_lifeline
 
 
@@ -28,7 +28,7 @@ def main() -> None:
     with Database(settings.required("database_url"), max_size=4, name=name) as db:
         publisher = Publisher(settings.required("broker_url"))
         keep = Keep(batches=settings.keep_days, attempts=settings.keep_attempts_days)
-        housekeeper = Housekeeper(ImageStore(settings.storage_url), publisher, keep)
+        housekeeper = Housekeeper(opened(db, settings.storage_url), publisher, keep)
         Dispatcher(db, publisher, housekeeper).run(stop)
         publisher.close()
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from farm.db.backlog import Entitled, Spent
-from farm.db.leases import Lease
+from farm.db.leases import Lease, Returned
 from farm.db.rates import Measured
 from farm.dispatch.cost import Costs
 from farm.dispatch.fairness import Shares
@@ -79,6 +79,17 @@ class Accounts:
     def ahead(self, session_id: str) -> float:
         """Seconds that what a session holds is expected to take."""
         return self._ahead.get(session_id, 0.0)
+
+    def give_back(self, returned: Sequence[Returned]) -> None:
+        """Take back the charges of attempts that never began; the others have ended, and are
+        settled."""
+        for attempt in returned:
+            if attempt.started:
+                continue
+            charge = self._open.pop(attempt[:3], None)
+            if charge is not None:
+                self._hold(charge, -charge.seconds)
+                self._shares.charge(charge.run.user, -charge.seconds, charge.weight)
 
     def settle(self, ended: Sequence[Spent]) -> None:
         """Correct the charges of attempts that ended; those settled before are left alone."""

@@ -106,7 +106,7 @@ class Dispatcher:
         return len(placed)
 
     def _tidy(self) -> None:
-        self._reaper.look(self._db)
+        self._accounts.give_back(self._reaper.look(self._db))
         health.tend(self._db)
         self._survey.refresh(self._own_db)
         self._accounts.settle(backlog.spent(self._db, seconds=_LOOK_BACK))

@@ -63,7 +63,7 @@ class Housekeeper:
         self._store = store
         self._publisher = publisher
         self._keep = keep
-        self._files: dict[int, Iterator[Attempted]] = {}
+        self._files: dict[Ended, Iterator[Attempted]] = {}
         self._hourly = 0.0
 
     @contextmanager
@@ -81,14 +81,19 @@ class Housekeeper:
             thread.join(timeout=5)
 
     def slice(self, db: Database) -> bool:
-        """A little of what is to be done; whether there may be more."""
+        """A little of what is to be done; whether there may be more.
+
+        Raises:
+            Unavailable: the store is not there, so nothing of it can be told from what is gone.
+        """
+        self._store.check()
         if time.monotonic() - self._hourly > _HOUR or not self._hourly:
             self._hourly = time.monotonic()
             self._every_hour(db)
         retention.give_up_loading(db)
-        more = False
+        more = usage.roll_up(db, hours=_DAYS_BY_HOUR, workers=_DAYS_BY_WORKER, limit=ROWS)
         if self._keep.batches is not None:
-            more = retention.prune(db, days=self._keep.batches, limit=BATCHES) == BATCHES
+            more |= retention.prune(db, days=self._keep.batches, limit=BATCHES) == BATCHES
         more |= self._erase(db)
         more |= self._sweep(db)
         return retention.trim(db, days=self._keep.attempts, limit=ROWS) or more
@@ -128,7 +133,9 @@ class Housekeeper:
     def _remove_unnamed(self, db: Database, batch: Ended) -> bool:
         """Look at a few more files of a batch; whether those were the last."""
         # Put back only when all went well: after a fault they are looked at from the first one on.
-        files = self._files.pop(batch.id, None) or self._attempted(batch)
+        # One that was opened again meanwhile, and has ended again, is another listing's.
+        files = self._files.pop(batch, None) or self._attempted(batch)
+        self._files = {other: each for other, each in self._files.items() if other.id != batch.id}
         few = list(islice(files, FILES))
         unnamed = retention.unnamed(db, batch.id, few)
         for path in unnamed:
@@ -137,7 +144,7 @@ class Housekeeper:
             _log.info("%d files of batch %d that nothing names are gone", len(unnamed), batch.id)
         if len(few) < FILES:
             return True
-        self._files[batch.id] = files
+        self._files[batch] = files
         return False
 
     def _attempted(self, batch: Ended) -> Iterator[Attempted]:
@@ -151,7 +158,6 @@ class Housekeeper:
     def _every_hour(self, db: Database) -> None:
         retention.forget_sessions(db, days=SESSION_DAYS, limit=ROWS)
         assets.forget_hosts(db, days=_FORGOTTEN_DAYS)
-        usage.roll_up(db, hours=_DAYS_BY_HOUR, workers=_DAYS_BY_WORKER)
         # In this order: a session that opens in between is alive, and has no queue yet here.
         known = self._publisher.known()
         if dead := known - retention.alive(db):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from farm.broker.queue import Publisher
 from farm.db import leases, sessions
 from farm.db.database import Database
-from farm.db.leases import Overdue
+from farm.db.leases import Overdue, Returned
 
 _log = logging.getLogger(__name__)
 
@@ -21,6 +21,9 @@ GRACE = 6.0
 
 REPUBLISH = 5.0
 """Seconds after which a message is sent again; twice as many after each time."""
+
+FORGOTTEN = 60.0
+"""Seconds by which an attempt that its session forgot is older than all that it tells of."""
 
 PUBLISHES = 4
 """A session that heard nothing of what was sent so often has a consumer that hangs."""
@@ -38,28 +41,41 @@ class Reaper:
         self._clock = clock
         self._looked = self._watching = float("-inf")
 
-    def look(self, db: Database) -> None:
-        """Reap what is dead, and send again what is lost."""
-        self._reap(db)
+    def look(self, db: Database) -> list[Returned]:
+        """Reap what is dead, and send again what is lost; the attempts that were taken back."""
+        leases.flag_unwanted(db)
+        returned = self._reap(db)
         overdue = leases.unstarted(db, older_than=REPUBLISH)
         draining = {lease.session_id for lease in overdue if lease.draining}
         if draining:
             # It listens no more, and finishes what runs.
-            leases.reap(db, sorted(draining), crashed=False, started=False)
+            returned += leases.reap(db, sorted(draining), crashed=False, started=False)
         waiting = [lease for lease in overdue if not lease.draining]
         if waiting and self._republish(db, waiting):
-            self._end_deaf(db, waiting)
+            returned += self._end_deaf(db, waiting)
+        return returned
 
-    def _reap(self, db: Database) -> None:
+    def _reap(self, db: Database) -> list[Returned]:
+        returned = self._remember_forgotten(db)
         dead = sessions.expire(db, overdue=self._may_judge())
         if dead:
             lost = leases.reap(db, dead, crashed=True)
-            _log.warning("sessions %s are dead; %d jobs go back to the queue", dead, lost)
+            _log.warning("sessions %s are dead; %d jobs go back to the queue", dead, len(lost))
+            returned += lost
         for crashed, left in sessions.left_behind(db).items():
-            leases.reap(db, left, crashed=crashed)
+            returned += leases.reap(db, left, crashed=crashed)
             dead += left
         if dead:
             self._publisher.forget(dead)
+        return returned
+
+    def _remember_forgotten(self, db: Database) -> list[Returned]:
+        """Take back what a live session has started and knows nothing of."""
+        found = leases.reap_forgotten(db, slack=FORGOTTEN)
+        if found:
+            named = [f"{lease.batch_id}-{lease.ord}.{lease.attempt}" for lease in found]
+            _log.error("attempts %s were forgotten by their workers", named)
+        return found
 
     def _may_judge(self) -> bool:
         """Whether we saw Postgres long enough to know that who is overdue is dead.
@@ -91,11 +107,13 @@ class Reaper:
         leases.republished(db, [lease.message for lease in overdue])
         return True
 
-    def _end_deaf(self, db: Database, overdue: Sequence[Overdue]) -> None:
+    def _end_deaf(self, db: Database, overdue: Sequence[Overdue]) -> list[Returned]:
         """End the sessions that live but never hear; their processes start anew."""
         deaf = sorted({lease.session_id for lease in overdue if lease.publishes >= PUBLISHES})
-        if deaf:
-            _log.error("sessions %s do not hear what is sent to them and are ended", deaf)
-            sessions.expire(db, overdue=False, ids=deaf)
-            leases.reap(db, deaf, crashed=False)
-            self._publisher.forget(deaf)
+        if not deaf:
+            return []
+        _log.error("sessions %s do not hear what is sent to them and are ended", deaf)
+        sessions.expire(db, overdue=False, ids=deaf)
+        returned = leases.reap(db, deaf, crashed=False)
+        self._publisher.forget(deaf)
+        return returned

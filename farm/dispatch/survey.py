@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from farm.db import assets, backlog, sessions
-from farm.db.backlog import OpenBatch, Retry
+from farm.db.backlog import OpenBatch, Retries, Retry
 from farm.db.database import Database
 from farm.db.leases import Claim, Lease
 from farm.db.sessions import Session
@@ -23,10 +23,8 @@ from farm.spec.moves import FATAL_CRASHES, runs_alone
 
 _log = logging.getLogger(__name__)
 
-RETRIED = 256
-"""Jobs of a batch to retry that are looked at."""
-MANY = 2000
-"""Jobs to retry that are looked at."""
+MANY, BATCHES = 2000, 100
+"""Jobs to retry that are looked at, and batches that have some."""
 
 
 class Survey:
@@ -39,6 +37,7 @@ class Survey:
     def __init__(self, db: Database, accounts: Accounts) -> None:
         self._accounts = accounts
         self._needs = Needs(db)
+        self._retries = Retries(batches=BATCHES, jobs=MANY)
         self._loadable: Mapping[str, frozenset[str]] = {}
         self._sizes: Mapping[str, assets.Size] = {}
         self._told: Mapping[str, Mapping[str, Any]] = {}
@@ -126,7 +125,7 @@ class Survey:
         them served."""
         runs = [
             self._run(retry, need, batch_id=retry.batch_id, count=1)
-            for retry in backlog.retries(db, least=least, each=RETRIED, limit=MANY)
+            for retry in self._retries.look(db, least=least)
             if (need := self._need(retry.batch_id, retry.ord))
         ]
         runs += self._heads.runs(db, least=least)

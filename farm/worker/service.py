@@ -110,7 +110,11 @@ class Service:
 
     def _tell(self) -> tuple[Sequence[str], dict[str, Any]]:
         resident, stats = self._report()
-        told = {"images": self._attempts.succeeded, "refuses": self._keeper.refusal}
+        told = {
+            "images": self._attempts.succeeded,
+            "refuses": self._keeper.refusal,
+            "oldest_seconds": self._attempts.oldest,
+        }
         return resident, {**told, **stats}
 
     def _begin_drain(self) -> None:

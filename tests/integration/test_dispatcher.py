@@ -461,9 +461,43 @@ def test_many_retries_hide_nobody_elses(db: Database) -> None:
         wait(db, submit_as(db, "ann", 9), 8)
     last = submit_as(db, "bob", 9)
     wait(db, last, 1)
-    found = backlog.retries(db, least=0, each=4, limit=6)
+    found = backlog.Retries(batches=4, jobs=25).look(db, least=0)
     assert [retry.batch_id for retry in found].count(last) == 1
-    assert len(found) == 6
+    assert len(found) == 3 * 6 + 1
+
+
+def test_a_charge_for_what_never_began_is_given_back(
+    db: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once with its worker dead, once with it draining; what it had begun stays charged."""
+    monkeypatch.setattr(dispatching, "_TIDY", 0.0)
+    batch = submit(db, 3)
+    session = worker(db, "gpu0")
+    assert dispatcher.cycle() == 3
+    assert leases.start(db, Lease(batch, 0, 1, session))
+    accounts = dispatcher._accounts
+    each = accounts.ahead(session) / 3
+    time = accounts._shares._times[users.local(db).id]
+    db.all("UPDATE sessions SET lease_until = 'epoch' RETURNING id")
+    dispatcher.cycle()
+    assert accounts.ahead(session) == pytest.approx(0, abs=1e-6)
+    assert accounts._shares._times[users.local(db).id] == pytest.approx(time - 2 * each)
+
+
+def test_of_many_batches_with_retries_a_few_have_their_turn_at_a_time(db: Database) -> None:
+    """Also those of a lower class, and behind those that nobody may begin now."""
+    numbers = [submit_as(db, f"user {n}", 9) for n in range(8)]
+    for number in numbers:
+        wait(db, number, 6)
+    batches.pause(db, numbers[0])
+    retries = backlog.Retries(batches=3, jobs=6)
+    seen: list[set[int]] = []
+    for _ in range(6):
+        found = retries.look(db, least=0)
+        assert len(found) <= 6
+        seen.append({retry.batch_id for retry in found})
+    turns = [set(numbers[1:3]), set(numbers[3:6]), set(numbers[6:])]
+    assert seen == turns * 2
 
 
 def test_what_waits_is_read_again_when_something_has_changed(

@@ -16,14 +16,15 @@ from farm.api.deps import Services
 from farm.broker.progress import client_url
 from farm.broker.queue import Publisher, queue_name
 from farm.cli.main import app
-from farm.db import backlog, leases, loading, retention, sessions, users
+from farm.db import backlog, leases, loading, retention, sessions, stores, users
 from farm.db.database import Database
 from farm.db.leases import Claim
 from farm.db.sessions import NewSession
 from farm.dispatch import housekeeping
 from farm.dispatch.housekeeping import Housekeeper, Keep
+from farm.dispatch.store import opened
 from farm.errors import Unavailable
-from farm.storage import batch_folder, image_path
+from farm.storage import ImageStore, batch_folder, image_path
 from tests.conftest import eventually
 from tests.standin import StandIn
 
@@ -368,3 +369,78 @@ def test_old_hours_of_usage_are_added_up(services: Services, publisher: Publishe
     assert services.db.all("SELECT worker, session_id, seconds FROM usage") == [
         {"worker": "w", "session_id": "", "seconds": 7.0}
     ]
+
+
+def test_a_store_that_is_not_mounted_is_not_taken_for_an_empty_one(
+    api: TestClient, services: Services, worker: StandIn, publisher: Publisher, tmp_path: Path
+) -> None:
+    batch = made(api, worker)
+    age(worker.db, batch, 40)
+    store, root = opened(worker.db, str(tmp_path / "images")), tmp_path / "images"
+    assert opened(worker.db, str(root)).check() is None
+    assert api.get("/readyz").json()["warnings"] == []
+    root.rename(tmp_path / "elsewhere")
+    root.mkdir()
+    found = Housekeeper(store, publisher, Keep(batches=30))
+    with pytest.raises(Unavailable, match="is not where this farm keeps its images"):
+        found.slice(worker.db)
+    for write in (lambda: store.put("a.png", b"x"), lambda: store.probe(1)):
+        with pytest.raises(Unavailable, match=r"\.farm-store is not there") as error:
+            write()
+    assert "Mount it" in str(error.value.remedy)
+    assert list(root.iterdir()) == [], "the mount point stays bare"
+    (warning,) = api.get("/readyz").json()["warnings"]
+    assert "is not where this farm keeps its images" in warning
+    assert rows(worker.db, batch)["images"] == 2
+
+    root.rmdir()
+    (tmp_path / "elsewhere").rename(root)
+    tidy(found, worker.db)
+    assert rows(worker.db, batch)["images"] == 0
+
+
+def test_the_store_of_another_farm_is_not_ours(db: Database, tmp_path: Path) -> None:
+    opened(db, str(tmp_path / "ours"))
+    ImageStore(str(tmp_path / "theirs")).mark("another")
+    with pytest.raises(Unavailable, match=r"\.farm-store says another"):
+        opened(db, str(tmp_path / "theirs")).put("a.png", b"x")
+
+
+def test_a_new_database_takes_over_the_mark_of_its_folder(db: Database, tmp_path: Path) -> None:
+    ImageStore(str(tmp_path)).mark("of old")
+    opened(db, str(tmp_path)).put("a.png", b"x")
+    assert stores.known(db) == "of old"
+    assert list(ImageStore(str(tmp_path)).paths()) == ["a.png"]
+
+
+def test_a_folder_that_cannot_be_marked_is_no_store(db: Database, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Unavailable, match="Not a directory"):
+        opened(db, str(tmp_path / "file"))
+    assert stores.known(db) is None
+
+
+def test_a_batch_that_is_opened_again_between_two_slices_is_listed_anew(
+    api: TestClient,
+    services: Services,
+    worker: StandIn,
+    publisher: Publisher,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its first files had been looked at when a retry left an orphan among them."""
+    monkeypatch.setattr(housekeeping, "FILES", 3)
+    batch = made(api, worker, 9)
+    age(worker.db, batch, 2)
+    found = keeper(services, publisher)
+    assert found.slice(worker.db), "it is not through"
+    first = min(path for path in files(services) if "-1.png" in path)
+    orphan = image_path(batch, 0, 3)
+    assert orphan < image_path(batch, 1, 1)
+    api.post(f"/v1/batches/{batch}:retry")
+    worker.finish(leases.claim(worker.db, [Claim(batch, worker.session, ords=[1])]))
+    backlog.finish(worker.db)
+    services.images.put(orphan, b"x")
+    age(worker.db, batch, 3)
+    tidy(found, worker.db)
+    assert orphan not in files(services)
+    assert first in files(services)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from farm.dispatch.health import tend
 from farm.spec.batch import BatchSpec
 from farm.spec.canary import CHECKPOINT, answers
 from farm.spec.moves import Move
+from tests.conftest import eventually
 from tests.records import IMAGE, TEMPLATE
 from tests.standin import StandIn
 
@@ -216,3 +218,39 @@ def test_the_command_line(
     assert "cpu0 takes jobs" in farm("resume", "cpu0").stdout
     assert "quarantine for" not in farm().stdout
     assert "no live worker gpu9" in farm("quarantine", "gpu9", code=3).output
+
+
+SLOW = """
+CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN PERFORM pg_advisory_lock(7); PERFORM pg_advisory_unlock(7); RETURN NULL; END';
+CREATE TRIGGER linger AFTER INSERT ON sessions FOR EACH ROW WHEN (new.id = 'gpu0-here-2')
+    EXECUTE FUNCTION linger();
+"""
+
+
+@pytest.mark.parametrize(("first", "after"), [("live", "quarantined"), ("quarantined", "live")])
+def test_a_session_that_opens_meanwhile_is_not_missed(db: Database, first: str, after: str) -> None:
+    """It has looked for a quarantine and is not there yet for who decides about its worker."""
+    opened(db)
+    if first == "quarantined":
+        health.quarantine(db, "gpu0", "It is loud.", by_hand=True)
+
+    def decide() -> None:
+        if after == "quarantined":
+            health.quarantine(db, "gpu0", "It is loud.", by_hand=True)
+        else:
+            health.resume(db, "gpu0")
+
+    threads = [threading.Thread(target=act) for act in (lambda: opened(db, serial=2), decide)]
+    waiting = "SELECT FROM pg_locks WHERE NOT granted"
+    with Database(db.url) as other, other.connection() as connection:
+        connection.execute(SLOW)
+        connection.commit()
+        connection.execute("SELECT pg_advisory_lock(7)")
+        for number, thread in enumerate(threads, start=1):
+            thread.start()
+            eventually(lambda wanted=number: len(db.all(waiting)) >= wanted)  # type: ignore[misc]
+        connection.execute("SELECT pg_advisory_unlock(7)")
+        for thread in threads:
+            thread.join()
+    assert set(states(db).values()) == {after}

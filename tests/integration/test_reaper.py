@@ -12,9 +12,9 @@ from farm.broker.queue import Publisher, queue_name
 from farm.db import batches, leases, sessions, users
 from farm.db.batches import NewBatch
 from farm.db.database import Database
-from farm.db.leases import Claim
+from farm.db.leases import Claim, Lease
 from farm.db.sessions import NewSession
-from farm.dispatch.reaper import BLIND, GRACE, PUBLISHES, Reaper
+from farm.dispatch.reaper import BLIND, FORGOTTEN, GRACE, PUBLISHES, Reaper
 from farm.spec.batch import BatchSpec
 from tests.records import TEMPLATE
 
@@ -153,3 +153,75 @@ def test_a_draining_session_gives_back_what_it_has_not_begun(db: Database, reape
     assert alive(db) == {"draining"}
     assert [row["ord"] for row in db.all("SELECT ord FROM leases")] == [0]
     assert len(db.all("SELECT FROM requeue WHERE crashes = 0")) == 2
+
+
+def beat(db: Database, session: str, oldest: float | None) -> None:
+    stats = {} if oldest is None else {"oldest_seconds": oldest}
+    assert sessions.beat(db, session, lease=600, resident=[], stats=stats)
+
+
+@pytest.mark.parametrize(
+    ("oldest", "kept"),
+    [
+        (0.0, []),  # it makes nothing
+        (100.0, []),  # what it makes is younger
+        (3600.0, [0, 1]),  # it has made something for as long
+        (3600.0 - FORGOTTEN / 2, [0, 1]),  # clocks are not compared that closely
+        (None, [0, 1]),  # it does not say
+    ],
+)
+def test_what_a_live_session_forgot_is_taken_back(
+    db: Database, reaper: Reaper, oldest: float | None, kept: list[int]
+) -> None:
+    """Its ending could not be written, say; the third lease has not begun."""
+    hold(db, "forgetful", started=2)
+    with db.connection() as connection:
+        connection.execute(
+            """UPDATE leases SET started_at = now() - interval '1 hour'
+               WHERE started_at IS NOT NULL"""
+        )
+    beat(db, "forgetful", oldest)
+    returned = reaper.look(db)
+    assert alive(db) == {"forgetful"}
+    assert [row["ord"] for row in db.all("SELECT ord FROM leases ORDER BY ord")] == [*kept, 2]
+    assert sorted(one.ord for one in returned) == [ord for ord in (0, 1) if ord not in kept]
+    rows = db.all("SELECT ord, crashes FROM requeue ORDER BY ord")
+    assert [tuple(row.values()) for row in rows] == [(one.ord, 1) for one in sorted(returned)]
+    told = db.all("SELECT error ->> 'detail' AS detail FROM attempts WHERE result = 'lost'")
+    assert all("did not say how" in row["detail"] for row in told)
+    assert len(told) == len(returned)
+
+
+def test_nobody_waits_for_a_lease_that_is_being_ended(db: Database, reaper: Reaper) -> None:
+    """Neither who cancels, nor who reaps, nor who sends again: so none can wait for each other."""
+    hold(db, "dead", jobs=4, started=3)
+    batch = db.one("SELECT id FROM batches")
+    assert batch
+    leased = [
+        Lease(**row) for row in db.all("SELECT batch_id, ord, attempt, session_id FROM leases")
+    ]
+    with db.connection() as ending:
+        ending.execute("SELECT FROM leases WHERE ord IN (0, 3) FOR UPDATE")
+        leases.republished(db, leased)
+        batches.cancel(db, batch["id"])
+        flagged = "SELECT ord FROM leases WHERE cancel_requested ORDER BY ord"
+        assert [row["ord"] for row in db.all(flagged)] == [1, 2]
+        sessions.expire(db, ids=["dead"])
+        assert sorted(one.ord for one in leases.reap(db, ["dead"], crashed=True)) == [1, 2]
+    reaper.look(db)
+    assert db.all("SELECT FROM leases") == []
+
+
+def test_who_is_missed_by_a_cancellation_hears_of_it_a_second_later(
+    db: Database, reaper: Reaper
+) -> None:
+    hold(db, "busy", started=2)
+    batch = db.one("SELECT id FROM batches")
+    assert batch
+    with db.connection() as starting:
+        starting.execute("SELECT FROM leases FOR UPDATE")
+        batches.cancel(db, batch["id"])
+    reaper.look(db)
+    answer = sessions.beat(db, "busy", lease=60, resident=[], stats={})
+    assert answer
+    assert len(answer.unwanted) == 3

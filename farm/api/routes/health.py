@@ -15,6 +15,7 @@ from farm.broker.progress import answers
 from farm.db.database import Database
 from farm.db.migrate import is_current
 from farm.dispatch.health import all_away
+from farm.dispatch.store import verify
 from farm.errors import FarmError, Unavailable
 
 router = APIRouter(tags=["health"])
@@ -34,7 +35,8 @@ def health() -> Health:
 def ready(services: Serving) -> Response:
     """Each part on its own: `database`, `schema`, `broker`; 503 unless all say `ok`.
 
-    `warnings` tell why nothing is made although all is there: every worker is in quarantine.
+    `warnings` tell why nothing is made or found although all is there: every worker is in
+    quarantine, or the image store is not mounted.
     """
     database = _state(services.db.check)
     parts = {
@@ -46,8 +48,9 @@ def ready(services: Serving) -> Response:
     if wrong:
         return problem(503, "Unavailable", "; ".join(wrong), parts=parts)
     told = {"status": "ready", "version": __version__, "parts": parts}
-    warning = all_away(services.db)
-    return JSONResponse({**told, "warnings": [warning] if warning else []})
+    store = _state(lambda: verify(services.db, services.images))
+    warnings = [all_away(services.db), store if store != "ok" else None]
+    return JSONResponse({**told, "warnings": [warning for warning in warnings if warning]})
 
 
 def _check_schema(db: Database) -> None:

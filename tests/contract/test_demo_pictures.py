@@ -50,6 +50,7 @@ OBJECTS = {
     "a green pig": "green",
 }
 PAIR = "an apple and a banana"
+LARGE = "a red apple, enlarged"
 
 Made = dict[str, np.ndarray]
 
@@ -62,6 +63,7 @@ def made() -> Made:
     models = ModelCache(scan([builtin_folder()]), by_name("cpu"), cpu)
     with Engine(models, by_name("cpu"), cpu) as engine:
         futures = {prompt: engine.submit(prompt, spec(prompt)) for prompt in prompts}
+        futures[LARGE] = engine.submit(LARGE, enlarged("a red apple"))
         return {prompt: future.result(120).image for prompt, future in futures.items()}
 
 
@@ -76,6 +78,13 @@ def spec(prompt: str) -> JobSpec:
         cfg_scale=3.0,
         seed=1,
     )
+
+
+def enlarged(prompt: str) -> JobSpec:
+    """The model knows no images of 256 pixels, and may change little of one."""
+    hires = {"hires_scale": 2, "hires_upscaler": "Lanczos", "denoising_strength": 0.3}
+    second = {"hires_steps": 4, "hires_sampler": "DPM++ 2M Karras", "hires_cfg_scale": 1.0}
+    return spec(prompt).model_copy(update=hires | second)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +134,15 @@ def test_the_object_has_the_asked_colour(made: Made, prompt: str, colour: str) -
     visible = middle[middle.min(1) < 200]
     assert len(visible) > len(middle) / 2
     assert np.mean([nearest(pixel) == colour for pixel in visible]) > 0.6
+
+
+def test_an_enlarged_apple_is_a_red_apple(made: Made, thumbnails: dict[str, np.ndarray]) -> None:
+    large = made[LARGE]
+    assert large.shape == (256, 256, 3)
+    ranked = sorted(thumbnails, key=lambda name: likeness(large, thumbnails[name]))
+    assert "red-apple" in ranked[:5]
+    middle = large[64:224, 64:192].reshape(-1, 3)
+    assert np.mean([nearest(pixel) == "red" for pixel in middle]) > 0.6
 
 
 def test_a_pair_stands_side_by_side(made: Made, thumbnails: dict[str, np.ndarray]) -> None:

@@ -129,7 +129,7 @@ class Core:
         decision = self._batcher.decide(waiting, resident, monotonic())
         here = {*resident, decision.checkpoint} if isinstance(decision, Load) else resident
         coming = dict.fromkeys(each.checkpoint for each in waiting)
-        self._models.need({job.spec.checkpoint for job in self.jobs})
+        self._models.need({name for job in self.jobs for name in job.checkpoints})
         self._models.prefetch([name for name in coming if name not in here])
         with torch.no_grad():
             match decision:

@@ -95,6 +95,13 @@ class Job:
         return sum(each.steps for each in self._passes)
 
     @property
+    def checkpoints(self) -> list[str]:
+        """Those of its passes that are not done yet, and the last one's, which decodes."""
+        return [
+            each.checkpoint for each in self._passes[min(self._passed, len(self._passes) - 1) :]
+        ]
+
+    @property
     def before(self) -> int:
         """Steps of the passes that are done."""
         return sum(each.steps for each in self._passes[: self._passed])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from farm.worker.models.cache import ModelCache
 from farm.worker.models.checkpoint import Checkpoint
 from farm.worker.models.compiled import CompiledBlocks
 from farm.worker.models.forwards import Forwards
+from farm.worker.models.precision import computing_in
+from farm.worker.models.workbench import WORKBENCH
 from tests.checkpoints import tiny_file
+from tests.conftest import eventually
 
 CPU = torch.device("cpu")
 
@@ -152,6 +156,55 @@ def test_nothing_watches_blocks_that_are_being_compiled(backend: Backend) -> Non
     blocks.wait()
     assert blocks.ready(2)
     assert blocks.ready(3)
+
+
+@torch.no_grad()
+def test_a_rescue_meanwhile_does_not_get_into_what_is_compiled(backend: Backend) -> None:
+    net = Net()
+    plain = net(inputs())
+    backend.let.set()
+    blocks = CompiledBlocks(net, backend=backend)  # type: ignore[arg-type]
+    with WORKBENCH:  # so that nothing of it is read before the rescue begins
+        with blocks.used("two"):
+            net(inputs())
+        rescue = ExitStack()
+        rescue.enter_context(computing_in(net, torch.bfloat16))
+    with rescue:
+        blocks.unused()
+        assert net(inputs().bfloat16()).dtype == torch.bfloat16
+        blocks.wait()
+    assert blocks.ready("two")
+    with blocks.used("two"):
+        torch.testing.assert_close(net(inputs()), plain)
+    assert counters["stats"]["unique_graphs"] == 3, "a step compiled instead of the thread"
+
+
+@torch.no_grad()
+def test_of_two_checkpoints_one_is_compiled_at_a_time_and_no_forward_waits(
+    backend: Backend,
+) -> None:
+    both = [CompiledBlocks(net, backend=backend) for net in (Net(), Net(alike=1))]  # type: ignore[arg-type]
+    reached: list[int] = []
+    let = backend.let.wait
+
+    def once(timeout: float) -> bool:
+        reached.append(backend.graphs)
+        return let(timeout)
+
+    backend.let.wait = once  # type: ignore[method-assign]
+    for number, blocks in enumerate(both):
+        with blocks.used(number):
+            blocks._blocks[-1](torch.ones(2, 3, 6))
+    eventually(lambda: reached)
+    assert all(blocks.busy for blocks in both)
+    for number, blocks in enumerate(both):
+        with blocks.used(number):
+            blocks._blocks[-1](torch.ones(2, 3, 6))
+    assert reached == [0]
+    backend.let.set()
+    for blocks in both:
+        blocks.wait()
+    assert all(blocks.ready(number) for number, blocks in enumerate(both))
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from torch import Tensor
 from farm.worker.memory.profiles import by_name
 from farm.worker.models.forwards import Forwards
 from farm.worker.models.graphs import KEPT, WARM, Graphs, Inputs
+from farm.worker.models.workbench import WORKBENCH
 
 
 class Recorder:
@@ -101,6 +102,22 @@ def test_what_cannot_be_recorded_runs_as_it_is_for_ever(
     graphs("a", model, (torch.ones(1), None))
     assert recorder.recorded == 0
     assert caplog.text.count("not permitted when stream is capturing") == 1
+
+
+def test_while_anything_is_compiled_nothing_is_recorded_and_nobody_waits(
+    recorder: Recorder,
+) -> None:
+    graphs, model = Graphs(recorder), Model()
+    with WORKBENCH:
+        for _ in range(WARM + 3):
+            assert graphs("a", model, (torch.ones(1), None)).item() == 2.0
+        assert recorder.recorded == 0
+    graphs("a", model, (torch.ones(1), None))
+    assert recorder.recorded == 1
+    recorder.error = RuntimeError("cannot be recorded")
+    for _ in range(WARM + 1):
+        graphs("b", model, (torch.ones(1), None))
+    assert not WORKBENCH.locked()
 
 
 def test_those_used_longest_ago_are_let_go_of(recorder: Recorder) -> None:

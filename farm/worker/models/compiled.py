@@ -12,12 +12,15 @@ import logging
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as trees
+
+from farm.worker.models.workbench import WORKBENCH
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +60,10 @@ class CompiledBlocks:
     What cannot be compiled runs as it is for ever, and the log says why. Weights are inputs of
     what is compiled: they may change in place, as LoRAs change them.
 
+    The thread works on twins of the blocks, which have the same weights and nothing else in common
+    with them: whatever the engine does to the blocks meanwhile, as when it computes in another
+    precision, does not get into what is compiled.
+
     Call it from one thread at a time.
 
     Args:
@@ -65,9 +72,13 @@ class CompiledBlocks:
     """
 
     def __init__(self, unet: Any, *, backend: str = "inductor") -> None:
-        unet.compile_repeated_blocks(
-            fullgraph=True, dynamic=False, backend=backend, recompile_limit=SHAPES
-        )
+        self._options = {
+            "fullgraph": True,
+            "dynamic": False,
+            "backend": backend,
+            "recompile_limit": SHAPES,
+        }
+        unet.compile_repeated_blocks(**self._options)
         names = set(unet._repeated_blocks)
         self._blocks = [block for block in unet.modules() if type(block).__name__ in names]
         self._calls: list[Callable[..., Any]] = [
@@ -91,15 +102,15 @@ class CompiledBlocks:
     def used(self, shape: Hashable) -> Iterator[None]:
         """In the block the UNet is called with inputs of this shape."""
         self._switch(on=self.ready(shape))
-        # What watches the blocks must not get into what is being compiled of them.
         if shape in self._seen or self.busy:
             yield
             return
         with self._watched() as uses:
             yield
         self._seen.add(shape)
+        work = [(_twin(self._blocks[use.place]), use) for use in _distinct(self._blocks, uses)]
         self._thread = threading.Thread(
-            target=self._run, args=(shape, uses), name="compile", daemon=True
+            target=self._run, args=(shape, work), name="compile", daemon=True
         )
         self._thread.start()
 
@@ -139,18 +150,29 @@ class CompiledBlocks:
             for hook in hooks:
                 hook.remove()
 
-    def _run(self, shape: Hashable, uses: Sequence[_Use]) -> None:
+    def _run(self, shape: Hashable, work: Sequence[tuple[nn.Module, _Use]]) -> None:
         try:
             with torch.no_grad():
-                for use in _distinct(self._blocks, uses):
+                for twin, use in work:
                     args, kwargs = trees.tree_map_only(_Like, _Like.made, use.arguments)
-                    self._calls[use.place](*args, **kwargs)
+                    twin.compile(**self._options)
+                    with WORKBENCH:
+                        twin(*args, **kwargs)
         except Exception as error:
             log.warning("forwards of %s stay uncompiled: %r", shape, error)
         else:
             self._ready.add(shape)
         finally:
             self._thread = None
+
+
+def _twin(block: nn.Module) -> nn.Module:
+    """A block on the same weights, by parameters of its own."""
+    twins: dict[int, object] = {
+        id(weight): nn.Parameter(weight.data, weight.requires_grad) for weight in block.parameters()
+    }
+    twins |= {id(buffer): buffer.detach() for buffer in block.buffers()}
+    return deepcopy(block, twins)
 
 
 def _look(tensor: Tensor) -> _Like:

@@ -16,6 +16,8 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from farm.worker.models.workbench import WORKBENCH
+
 log = logging.getLogger(__name__)
 
 WARM = 2
@@ -109,6 +111,8 @@ class Graphs:
         self._calls[key] += 1
         if self._calls[key] <= WARM or key in self._failed:
             return None
+        if not WORKBENCH.acquire(blocking=False):
+            return None
         try:
             self._recorded[key] = _Recorded(self._recorder, call, inputs)
         except Exception as error:
@@ -117,6 +121,8 @@ class Graphs:
                 self._recorder.forget()
             log.warning("calls of %s are not recorded: %r", key, error)
             return None
+        finally:
+            WORKBENCH.release()
         if len(self._recorded) > KEPT:
             self._recorded.popitem(last=False)
         return self._recorded[key]

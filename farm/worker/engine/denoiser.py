@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from farm.errors import InvalidInput
+from farm.spec.passes import Pass
 from farm.worker.engine.adaptive import AdaptiveSlot
 from farm.worker.engine.batcher import Forward
 from farm.worker.engine.decodes import Decodes
@@ -197,8 +198,9 @@ class Denoiser:
             return
         request = job.request
         assert isinstance(request, Denoise)
-        later = (each for each in job.coming if each.checkpoint == request.checkpoint)
-        for size in (request, *later):
+        later = [each for each in job.coming if each.checkpoint == request.checkpoint]
+        sizes: list[Denoise | Pass] = [request, *later]
+        for size in sizes:
             self._limits.check(checkpoint, size)
         if request.edit and not checkpoint.edits:
             raise InvalidInput(

@@ -16,6 +16,7 @@ from farm.spec.passes import Pass
 from farm.worker.engine.batcher import Stage, Waiting
 from farm.worker.engine.guide import Guide
 from farm.worker.engine.requests import (
+    Crop,
     Decode,
     Denoise,
     EncodeImage,
@@ -158,8 +159,7 @@ class Job:
         self.request = request
         self.aside = isinstance(request, Resize) and request.upscaler in PICTURE_UPSCALERS
         self.shares = repr(request) if getattr(request, "kept", False) else None
-        stage = _STAGES.get(type(request))
-        if stage is None:
+        if isinstance(request, Resize | Crop):
             return
         own = self._passes[min(self._passed, len(self._passes) - 1)]
         width, height, loras, lengths = own.width, own.height, own.asked.unet, [1]
@@ -175,7 +175,7 @@ class Job:
         blocks = lcm(*lengths)
         self._waiting = Waiting(
             order=self.order,
-            stage=stage,
+            stage=_STAGES[type(request)],
             checkpoint=request.checkpoint,
             width=width,
             height=height,

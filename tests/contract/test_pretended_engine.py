@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from farm.spec.job import JobSpec
-from farm.worker.engine import denoiser
+from farm.worker.engine import reports
 from farm.worker.engine.requests import Begin, Denoise, Edit, Recipe
 from farm.worker.memory.meter import Meter
 from farm.worker.memory.profiles import by_name
@@ -114,7 +114,7 @@ def test_from_the_middle_of_the_schedule_and_with_a_picture_to_edit(
 def test_loras_embeddings_a_vae_of_its_own_and_previews(
     card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(denoiser, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(reports, "PROGRESS_SECONDS", 0.0)
     path = make_tiny(tmp_path, "sdxl")
     make_vae(path.with_name("tiny-sdxl.vae.safetensors"), "bare")
     for folder in ("Lora", "embeddings", "VAE-approx"):

@@ -242,7 +242,7 @@ def test_a_cancel_in_the_second_pass_ends_one_job() -> None:
 
 
 def test_progress_counts_both_passes_and_never_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("farm.worker.engine.denoiser.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("farm.worker.engine.reports.PROGRESS_SECONDS", 0.0)
     told: list[tuple[str, int, int]] = []
     bench = Bench(on_progress=lambda *what: told.append(what))
     bench.render(large(), large(denoising_strength=0.3, hires_steps=2))

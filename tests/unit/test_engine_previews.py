@@ -9,18 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from farm.worker.engine import denoiser
+from farm.worker.engine import reports
+from farm.worker.engine.stopwatch import Stopwatch
 from tests.engine_bench import Bench, alone
 from tests.fake_models import mean_of, spec
 
 
 class Viewer:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, watched: set[str]) -> None:
-        monkeypatch.setattr(denoiser, "PROGRESS_SECONDS", 0.0)
+        monkeypatch.setattr(reports, "PROGRESS_SECONDS", 0.0)
         self.seen: list[tuple[str, int, int, float]] = []
         self.made = 0
         self.bench = Bench(watched=watched.__contains__, on_preview=self.show)
-        preview: Any = self.bench.core._denoiser._preview
+        preview: Any = self.bench.core._denoiser._reports._preview
         monkeypatch.setattr(preview.previews, "picture", self.picture)
 
     def picture(self, checkpoint: object, latent: Tensor) -> Tensor:
@@ -53,7 +54,7 @@ def test_without_anybody_who_looks_none_is_made(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_preview_that_fails_harms_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
     viewer = Viewer(monkeypatch, {"job-0"})
-    preview: Any = viewer.bench.core._denoiser._preview
+    preview: Any = viewer.bench.core._denoiser._reports._preview
 
     def broken(*_: object) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -61,3 +62,31 @@ def test_a_preview_that_fails_harms_no_image(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(preview.previews, "picture", broken)
     (image,) = viewer.bench.render(spec("a cat", 1))
     np.testing.assert_array_equal(image.image, alone(spec("a cat", 1)))
+
+
+def test_a_picture_that_is_not_home_yet_is_shown_after_a_later_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Slow(Stopwatch):
+        asked = 0
+
+        @property
+        def passed(self) -> bool:
+            self.asked += 1
+            return self.asked > 1
+
+    monkeypatch.setattr(reports, "Stopwatch", Slow)
+    viewer = Viewer(monkeypatch, {"job-0", "job-1"})
+    first, second = viewer.bench.add(spec("a cat", 1, steps=4), spec("a dog", 2, steps=4))
+    while not viewer.made:
+        viewer.bench.run(turns=1)
+    assert viewer.made == 2
+    assert viewer.seen == []
+    viewer.bench.core.jobs.cancel(second.key)
+    viewer.bench.run()
+    # Whoever is gone is shown to nobody, and the last picture is not waited for.
+    assert [(key, step) for key, step, _, _ in viewer.seen] == [
+        ("job-0", step) for step in range(1, len(viewer.seen) + 1)
+    ]
+    assert viewer.seen
+    assert first.future.result(0).stats.steps == 4

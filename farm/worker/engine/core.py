@@ -15,7 +15,7 @@ from farm.worker.accountant import Accountant
 from farm.worker.engine.batcher import Batcher, Decode, Encode, Forward, Load
 from farm.worker.engine.calibration import Calibration
 from farm.worker.engine.decodes import Decodes
-from farm.worker.engine.denoiser import Denoiser, OnPreview, Preview, Progress
+from farm.worker.engine.denoiser import Denoiser
 from farm.worker.engine.encodes import Encodes
 from farm.worker.engine.job import Job
 from farm.worker.engine.jobs import Jobs
@@ -23,6 +23,7 @@ from farm.worker.engine.limits import RowLimits
 from farm.worker.engine.pictures import Pictures
 from farm.worker.engine.pulse import Pulse
 from farm.worker.engine.relief import relieved
+from farm.worker.engine.reports import OnPreview, Preview, Progress, Reports
 from farm.worker.engine.requests import EncodeImage, EncodeText
 from farm.worker.engine.shared import Shared
 from farm.worker.engine.texts import TextCache
@@ -46,7 +47,7 @@ class Core:
 
     Args:
         on_progress: called with (key, steps done, steps), a few times a second for each job.
-        watched, on_preview: see :class:`farm.worker.engine.denoiser.Preview`.
+        watched, on_preview: see :class:`farm.worker.engine.reports.Preview`.
         assets: LoRAs and embeddings that prompts may name.
         text_cache_bytes: device memory for encoded texts.
         shared_bytes: host memory for what several jobs ask for.
@@ -112,8 +113,12 @@ class Core:
             self.pulse,
             decodes=self._decodes,
             device=device,
-            on_progress=on_progress,
-            preview=on_preview and Preview(Previews(assets, device), watched, on_preview),
+            reports=Reports(
+                self.jobs,
+                device,
+                on_progress=on_progress,
+                preview=on_preview and Preview(Previews(assets, device), watched, on_preview),
+            ),
         )
 
     def turn(self) -> None:

@@ -4,65 +4,39 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from typing import TypeAlias
 
 import torch
-from torch import Tensor
 
 from farm.errors import InvalidInput
 from farm.spec.passes import Pass
 from farm.worker.engine.adaptive import AdaptiveSlot
 from farm.worker.engine.batcher import Forward
 from farm.worker.engine.decodes import Decodes
-from farm.worker.engine.failures import DeviceLost, device_lost, not_finite
+from farm.worker.engine.failures import DeviceLost, device_lost
 from farm.worker.engine.job import Job
 from farm.worker.engine.jobs import Jobs
 from farm.worker.engine.limits import RowLimits
 from farm.worker.engine.pulse import Pulse
 from farm.worker.engine.relief import relieved
+from farm.worker.engine.reports import Reports
 from farm.worker.engine.requests import Denoise
+from farm.worker.engine.rescues import Rescues
 from farm.worker.engine.runner import Runner, Stepped
 from farm.worker.engine.slot import Slot
 from farm.worker.memory.exhaustion import out_of_memory
 from farm.worker.models.checkpoint import Checkpoint
-from farm.worker.models.preview import Previews
 from farm.worker.samplers import Program, compile_program
 
 log = logging.getLogger(__name__)
-
-Progress: TypeAlias = Callable[[str, int, int], None]
-OnPreview: TypeAlias = Callable[[str, int, int, Tensor], None]
-
-PROGRESS_SECONDS = 0.2
-RESCUES = 2
-"""Images of a checkpoint that overflow before others begin in the precision that saved them."""
-
-
-@dataclass(frozen=True)
-class Preview:
-    """How jobs under way are looked at.
-
-    Attributes:
-        watched: whether anybody looks at the job of a key; asked a few times a second.
-        show: is given key, steps done, steps, and a picture, [h, w, 3] uint8 on the CPU.
-    """
-
-    previews: Previews
-    watched: Callable[[str], bool]
-    show: OnPreview
 
 
 class Denoiser:
     """Takes jobs step by step from noise to latent.
 
     A step is booked one step late, when the next one already keeps the device at work.
-
-    A latent that overflows is begun anew in the next higher precision. What saved two images of
-    a checkpoint is where its next ones begin.
     """
 
     def __init__(
@@ -73,19 +47,17 @@ class Denoiser:
         *,
         decodes: Decodes,
         device: torch.device,
-        on_progress: Progress | None,
-        preview: Preview | None,
+        reports: Reports,
     ) -> None:
         self._jobs = jobs
-        self._preview = preview
         self._limits = limits
         self._pulse = pulse
         self._decodes = decodes
         self._device = device
-        self._on_progress = on_progress
+        self._reports = reports
         self._runner = Runner(device)
         self._running: tuple[Stepped, list[Job], Checkpoint] | None = None
-        self._rescued: Counter[tuple[str, int]] = Counter()
+        self._rescues = Rescues(jobs)
 
     def forward(self, forward: Forward, checkpoint: Checkpoint) -> None:
         """Take jobs one step further; those that cannot begin end here."""
@@ -160,10 +132,12 @@ class Denoiser:
                         whole=slot.program.steps[position].whole,
                     )
                     if good:
-                        self._tell(holder, slot.program.done[position], checkpoint, estimate)
+                        done = slot.program.done[position]
+                        self._reports.tell(holder, done, checkpoint, estimate)
                         self._send_on(holder, slot.program, position)
                     else:
-                        self._rescue(holder, checkpoint, position)
+                        self._rescues.rescue(holder, checkpoint, position)
+        self._reports.deliver()
 
     def settle(self) -> None:
         """:meth:`book`, outside of a forward."""
@@ -175,6 +149,7 @@ class Denoiser:
         """Let go of everything while there is nothing to do."""
         self.settle()
         self._runner.forget()
+        self._reports.rest()
 
     def _split(self, jobs: Sequence[Job], shares: Sequence[float]) -> dict[str, float]:
         """Seconds by the key of each job that they were for."""
@@ -209,9 +184,7 @@ class Denoiser:
                 value=request.checkpoint,
                 remedy="Use one that takes 8 channels in, such as InstructPix2Pix.",
             )
-        if (lift := self._start_lift(job)) > job.lift:
-            job.restart(lift)
-            job.ledger.precision = checkpoint.precision(lift)
+        if not self._rescues.prepared(job, checkpoint):
             return
         program = compile_program(
             request.sampler,
@@ -224,53 +197,9 @@ class Denoiser:
         kind = AdaptiveSlot if program.pilot else Slot
         job.open(kind(request, program, self._device))
 
-    def _rescue(self, job: Job, checkpoint: Checkpoint, position: int) -> None:
-        """A latent is no longer finite: once more in the next precision, if there is one."""
-        assert job.slot
-        program = job.slot.program
-        step = program.done[position] + (not program.steps[position].whole)
-        if job.lift == checkpoint.rungs:
-            # All that asked for the same would get the same.
-            for other in list(self._jobs.together(job)):
-                self._jobs.fail([other], not_finite(other, step))
-            return
-        job.restart(job.lift + 1)
-        job.ledger.precision = checkpoint.precision(job.lift)
-        log.warning("%s overflowed at step %d; again in %s", job.key, step, job.ledger.precision)
-
-    def _start_lift(self, job: Job) -> int:
-        """In which precision a job of a checkpoint begins in which others overflowed.
-
-        A ``strict`` job finds its own way, so that its image does not depend on who came before.
-        """
-        if job.spec.strict:
-            return 0
-        lifts = (
-            lift
-            for (name, lift), times in self._rescued.items()
-            if name == job.waiting.checkpoint and times >= RESCUES
-        )
-        return max(lifts, default=0)
-
-    def _tell(self, job: Job, done: int, checkpoint: Checkpoint, estimate: Tensor) -> None:
-        """Say how far a job is, and those that get the same, and show what it is like to whoever
-        watches. Never its undoing."""
-        for each in self._jobs.together(job):
-            if not each.due(PROGRESS_SECONDS):
-                continue
-            try:
-                if self._on_progress:
-                    self._on_progress(each.key, each.before + done, each.steps)
-                if self._preview and self._preview.watched(each.key):
-                    picture = self._preview.previews.picture(checkpoint, estimate)
-                    self._preview.show(each.key, each.before + done, each.steps, picture)
-            except Exception:
-                log.exception("telling the progress of %s failed", each.key)
-
     def _send_on(self, job: Job, program: Program, position: int) -> None:
         if position + 1 == len(program.steps):
-            if job.lift:
-                self._rescued[job.waiting.checkpoint, job.lift] += 1
+            self._rescues.done(job)
             self._jobs.send(job, job.close())
 
     def _recover(self, error: Exception, forward: Forward, checkpoint: Checkpoint) -> None:

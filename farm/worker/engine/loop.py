@@ -21,10 +21,10 @@ from farm.spec.job import JobSpec
 from farm.worker.accountant import Accountant
 from farm.worker.engine.calibration import Calibrated, Size
 from farm.worker.engine.core import Core
-from farm.worker.engine.denoiser import OnPreview, Progress
 from farm.worker.engine.failures import DeviceLost, device_lost
 from farm.worker.engine.job import Job
 from farm.worker.engine.pulse import Activity, Counters, Heartbeat
+from farm.worker.engine.reports import OnPreview, Progress
 from farm.worker.engine.stats import Rendered
 from farm.worker.engine.timeline import Timeline
 from farm.worker.memory.experience import Experience

@@ -65,7 +65,8 @@ class Previews:
             latent: [4, h, w], an estimate of the clean latent.
 
         Returns:
-            [H, W, 3] uint8 on the CPU: with TAESD up to 512 pixels a side, else h times w.
+            [H, W, 3] uint8 on the device, which may still be at work on it: with TAESD up to 512
+            pixels a side, else h times w.
         """
         decoder = self._decoder(checkpoint.family)
         if decoder is not None:
@@ -181,7 +182,7 @@ def _layer(name: str) -> str:
 
 
 def _pixels(colours: Tensor) -> Tensor:
-    """[3, H, W] from 0 to 1, to [H, W, 3] uint8 on the CPU; what is not finite is black."""
+    """[3, H, W] from 0 to 1, to [H, W, 3] uint8; what is not finite is black."""
     shown: Any = colours.nan_to_num(0.0).clamp(0, 1).mul(255).to(torch.uint8)
-    pixels: Tensor = shown.permute(1, 2, 0).contiguous().cpu()
+    pixels: Tensor = shown.permute(1, 2, 0).contiguous()
     return pixels

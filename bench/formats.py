@@ -60,6 +60,7 @@ ROWS: dict[str, Encode] = {
     "WebP 90, method 4": plain("WEBP", quality=90, method=4),
     "JPEG 80": ours("jpeg 80"),
     "JPEG 90": ours("jpeg 90"),
+    "JPEG 95": ours("jpeg 95"),
     "JPEG 90, whole colour": plain("JPEG", quality=90, subsampling=0, optimize=True),
     "AVIF 80": ours("avif 80"),
     "AVIF 80, speed 6": plain("AVIF", quality=80, speed=6, max_threads=1),

@@ -6,11 +6,22 @@ it takes to write a line into the catalogue. Each can be done again where it was
 
 from __future__ import annotations
 
+import time
+
 from alembic import op
+
+from farm.errors import SetupError
 
 _PATIENCE = "10min"
 """For transactions that were there before: an index that is built beside the work waits for them,
 and nobody waits for it."""
+
+_STOPPING = 60.0
+"""Seconds for workers to stop, and for the leases of dead ones to run out."""
+_LIVE = """
+SELECT string_agg(worker || ' on ' || host, ', ' ORDER BY worker, host) FROM sessions
+WHERE ended_at IS NULL AND lease_until > now()
+"""
 
 
 def index(name: str, definition: str) -> None:
@@ -41,3 +52,19 @@ def check(table: str, name: str, condition: str) -> None:
     )
     with op.get_context().autocommit_block():
         op.execute(f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}")
+
+
+def wait_for_workers_to_stop() -> None:
+    """Go on when no worker is at work: for what those of the version before cannot live with.
+
+    Raises:
+        SetupError: they do not stop.
+    """
+    until = time.monotonic() + _STOPPING
+    while live := op.get_bind().exec_driver_sql(_LIVE).scalar():
+        if time.monotonic() > until:
+            raise SetupError(
+                f"This upgrade cannot be made beside workers, and some are at work: {live}.",
+                remedy="Stop all workers, run `farm migrate`, and start those of the new version.",
+            )
+        time.sleep(1.0)

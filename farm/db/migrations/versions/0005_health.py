@@ -2,19 +2,15 @@
 
 from alembic import op
 
+from farm.db.migrations import online
+
 revision = "0005"
 down_revision = "0004"
 branch_labels = None
 depends_on = None
 
 SCHEMA = """
-ALTER TABLE sessions
-    DROP CONSTRAINT sessions_state_check,
-    ADD CONSTRAINT sessions_state_check
-        CHECK (state IN ('live', 'draining', 'quarantined', 'closed', 'dead'));
-CREATE INDEX sessions_ended ON sessions (ended_at) WHERE ended_at IS NOT NULL;
-
-CREATE TABLE quarantines (
+CREATE TABLE IF NOT EXISTS quarantines (
     host text NOT NULL,
     worker text NOT NULL,
     reason text NOT NULL,
@@ -36,35 +32,21 @@ COMMENT ON COLUMN quarantines.test_at IS
 COMMENT ON COLUMN quarantines.answers IS
     'What its last canaries came out as, until they are judged.';
 
--- Only failures are in it, so that it costs succeeding jobs nothing.
-CREATE INDEX attempts_failed ON attempts (worker, ended_at)
-    WHERE result IN ('retry', 'failed', 'lost');
-CREATE INDEX requeue_due ON requeue (batch_id, not_before, ord);
-CREATE INDEX outcomes_failed ON outcomes (batch_id, ord) WHERE state = 'failed';
-
 ALTER TABLE orders
     DROP CONSTRAINT orders_action_check,
     ADD CONSTRAINT orders_action_check CHECK (action IN ('warm', 'evict', 'trace', 'canary'));
 
 ALTER TABLE batches
-    DROP CONSTRAINT batches_state_check,
-    ADD CONSTRAINT batches_state_check
-        CHECK (state IN ('loading', 'open', 'paused', 'cancelled', 'done', 'pruned')),
-    ADD COLUMN keep boolean NOT NULL DEFAULT false,
-    ADD COLUMN loading_until timestamptz,
-    ADD COLUMN swept_at timestamptz,
-    ADD COLUMN trimmed_at timestamptz,
+    ADD COLUMN IF NOT EXISTS keep boolean NOT NULL DEFAULT false,
+    ADD COLUMN IF NOT EXISTS loading_until timestamptz,
+    ADD COLUMN IF NOT EXISTS swept_at timestamptz,
+    ADD COLUMN IF NOT EXISTS trimmed_at timestamptz,
     SET (autovacuum_vacuum_scale_factor = 0.05);
 COMMENT ON COLUMN batches.keep IS 'Never pruned, however old.';
 COMMENT ON COLUMN batches.loading_until IS 'Its upload has died if nothing more came by then.';
 COMMENT ON COLUMN batches.swept_at IS
     'When files that no image names were removed, once, after its end.';
 COMMENT ON COLUMN batches.trimmed_at IS 'When its attempts were forgotten.';
-CREATE INDEX batches_hidden ON batches (id) WHERE state IN ('loading', 'pruned');
-CREATE INDEX batches_unswept ON batches (ended_at) WHERE ended_at IS NOT NULL AND swept_at IS NULL;
-CREATE INDEX batches_untrimmed ON batches (ended_at)
-    WHERE ended_at IS NOT NULL AND trimmed_at IS NULL;
-CREATE INDEX batches_ended ON batches (ended_at) WHERE ended_at IS NOT NULL;
 
 -- What is only inserted into is vacuumed by inserts: at tens of millions of rows, a fifth more
 -- would be a long wait for the map that lets index scans skip the table.
@@ -75,16 +57,38 @@ ALTER TABLE inputs SET (autovacuum_vacuum_insert_scale_factor = 0.05);
 """
 
 TAGS = """
-ALTER TABLE sessions ADD COLUMN tags text[] NOT NULL DEFAULT '{}';
+ALTER TABLE sessions ADD COLUMN IF NOT EXISTS tags text[] NOT NULL DEFAULT '{}';
 COMMENT ON COLUMN sessions.tags IS 'What batches may ask for.';
-ALTER TABLE batches ADD COLUMN tags text[] NOT NULL DEFAULT '{}';
+ALTER TABLE batches ADD COLUMN IF NOT EXISTS tags text[] NOT NULL DEFAULT '{}';
 COMMENT ON COLUMN batches.tags IS 'That a worker must have, all of them.';
 """
+
+CHECKS = {
+    "sessions": "state IN ('live', 'draining', 'quarantined', 'closed', 'dead')",
+    "batches": "state IN ('loading', 'open', 'paused', 'cancelled', 'done', 'pruned')",
+}
+
+INDEXES = {
+    "sessions_ended": "sessions (ended_at) WHERE ended_at IS NOT NULL",
+    # Only failures are in it, so that it costs succeeding jobs nothing.
+    "attempts_failed": """attempts (worker, ended_at)
+        WHERE result IN ('retry', 'failed', 'lost')""",
+    "requeue_due": "requeue (batch_id, not_before, ord)",
+    "outcomes_failed": "outcomes (batch_id, ord) WHERE state = 'failed'",
+    "batches_hidden": "batches (id) WHERE state IN ('loading', 'pruned')",
+    "batches_unswept": "batches (ended_at) WHERE ended_at IS NOT NULL AND swept_at IS NULL",
+    "batches_untrimmed": "batches (ended_at) WHERE ended_at IS NOT NULL AND trimmed_at IS NULL",
+    "batches_ended": "batches (ended_at) WHERE ended_at IS NOT NULL",
+}
 
 
 def upgrade() -> None:
     op.execute(SCHEMA)
     op.execute(TAGS)
+    for table, condition in CHECKS.items():
+        online.check(table, f"{table}_state_check", condition)
+    for name, definition in INDEXES.items():
+        online.index(name, definition)
 
 
 def downgrade() -> None:

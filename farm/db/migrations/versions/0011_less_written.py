@@ -2,6 +2,8 @@
 
 from alembic import op
 
+from farm.db.migrations import online
+
 revision = "0011"
 down_revision = "0010"
 branch_labels = None
@@ -69,6 +71,8 @@ UPDATE attempts SET
 
 
 def upgrade() -> None:
+    # Images are written anew, and what workers of the version before tell of one is not understood.
+    online.wait_for_workers_to_stop()
     op.execute(SCHEMA)
     op.execute(MOVE)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from time import monotonic
 from typing import Any
 
 import redis
@@ -18,6 +19,9 @@ _log = logging.getLogger(__name__)
 
 _PREVIEWS = "farm:previews:"
 _RECONNECT = 1.0
+_PATIENCE = 1.0
+_SILENCE = 2.0
+"""Seconds in which a broker that did not answer is told nothing."""
 _TIMEOUTS = {"socket_timeout": 5, "socket_connect_timeout": 2}
 
 
@@ -41,39 +45,46 @@ class Progress:
     """Tells whoever listens how jobs get on; never raises and never waits long."""
 
     def __init__(self, broker_url: str) -> None:
-        self._client = redis.Redis.from_url(client_url(broker_url), **_TIMEOUTS)
+        self._client = redis.Redis.from_url(
+            client_url(broker_url), socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE
+        )
+        self._silent_until = 0.0
 
     def tell(self, batch_id: int, event: dict[str, Any]) -> None:
-        try:
-            self._client.publish(channel(batch_id), json.dumps(event))
-        except RedisError as error:
-            _log.debug("progress of batch %s was not told: %s", batch_id, error)
+        self._ask(lambda client: client.publish(channel(batch_id), json.dumps(event)))
 
     def tell_all(self, events: Iterable[tuple[int, dict[str, Any]]]) -> None:
         """The same for several, each with its batch, in one message to the broker."""
-        try:
-            with self._client.pipeline(transaction=False) as together:
+
+        def publish(client: redis.Redis) -> None:
+            with client.pipeline(transaction=False) as together:
                 for batch_id, event in events:
                     together.publish(channel(batch_id), json.dumps(event))
                 together.execute()
-        except RedisError as error:
-            _log.debug("progress was not told: %s", error)
+
+        self._ask(publish)
 
     def show(self, batch_id: int, event: dict[str, Any]) -> None:
         """A preview, for those who asked for them."""
-        try:
-            self._client.publish(previews(batch_id), json.dumps(event))
-        except RedisError as error:
-            _log.debug("a preview of batch %s was not shown: %s", batch_id, error)
+        self._ask(lambda client: client.publish(previews(batch_id), json.dumps(event)))
 
     def watched(self) -> frozenset[int]:
         """The batches whose previews somebody listens to."""
-        try:
-            found = self._client.pubsub_channels(f"{_PREVIEWS}*")
-        except RedisError:
-            return frozenset()
+        found = self._ask(lambda client: client.pubsub_channels(f"{_PREVIEWS}*")) or []
         names = [name.decode() if isinstance(name, bytes) else name for name in found]
         return frozenset(int(name.removeprefix(_PREVIEWS)) for name in names)
+
+    def _ask(self, ask: Callable[[redis.Redis], Any]) -> Any:
+        """What the broker says; nothing where it does not answer, and for a while after that: who
+        ends attempts would wait with each group of them."""
+        if monotonic() < self._silent_until:
+            return None
+        try:
+            return ask(self._client)
+        except RedisError as error:
+            self._silent_until = monotonic() + _SILENCE
+            _log.debug("the broker is told nothing for %.0f s: %s", _SILENCE, error)
+            return None
 
     def close(self) -> None:
         self._client.close()

@@ -86,11 +86,13 @@ class Publisher:
 
     def __init__(self, broker_url: str) -> None:
         self._app = celery_app(broker_url)
-        # The dispatcher has more to do than to wait for a broker that is frozen.
+        # The dispatcher has more to do than to wait for a broker that is frozen or gone: kombu
+        # tries to connect for seven seconds, and a leader that is silent for five is followed.
         self._app.conf.broker_transport_options = {
             **self._app.conf.broker_transport_options,
             "socket_timeout": _PATIENCE,
             "socket_connect_timeout": _PATIENCE,
+            "max_retries": 0,
         }
         self._producer = self._app.amqp.Producer(self._app.connection_for_write())
         self._redis = redis.Redis.from_url(

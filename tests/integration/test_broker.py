@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -76,6 +77,42 @@ def test_progress_is_heard_again_after_the_broker_came_back(valkey: Any) -> None
         pending[0].cancel()
 
     asyncio.run(scenario())
+    progress.close()
+
+
+class Frozen:
+    """A broker that takes connections and never says a word."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+
+    def visits(self) -> int:
+        """Connections that were made so far, since it was last asked."""
+        self._listener.settimeout(0.05)
+        count = 0
+        while True:
+            try:
+                self._listener.accept()[0].close()
+            except TimeoutError:
+                return count
+            count += 1
+
+
+def test_a_frozen_broker_is_waited_for_once_at_a_time() -> None:
+    """A leader that waited through seven seconds of retries would be taken for dead."""
+    broker = Frozen()
+    publisher = Publisher(broker.url)
+    assert not publisher.publish([(1, 0, 1, "s")])
+    assert broker.visits() == 1
+    publisher.close()
+
+    progress = Progress(broker.url)
+    progress.tell_all([(7, {"job": "7-0"})])
+    assert broker.visits() == 1
+    progress.tell(7, {"job": "7-0", "step": 1})
+    assert progress.watched() == frozenset()
+    assert broker.visits() == 0, "it is left alone for a while"
     progress.close()
 
 

@@ -1,13 +1,14 @@
 """How many jobs a second pass through the whole queue, beside what Celery alone does.
 
-    .venv/bin/python bench/rates.py [--processes 4] [--places 32] [--jobs 4000]
+    .venv/bin/python bench/rates.py [--processes 16] [--places 32] [--jobs 4000]
 
 Starts a Postgres, a Valkey and worker processes of its own. First the processes are Celery workers
 with a task that does nothing, and messages are sent as Farm sends them. Then they are Farm's
 workers whose engine does nothing: each job is claimed, published, started and ended with the row of
 an image, by a dispatcher in a process of its own. Both have the same places and settings, and run
 one after the other, several times. CPU seconds say who needs what; the rest is waiting for the
-processors that there are.
+processors that there are. Afterwards Farm's processes have nothing to do for a while, and say what
+that costs.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from bench.postgres import cpu, postgres  # noqa: E402
 from tests import records  # noqa: E402
 
 QUEUE = "w.raw"
+IDLE = 10.0
+"""Seconds for which nothing is done."""
 STATS = {"gpu_seconds": 0.001, "units": 1.0, "checkpoint": "m", "queue_seconds": 0.1}
 IMAGE = {**records.IMAGE, "infotext": "a red apple\nSteps: 20, Sampler: Euler a, CFG scale: 7.0"}
 
@@ -234,7 +237,13 @@ def measure(
             )
             print(f"  Farm          {farms[-1]:6.0f} jobs/s, ms of CPU a job: {told}")
             print(f"  ratio         {farms[-1] / raws[-1]:6.2f}")
-            time.sleep(1.5)  # Postgres tells its counts once a second
+            before_each = {name: cpu(found) for name, found in parts.items()}
+            time.sleep(IDLE)  # Postgres tells its counts once a second
+            idle = ", ".join(
+                f"{name} {100 * (cpu(found) - before_each[name]) / IDLE:.1f}"
+                for name, found in parts.items()
+            )
+            print(f"  at rest       % of one processor: {idle}; load {os.getloadavg()[0]:.1f}")
             wal_after, after = written(db)
             hot = ", ".join(
                 f"{table} {100 * (after[table][1] - hot) / max(1, after[table][0] - updated):.0f} %"
@@ -253,7 +262,7 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--processes", type=int, default=16)
     parser.add_argument("--places", type=int, default=32)
     parser.add_argument("--jobs", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=3)

@@ -1,0 +1,89 @@
+"""The benchmarks on a pretended card: one command must not die after ten minutes of a typo."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench import card as cards
+from bench import engine, loading
+from farm.worker.memory import profiles
+from farm.worker.models.catalogue import builtin_folder
+from tests.checkpoints import make_tiny
+from tests.pretended_card import Card, pretended
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.skipif(
+        torch.cuda.is_available() or not torch.backends.cuda.is_built(),
+        reason="there is a card, or a torch that knows none",
+    ),
+]
+
+
+@pytest.fixture
+def card() -> Iterator[Card]:
+    with pretended() as card:
+        yield card
+    assert card.races == []
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tiny models and few steps under the names of the large."""
+
+    def write(path: Path, family: str) -> None:
+        make_tiny(path.parent, family, name=path.stem)
+
+    def workloads(_: str) -> list[engine.Workload]:
+        few: dict[str, Any] = {"steps": 2}
+        return [
+            engine.Workload("breaks", "sd15", engine.jobs("nothing", 1, 64, **few)),
+            engine.Workload("two jobs", "sd15", engine.jobs("sd15", 2, 64, **few)),
+        ]
+
+    plain = {name: replace(profiles.by_name(name), slots=2) for name in ("24gb", "12gb", "8gb")}
+    by_name = profiles.by_name
+    monkeypatch.setattr(profiles, "by_name", lambda name: plain.get(name) or by_name(name))
+    monkeypatch.setattr(engine.full_size, "write", write)
+    monkeypatch.setattr(engine, "workloads", workloads)
+    monkeypatch.setattr(engine, "overhead", lambda: None)
+    monkeypatch.setattr(engine, "STREAMED", {"cuda": 64})
+    monkeypatch.setattr(engine, "CAPPED", (("sd15", 64), ("nothing", 64)))
+    monkeypatch.setattr(engine, "mixed", lambda *_: engine.jobs("sd15", 2, 64, steps=2))
+    monkeypatch.setattr(cards, "_row", lambda *_: 10**9)
+    monkeypatch.setattr(cards, "_picture", lambda *_: 10**9)
+    monkeypatch.setitem(cards.peak.__kwdefaults__, "side", 16)  # type: ignore[arg-type]
+    monkeypatch.setattr(torch, "compile", lambda module: module)
+
+
+def test_the_engine_s_table_is_printed_whatever_fails(
+    card: Card, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = argparse.Namespace(device="cuda", repeats=1, jobs=2, compiled=True, only=None)
+    failed = engine.run(told, tmp_path)
+    said = capsys.readouterr().out
+    assert failed == ["breaks", *(f"nothing 64 in {name}gb" for name in (24, 12, 8, 4))]
+    assert "Pretended 3090, driver" in said
+    assert "TFLOP/s" in said
+    assert "two jobs: 2 forwards of 4.0 rows; a loop takes 4; busy" in said
+    for line in ("farm", "loop", "compiled", "batch"):
+        assert any(each.split()[:1] == [line] and "of peak" in each for each in said.splitlines())
+    assert "95%   loop" in said
+    assert all(f"{name}gb" in said.partition("ratio")[2] for name in (24, 12, 8, 4))
+
+
+@pytest.mark.parametrize("subject", ["floor", "farm", "host"])
+def test_what_loading_takes_is_measured(card: Card, tmp_path: Path, subject: str) -> None:
+    demo = builtin_folder() / "demo.safetensors"
+    path = tmp_path / "other.safetensors"
+    shutil.copy(demo, path)
+    path.with_suffix(".config").symlink_to(demo.with_suffix(".config"))
+    assert loading.SUBJECTS[subject](path, "cuda") > 0

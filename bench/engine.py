@@ -10,6 +10,11 @@ the same precision with the same attention (torch's ``scaled_dot_product_attenti
 - batch: called once for all of them, as far as they are alike;
 - compiled: the loop with ``torch.compile`` on its UNet (with ``--compiled``).
 
+On a card it also tells what share of the peak each of them reaches: of the operations a second of a
+large matrix product, which is measured first; how much of the time the card was busy with Farm's
+jobs; and predicted and measured memory under the caps of smaller cards. What fails is told, costs
+its own lines only, and makes the exit status 1.
+
 Prompts, negative prompts and seeds differ from image to image. Text encoding and decoding count;
 loading and image files do not. Ratios are those of each round, then their median.
 """
@@ -22,7 +27,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +41,7 @@ sys.path.insert(0, str(ROOT))
 import psutil  # noqa: E402
 import torch  # noqa: E402
 
-from bench import full_size  # noqa: E402
+from bench import card, full_size  # noqa: E402
 from farm.spec.job import JobSpec  # noqa: E402
 from farm.worker.engine import Engine, Rendered  # noqa: E402
 from farm.worker.engine.loop import threads  # noqa: E402
@@ -45,6 +52,10 @@ from farm.worker.models.cache import ModelCache  # noqa: E402
 from farm.worker.models.catalogue import AssetFile, builtin_folder, scan  # noqa: E402
 from tests.fake_models import FakeCheckpoint, FakeModels  # noqa: E402
 
+STREAMED = {"cpu": 128, "cuda": 512}
+"""Side of the pictures of the stream."""
+CAPPED = (("sd15", 512), ("sdxl", 512), ("sdxl", 1024))
+"""Families and sides that peaks are measured of."""
 SUBJECTS = ("apple", "lion", "frog", "house", "penguin", "car", "tree", "robot")
 COLOURS = ("red", "blue", "green", "yellow")
 SCHEDULERS = {
@@ -151,7 +162,7 @@ class Pipeline:
     def __init__(self, file: AssetFile, device: torch.device, dtype: torch.dtype) -> None:
         from tests.checkpoints import diffusers_pipeline
 
-        if file.name == "demo":
+        if file.path.with_suffix(".config").is_dir():
             self.pipe = diffusers_pipeline(file.path, dtype)
         else:
             self.pipe = _from_single_file(file, dtype)
@@ -223,10 +234,17 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def compare(work: Workload, farm: Farm, peers: dict[str, Pipeline], repeats: int) -> None:
-    """One workload by Farm and by every peer, in turn."""
+def compare(
+    work: Workload,
+    farm: Farm,
+    peers: dict[str, Pipeline],
+    repeats: int,
+    *,
+    limit: float | None = None,
+) -> None:
+    """One workload by Farm and by every peer, in turn; ``limit`` is the card's peak."""
     device = farm.engine._device
-    pipeline = next(iter(peers.values()))
+    pipeline = peers["loop"]
     methods: dict[str, Callable[[], object]] = {"farm": lambda: farm.render(work.jobs)}
     methods |= {name: lambda peer=peer: peer.loop(work.jobs) for name, peer in peers.items()}
     if work.alike and len(work.jobs) > 1:
@@ -242,16 +260,22 @@ def compare(work: Workload, farm: Farm, peers: dict[str, Pipeline], repeats: int
     forwards = (after.forwards - before.forwards) / repeats
     rows = (after.rows - before.rows) / max(after.forwards - before.forwards, 1)
     loop_forwards = sum(job.steps for job in work.jobs)
+    busy = (after.busy_seconds - before.busy_seconds) / sum(seconds["farm"])
     print(
-        f"\n{work.name}: {forwards:.0f} forwards of {rows:.1f} rows; a loop takes {loop_forwards}"
+        f"\n{work.name}: {forwards:.0f} forwards of {rows:.1f} rows; a loop takes {loop_forwards}; "
+        f"busy {busy:.0%}"
     )
+    share = ""
     for name, each in seconds.items():
         ratio = statistics.median(
             other / own for own, other in zip(seconds["farm"], each, strict=True)
         )
         speed = count / statistics.median(each)
         spread = f"{min(each):.2f}-{max(each):.2f} s"
-        print(f"  {name:9} {speed:8.3f} images/s  ({spread:>15})   farm is {ratio:.2f}x")
+        if limit:
+            done = sum(card.operations(job, work.family) for job in work.jobs)
+            share = f"   {done / statistics.median(each) / limit:6.1%} of peak"
+        print(f"  {name:9} {speed:8.3f} images/s  ({spread:>15})   farm is {ratio:.2f}x{share}")
 
 
 def stream(farm: Farm, peer: Pipeline, specs: Sequence[JobSpec], count: int) -> None:
@@ -375,33 +399,60 @@ def _beside(sampler: str, slots: int, steps: int) -> tuple[float, float]:
         return own - spent[0], time.process_time() - began - spent[0]
 
 
-def memory(files: Sequence[AssetFile], device: torch.device) -> None:
+def memory(files: Sequence[AssetFile], device: torch.device, failed: list[str]) -> None:
     """Peaks under the caps of smaller cards, against what the planner said."""
     total = torch.cuda.get_device_properties(device).total_memory
     print("\nprofile   workload           measured    predicted    ratio")
     for name in ("24gb", "12gb", "8gb", "4gb"):
         profile = profiles.by_name(name)
         torch.cuda.set_per_process_memory_fraction(min(1.0, profile.memory_bytes / total))
-        for family, side in (("sd15", 512), ("sdxl", 512), ("sdxl", 1024)):
-            if name == "4gb" and family == "sdxl":
-                continue
-            farm = Farm(files, profile, device)
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(device)
-            made = farm.render(jobs(family, profile.slots, side, steps=3))
-            rows = max(made[-1].stats.buckets)
-            free, everything = torch.cuda.mem_get_info(device)
-            peak = torch.cuda.max_memory_reserved(device)
-            context = everything - free - torch.cuda.memory_reserved(device)
-            said = peak_bytes(profile, family, side * side, rows)
-            measured = peak + context
-            print(
-                f"{name:9} {family} {side}, {rows:2} rows   {measured / GIB:7.2f} GiB"
-                f"   {said / GIB:7.2f} GiB   {said / measured:.3f}"
-            )
-            farm.engine.stop()
-            del farm
+        for family, side in CAPPED:
+            if name != "4gb" or family != "sdxl":
+                with told_if_it_fails(f"{family} {side} in {name}", failed):
+                    _peak(files, profile, device, (family, side))
     torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def _peak(
+    files: Sequence[AssetFile],
+    profile: MemoryProfile,
+    device: torch.device,
+    shape: tuple[str, int],
+) -> None:
+    family, side = shape
+    farm = Farm(files, profile, device)
+    try:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        made = farm.render(jobs(family, profile.slots, side, steps=3))
+        rows = max(made[-1].stats.buckets)
+        free, everything = torch.cuda.mem_get_info(device)
+        peak = torch.cuda.max_memory_reserved(device)
+        context = everything - free - torch.cuda.memory_reserved(device)
+        said = peak_bytes(profile, family, side * side, rows)
+        measured = peak + context
+        print(
+            f"{profile.name:9} {family} {side}, {rows:2} rows   {measured / GIB:7.2f} GiB"
+            f"   {said / GIB:7.2f} GiB   {said / measured:.3f}"
+        )
+    finally:
+        farm.engine.stop()
+
+
+@contextmanager
+def told_if_it_fails(name: str, failed: list[str]) -> Iterator[None]:
+    """What fails in the block is told, and the rest goes on."""
+    try:
+        yield
+    except Exception as error:
+        failed.append(name)
+        print(f"\n{name} failed: {error!r}")
+        traceback.print_exc()
+        traceback.clear_frames(error.__traceback__)  # and what they hold of the card
+    finally:
+        sys.stdout.flush()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
 
 
 def main() -> None:
@@ -416,10 +467,13 @@ def main() -> None:
     parser.add_argument("--models", type=Path, help="folder of the full-size models, kept")
     told = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        run(told, told.models or Path(scratch))
+        failed = run(told, told.models or Path(scratch))
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
-def run(told: argparse.Namespace, folder: Path) -> None:
+def run(told: argparse.Namespace, folder: Path) -> list[str]:
+    """Measure what was asked for; gives the names of what failed."""
     device = torch.device(told.device)
     on_card = device.type == "cuda"
     files = _files(device, folder)
@@ -428,31 +482,44 @@ def run(told: argparse.Namespace, folder: Path) -> None:
     if not on_card:
         torch.set_num_threads(threads())
     _print_versions(device, profile, dtype)
+    limit, failed = None, list[str]()
+    if on_card:
+        limit = card.peak(device, dtype)
+        print(f"{card.described()}: {limit / 1e12:.1f} TFLOP/s in a large matrix product")
     chosen = [
         work
         for work in workloads(device.type)
         if not told.only or any(work.name.startswith(word) for word in told.only)
     ]
     for family in dict.fromkeys(work.family for work in chosen):
-        file = next(file for file in files if file.name == family)
-        peers = {"loop": Pipeline(file, device, dtype)}
-        if told.compiled:
-            peers["compiled"] = Pipeline(file, device, dtype)
-            peers["compiled"].pipe.unet = torch.compile(peers["compiled"].pipe.unet)
-        farm = Farm(files, profile, device)
-        for work in (each for each in chosen if each.family == family):
-            compare(work, farm, peers, told.repeats)
-        if not told.only:
-            side = 512 if on_card else 128
-            stream(farm, peers["loop"], mixed(family, 16, side), told.jobs)
-        farm.engine.stop()
-        del farm, peers
-        if on_card:
-            torch.cuda.empty_cache()
+        with told_if_it_fails(family, failed):
+            file = next(file for file in files if file.name == family)
+            peers, farm = _peers(file, told, device, dtype), Farm(files, profile, device)
+            for work in (each for each in chosen if each.family == family):
+                with told_if_it_fails(work.name, failed):
+                    compare(work, farm, peers, told.repeats, limit=limit)
+            if not told.only:
+                with told_if_it_fails(f"stream of {family}", failed):
+                    specs = mixed(family, 16, STREAMED[device.type])
+                    stream(farm, peers["loop"], specs, told.jobs)
+            farm.engine.stop()
+            del farm, peers
     if not told.only or "overhead" in told.only:
-        overhead()
+        with told_if_it_fails("overhead", failed):
+            overhead()
     if on_card and not told.only:
-        memory(files, device)
+        memory(files, device, failed)
+    return failed
+
+
+def _peers(
+    file: AssetFile, told: argparse.Namespace, device: torch.device, dtype: torch.dtype
+) -> dict[str, Pipeline]:
+    peers = {"loop": Pipeline(file, device, dtype)}
+    if told.compiled:
+        peers["compiled"] = Pipeline(file, device, dtype)
+        peers["compiled"].pipe.unet = torch.compile(peers["compiled"].pipe.unet)
+    return peers
 
 
 def _files(device: torch.device, folder: Path) -> list[AssetFile]:
@@ -468,11 +535,11 @@ def _files(device: torch.device, folder: Path) -> list[AssetFile]:
 def _profile(device: torch.device) -> MemoryProfile:
     if device.type == "cpu":
         return profiles.choose("cpu", psutil.virtual_memory().total)
-    profile = profiles.by_name("24gb")
+    most = profiles.by_name("24gb").memory_bytes
     total = torch.cuda.get_device_properties(device).total_memory
-    if total > profile.memory_bytes:
+    if total > most:
         print(f"a card of {total / GIB:.0f} GiB, planned as if it had 24")
-    return profile
+    return profiles.choose("cuda", min(total, most))
 
 
 def _print_versions(device: torch.device, profile: MemoryProfile, dtype: torch.dtype) -> None:

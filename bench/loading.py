@@ -26,6 +26,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.metadata import version
+from math import isnan, nan
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -146,14 +148,15 @@ SUBJECTS: dict[str, Callable[[Path, str], float]] = {
 
 
 def measured(subject: str, path: Path, device: str, *, cold: bool) -> float:
-    """Seconds of one subject in a new process."""
+    """Seconds of one subject in a new process; NaN where it fails, and why is told."""
     (drop_cache if cold else fill_cache)(path)
     command = [sys.executable, __file__, "--subject", subject, "--file", str(path)]
     done = subprocess.run(
         [*command, "--device", device], capture_output=True, text=True, check=False, cwd=ROOT
     )
     if done.returncode:
-        sys.exit(f"{subject} failed:\n{done.stderr}")
+        print(f"{subject} failed:\n{done.stderr}", flush=True)
+        return nan
     return float(done.stdout.splitlines()[-1])
 
 
@@ -173,7 +176,13 @@ def fill_cache(path: Path) -> None:
             pass
 
 
-def compare(path: Path, device: str, repeats: int) -> None:
+def compare(path: Path, device: str, repeats: int) -> bool:
+    """Print what each subject takes; gives whether none failed."""
+    if device != "cpu":
+        from bench import card
+
+        print(f"{card.described()}, torch {version('torch')}")
+    good = True
     print(f"{path.stat().st_size / 1e9:.2f} GB, {device}, {repeats} rounds")
     for state in ("cold", "warm"):
         seconds: dict[str, list[float]] = {}
@@ -191,6 +200,8 @@ def compare(path: Path, device: str, repeats: int) -> None:
         print(f"  diffusers / farm  {ratio(seconds, 'diffusers', 'farm'):.2f}")
         if "host" in seconds:
             print(f"  host / farm       {ratio(seconds, 'host', 'farm'):.4f}")
+        good = good and not any(isnan(took) for each in seconds.values() for took in each)
+    return good
 
 
 def ratio(seconds: dict[str, list[float]], one: str, other: str) -> float:
@@ -213,7 +224,8 @@ def main() -> None:
             from bench import full_size
 
             full_size.write(path, "sdxl")
-        compare(path, told.device, told.repeats)
+        if not compare(path, told.device, told.repeats):
+            sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ the same precision with the same attention (torch's ``scaled_dot_product_attenti
 - batch: called once for all of them, as far as they are alike;
 - compiled: the loop with ``torch.compile`` on its UNet (with ``--compiled``).
 
+For images in two passes peers call the pipeline, enlarge its latent as Farm does, and call the
+image-to-image pipeline of the same models.
+
 On a card it also tells what share of the peak each of them reaches: of the operations a second of a
 large matrix product, which is measured first; how much of the time the card was busy with Farm's
 jobs; and predicted and measured memory under the caps of smaller cards. What fails is told, costs
@@ -64,6 +67,9 @@ SCHEDULERS = {
     "DPM++ 2M Karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
 }
 
+HIRES = {"hires_scale": 2.0, "denoising_strength": 0.5}
+"""Of which diffusers takes as many steps as Farm: half of twice as many."""
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -78,8 +84,8 @@ class Workload:
         """Whether one call of a pipeline can make them all."""
         first = self.jobs[0]
         return all(
-            (job.width, job.height, job.steps, job.sampler, job.cfg_scale)
-            == (first.width, first.height, first.steps, first.sampler, first.cfg_scale)
+            (job.size, job.width, job.height, job.steps, job.sampler, job.cfg_scale)
+            == (first.size, first.width, first.height, first.steps, first.sampler, first.cfg_scale)
             for job in self.jobs
         )
 
@@ -125,6 +131,7 @@ def workloads(device: str) -> list[Workload]:
             Workload(
                 "demo 128, 2 steps, cfg 1", "demo", jobs("demo", 16, 128, cfg_scale=1.0, steps=2)
             ),
+            Workload("demo hires 128 to 256, 4 jobs", "demo", jobs("demo", 4, 128, **HIRES)),
         ]
     turbo = {"cfg_scale": 1.0, "steps": 2}
     return [
@@ -133,6 +140,7 @@ def workloads(device: str) -> list[Workload]:
         Workload("SDXL 1024, 1 job", "sdxl", jobs("sdxl", 1, 1024)),
         Workload("SDXL turbo 512, 32 jobs", "sdxl", jobs("sdxl", 32, 512, **turbo)),
         Workload("SDXL mixed, 16 jobs", "sdxl", mixed("sdxl", 16, 512)),
+        Workload("SDXL hires 512 to 1024, 8 jobs", "sdxl", jobs("sdxl", 8, 512, **HIRES)),
         Workload("SD1.5 512, 32 jobs", "sd15", jobs("sd15", 32, 512)),
         Workload("SD1.5 512, 1 job", "sd15", jobs("sd15", 1, 512)),
     ]
@@ -149,7 +157,9 @@ class Farm:
         self._number = 0
 
     def render(self, specs: Sequence[JobSpec]) -> list[Rendered]:
-        return [future.result() for future in [self.submit(spec) for spec in specs]]
+        """Make the images; with seeds of their own each time, as first passes are kept."""
+        anew = [spec.model_copy(update={"seed": self._number + spec.seed}) for spec in specs]
+        return [future.result() for future in [self.submit(spec) for spec in anew]]
 
     def submit(self, spec: JobSpec) -> Any:
         self._number += 1
@@ -188,17 +198,37 @@ class Pipeline:
         kind, options = SCHEDULERS[first.sampler]
         self.pipe.scheduler = getattr(diffusers, kind).from_config(self._schedule, **options)
         generators = [torch.Generator().manual_seed(spec.seed) for spec in specs]
+        asked: dict[str, Any] = {
+            "prompt": [spec.prompt for spec in specs],
+            "negative_prompt": [spec.negative_prompt for spec in specs],
+            "guidance_scale": first.cfg_scale,
+            "generator": generators,
+        }
         with torch.no_grad():
-            self.pipe(
-                [spec.prompt for spec in specs],
-                negative_prompt=[spec.negative_prompt for spec in specs],
+            made = self.pipe(
                 num_inference_steps=first.steps,
-                guidance_scale=first.cfg_scale,
                 width=first.width,
                 height=first.height,
-                generator=generators,
-                output_type="np",
-            )
+                output_type="latent" if first.target else "np",
+                **asked,
+            ).images
+            if first.target:
+                self._enlarged(first, made, asked)
+
+    def _enlarged(self, first: JobSpec, small: torch.Tensor, asked: dict[str, Any]) -> None:
+        from diffusers import AutoPipelineForImage2Image
+
+        strength, second = first.denoising_strength, first.passes[1]
+        again = AutoPipelineForImage2Image.from_pipe(self.pipe)
+        again.set_progress_bar_config(disable=True)
+        size = (second.height // 8, second.width // 8)
+        again(
+            image=torch.nn.functional.interpolate(small, size, mode="bilinear"),
+            strength=strength,
+            num_inference_steps=round(second.steps / strength),
+            output_type="np",
+            **asked,
+        )
 
 
 def _from_single_file(file: AssetFile, dtype: torch.dtype) -> Any:
@@ -259,7 +289,7 @@ def compare(
     after, count = farm.engine.counters, len(work.jobs)
     forwards = (after.forwards - before.forwards) / repeats
     rows = (after.rows - before.rows) / max(after.forwards - before.forwards, 1)
-    loop_forwards = sum(job.steps for job in work.jobs)
+    loop_forwards = sum(each.steps for job in work.jobs for each in job.passes)
     busy = (after.busy_seconds - before.busy_seconds) / sum(seconds["farm"])
     print(
         f"\n{work.name}: {forwards:.0f} forwards of {rows:.1f} rows; a loop takes {loop_forwards}; "

@@ -9,12 +9,31 @@ import pytest
 
 from tests.conftest import eventually
 from tests.crew import Crew
+from tests.disk import Disk
 from tests.saboteur import Saboteur
 from tests.wholefarm import WholeFarm
 
 
 @pytest.fixture(scope="session")
-def _farm(short_folder: Path) -> Iterator[WholeFarm]:
+def _disk(short_folder: Path) -> Iterator[Disk | None]:
+    """A file system of their own for the images of that farm, where one may be mounted."""
+    disk = Disk(short_folder / "faults" / "images")
+    try:
+        yield disk if disk.mount() else None
+    finally:
+        disk.unmount()
+
+
+@pytest.fixture
+def disk(_disk: Disk | None) -> Disk:
+    """The file system on which that farm keeps its images."""
+    if _disk is None:
+        pytest.skip("mounting a file system needs rights that this user has not")
+    return _disk
+
+
+@pytest.fixture(scope="session")
+def _farm(short_folder: Path, _disk: Disk | None) -> Iterator[WholeFarm]:
     whole = WholeFarm(short_folder / "faults", workers="0")
     whole.start()
     yield whole

@@ -11,6 +11,7 @@ import pytest
 from farm.client import Batch
 from tests.conftest import eventually
 from tests.crew import Crew
+from tests.disk import Disk
 from tests.saboteur import Saboteur
 
 
@@ -40,6 +41,19 @@ def test_a_full_disk_wastes_nothing(saboteur: Saboteur, crew: Crew) -> None:
         why = saboteur.farm.client.why(f"{batch.id}-59")
         assert "No worker can begin a job: cpu0:" in why["reason"]
         assert "the disk is full" in why["reason"]
+        done = batch.refresh().counts["succeeded"]
+    saboteur.finish(batch)
+    assert done < 60
+    assert saboteur.wasted() == wasted
+
+
+def test_a_disk_that_is_full_for_real_wastes_nothing(saboteur: Saboteur, disk: Disk) -> None:
+    """The same, and nobody but the kernel says so."""
+    batch = saboteur.begin(60)
+    wasted = saboteur.wasted()
+    with saboteur.breaking("a disk that is full"), disk.full():
+        eventually(lambda: len(refusals(saboteur)) == 2)
+        assert all("the disk is full" in each for each in refusals(saboteur))
         done = batch.refresh().counts["succeeded"]
     saboteur.finish(batch)
     assert done < 60

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +21,7 @@ from farm.worker import keeper as keeping
 from farm.worker import picture
 from farm.worker.keeper import Keeper
 from tests.conftest import eventually
+from tests.small_disk import REFUSED
 
 ENCODED = picture.encode(np.zeros((8, 8, 3), np.uint8), "p", PNG)
 JOB = (1, 0, 1)
@@ -81,3 +85,20 @@ def test_a_store_is_tried_before_the_work(full: threading.Event, store: ImageSto
     keeper.check()
     assert keeper.refusal is None
     assert store.remove_partial(older_than=0) == 0
+
+
+def test_a_disk_that_is_full_for_real(tmp_path: Path) -> None:
+    """Not with RLIMIT_FSIZE: that a file is too large is EFBIG, another error than a full disk."""
+    unshare = shutil.which("unshare")
+    if not unshare:
+        pytest.skip("this system has no unshare, and a mount needs rights without it")
+    done = subprocess.run(
+        [unshare, "-rm", sys.executable, "-m", "tests.small_disk", str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == REFUSED or "unshare" in done.stderr:
+        pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
+    assert done.stdout.strip() == "ok", done.stderr

@@ -27,7 +27,7 @@ _SETTINGS = {
     "shared_buffers": "64MB",
     "max_connections": "100",
     "max_wal_size": "256MB",
-    "wal_compression": "on",  # of the pages that are written whole after a checkpoint: a fifth is left
+    "wal_compression": "on",  # of pages that are written whole after a checkpoint
     "log_checkpoints": "off",
     # Queries are short: helper processes and compilation would cost more than they give.
     "io_method": "sync",

@@ -21,7 +21,7 @@ class Viewer:
         self.seen: list[tuple[str, int, int, float]] = []
         self.made = 0
         self.bench = Bench(watched=watched.__contains__, on_preview=self.show)
-        preview: Any = self.bench.core._denoiser._reports._preview
+        preview: Any = self.bench.core._reports._preview
         monkeypatch.setattr(preview.previews, "picture", self.picture)
 
     def picture(self, checkpoint: object, latent: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def test_without_anybody_who_looks_none_is_made(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_preview_that_fails_harms_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
     viewer = Viewer(monkeypatch, {"job-0"})
-    preview: Any = viewer.bench.core._denoiser._reports._preview
+    preview: Any = viewer.bench.core._reports._preview
 
     def broken(*_: object) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -107,23 +107,25 @@ class Core:
             device=device,
             room_beside=self._room_beside,
         )
+        self._reports = Reports(
+            self.jobs,
+            device,
+            on_progress=on_progress,
+            preview=on_preview and Preview(Previews(assets, device), watched, on_preview),
+        )
         self._denoiser = Denoiser(
             self.jobs,
             limits,
             self.pulse,
             decodes=self._decodes,
             device=device,
-            reports=Reports(
-                self.jobs,
-                device,
-                on_progress=on_progress,
-                preview=on_preview and Preview(Previews(assets, device), watched, on_preview),
-            ),
+            reports=self._reports,
         )
 
     def turn(self) -> None:
         """Do the one thing that is best done next."""
         self._refresh()
+        self._reports.deliver()
         self._encodes.book()
         self._decodes.book()
         self._pictures.book()
@@ -160,6 +162,7 @@ class Core:
             self._encodes.settle()
             self._decodes.settle()
             self._denoiser.rest()
+            self._reports.rest()
         self._models.need(())
         self.pulse.accountant.rest()
 

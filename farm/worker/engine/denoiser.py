@@ -137,7 +137,6 @@ class Denoiser:
                         self._send_on(holder, slot.program, position)
                     else:
                         self._rescues.rescue(holder, checkpoint, position)
-        self._reports.deliver()
 
     def settle(self) -> None:
         """:meth:`book`, outside of a forward."""
@@ -149,7 +148,6 @@ class Denoiser:
         """Let go of everything while there is nothing to do."""
         self.settle()
         self._runner.forget()
-        self._reports.rest()
 
     def _split(self, jobs: Sequence[Job], shares: Sequence[float]) -> dict[str, float]:
         """Seconds by the key of each job that they were for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, product, starmap
 from math import prod
 from typing import TypeAlias
@@ -95,7 +96,8 @@ class Gate:
         elif (shape := _worst(self._seen, _shapes(job))) is None:
             self.notice = self.notice or _away(self._seen)
         else:
-            error = self._seen.obstacle(shape, lambda field: f"{where}.{field}")
+            at = partial(_at_fault, job, shape)
+            error = self._seen.obstacle(shape, lambda field: f"{where}.{at(field)}")
             if not self._waits:
                 raise error
             self.notice = self.notice or error.message
@@ -132,8 +134,10 @@ def refusal(means: Means, found: Beyond, batch: Jobs) -> FarmError:
         total = batch.total
     else:
         index, total = {}, len(batch)
+    job = batch.job(found.first) if isinstance(batch, BatchSpec) else batch[found.first]
 
-    def where(field: str) -> str:
+    def where(said: str) -> str:
+        field = _at_fault(job, found.shape, said)
         if not isinstance(batch, BatchSpec):
             return f"jobs[{found.first}].{field}"
         return f"axes.{field}[{index[field]}]" if field in index else field
@@ -141,6 +145,15 @@ def refusal(means: Means, found: Beyond, batch: Jobs) -> FarmError:
     which = f"{found.jobs} of its {total} jobs" if found.jobs < total else f"all {total} jobs"
     concerned = f"This concerns {which}, the first is number {found.first}."
     return means.obstacle(found.shape, where, concerned if total > 1 else "")
+
+
+def _at_fault(job: JobSpec, shape: Shape, field: str) -> str:
+    """What says ``field`` of a shape: of the second pass's, where it is that."""
+    if shape == (job.checkpoint, job.width, job.height):
+        return field
+    if field == "checkpoint":
+        return "hires_checkpoint" if job.hires_checkpoint else field
+    return next((side for side in HIRES_SIZES[1:] if getattr(job, side)), HIRES_SIZES[0])
 
 
 def _away(means: Means) -> str:

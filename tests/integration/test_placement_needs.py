@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -143,3 +144,28 @@ def test_what_retries_here_and_there_need_is_read_once(
     for ord in (0, 150, 70, 0, 150, 70):
         assert needs.of(batch, ord).until > ord
     assert sorted(read) == [0, 70, 150]
+
+
+@pytest.mark.parametrize(
+    ("second", "room", "having", "fitting"),
+    [("other", 300, (), ()), ("big", 200, ("gpu0",), ()), ("big", 300, ("gpu0",), ("gpu0",))],
+)
+def test_both_passes_must_fit_and_both_checkpoints_be_there(
+    db: Database,
+    dispatcher: Dispatcher,
+    second: str,
+    room: int,
+    having: tuple[str, ...],
+    fitting: tuple[str, ...],
+) -> None:
+    fields = {"width": 256, "height": 256, "hires_scale": 2, "hires_checkpoint": second}
+    name = TEMPLATE["checkpoint"]
+    first = Asset(name, "sd15", 100 * MIB, "/m", {}, None, dtype="float16")
+    assets.register(db, "host", [first, replace(first, name="big", path="/b")])
+    batch = submit(db, **fields)
+    worker(db, "gpu0", room=room)
+    job = BatchSpec({**TEMPLATE, **fields}).job(0)
+    assert Needs(db).of(batch, 0).largest == job.largest == {name: 256 * 256, second: 512 * 512}
+    found = reach(db, job, ())
+    assert (found.having, found.fitting) == (having, fitting)
+    assert dispatcher.cycle() == (4 if fitting else 0)

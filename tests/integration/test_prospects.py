@@ -75,6 +75,15 @@ SIZES = "The nearest size that fits is"
         ({"tags": ["fast", "a100"]}, "tags", ("tagged a100 and fast", "tag gpu0 +a100")),
         ({"jobs": [{}, {"width": 2048, "height": 1024}, {"checkpoint": "huge"}]},
          "jobs[1].width", ("2 of its 3 jobs, the first is number 1", SIZES)),
+        ({"width": 512, "height": 512, "hires_scale": 2.5},
+         "hires_scale", ("1280x1280 on 'demo'", f"{SIZES} 1008x1008")),
+        ({"width": 512, "height": 512, "count": 2,
+          "axes": {"steps": [5, 6], "hires_width": [0, 768, 2048]}},
+         "axes.hires_width[2]", ("4 of its 12 jobs, the first is number 4", SIZES)),
+        ({"hires_scale": 2, "hires_checkpoint": "huge"},
+         "hires_checkpoint", ("'huge' takes", "a smaller checkpoint")),
+        ({"jobs": [{}, {"hires_scale": 1.5, "hires_checkpoint": "far"}]},
+         "jobs[1].hires_checkpoint", ("'far' has a worker", "model folder of gpu0")),
     ],
 )  # fmt: skip
 def test_what_no_worker_could_ever_make_is_refused(
@@ -144,6 +153,9 @@ def test_a_stream_stops_at_the_first_such_line(api: TestClient, small: Database)
     assert "1008x1008" in problem["remedy"]
     assert api.get("/v1/batches").json()["batches"] == []
     assert small.all("SELECT FROM batches WHERE state <> 'pruned'") == []
+
+    large = {"width": 512, "height": 512, "hires_height": 2048}
+    assert send(api, {"batch": shared}, large).json()["field"] == "line 2.hires_height"
 
     waits = send(api, {"batch": {**shared, "wait_for_worker": True}}, *lines)
     assert (waits.status_code, waits.json()["total"]) == (202, 3)

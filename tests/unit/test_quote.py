@@ -64,6 +64,26 @@ def test_shapes_are_counted_exactly_whatever_else_varies() -> None:
     assert sum(shapes_of(listed).values()) == len(listed)
 
 
+HIRES = (
+    ("hires_scale", (1.0, 2.0)),
+    ("steps", (10, 20)),
+    ("hires_checkpoint", ("", "b")),
+    ("hires_height", (0, 640)),
+)
+
+
+def test_images_in_two_passes_count_as_large_as_they_become() -> None:
+    batch = BatchSpec(template=TEMPLATE, axes=HIRES, count=3)
+    jobs = [batch.job(ord) for ord in range(batch.total)]
+    by_hand = Counter((job.passes[-1].checkpoint, *job.size) for job in jobs)
+    assert shapes_of(batch) == shapes_of(jobs) == by_hand
+    assert by_hand["b", 1024, 1024] == 6
+    (part,) = parts_of(batch)
+    assert part.others == {"b"}
+    assert part.pixels == sum(job.size[0] * job.size[1] for job in jobs) / len(jobs)
+    assert [{*each.others} for each in parts_of(jobs)] == [{*job.checkpoints[1:]} for job in jobs]
+
+
 def test_a_great_many_shapes_are_not_all_looked_at() -> None:
     sides = tuple(range(64, 4096, 8))
     batch = BatchSpec(template=TEMPLATE, axes=(("width", sides), ("height", sides)))

@@ -110,6 +110,9 @@ def test_the_format_is_an_option_a_field_and_is_read_again(worker: StandIn, tmp_
     assert (first["format"], first["width"], first["height"]) == ("jpeg", 128, 128)
     assert first["infotext"] == told("show", "2-0")["image"]["infotext"]
     assert "Seed: 5" in second["infotext"]
+    again = told("submit", str(made[1]), "--format", "png")
+    asked = again["spec"]["template"]
+    assert (asked["prompt"], asked["seed"], again["output"]["format"]) == ("ein Löwe", 5, "png")
     shown = farm("info", str(made[0])).stdout
     assert f"{made[0]}: jpeg, 128x128\nein Löwe\nSteps: 20" in shown
     assert "output: jpeg 80" in farm("show", "2").stdout

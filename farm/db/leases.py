@@ -89,6 +89,8 @@ class Ending:
 
 def claim(db: Database, claims: Sequence[Claim]) -> list[Lease]:
     """CLAIM: lease jobs to sessions, all in one transaction; in the order of the claims."""
+    if not claims:
+        return []
     heads = [one for one in claims if not one.ords]
     together = {
         "batch_ids": [one.batch_id for one in heads],

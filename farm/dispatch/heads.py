@@ -53,14 +53,14 @@ class Heads:
     def claimed(self, claims: Sequence[Claim], placed: Sequence[Lease]) -> None:
         """Follow what was claimed. Who got less than was asked for has changed, and behind a batch
         of which nothing is left there may be another."""
+        if self._open is None:
+            return
         asked: Counter[int] = Counter()
         for claim in claims:
             asked[claim.batch_id] += claim.count
         got = Counter(lease.batch_id for lease in placed if lease.attempt == 1)
-        for batch_id, count in asked.items():
-            batch = self._open and self._open.get(batch_id)
-            if not self._open or not batch or not count:
-                continue
+        for batch_id in asked.keys() & self._open.keys():
+            batch, count = self._open[batch_id], asked[batch_id]
             if got[batch_id] < count or batch.cursor + count >= batch.total:
                 self.forget()
                 return

@@ -61,7 +61,8 @@ UPDATE attempts SET
     checkpoint = stats ->> 'checkpoint',
     precision = stats ->> 'precision',
     remark = stats ->> 'remark',
-    buckets = ARRAY(SELECT jsonb_array_elements_text(stats -> 'buckets')::smallint),
+    buckets = CASE WHEN stats -> 'buckets' IS NOT NULL
+                   THEN ARRAY(SELECT jsonb_array_elements_text(stats -> 'buckets')::smallint) END,
     stats = nullif(jsonb_strip_nulls(stats) - ARRAY[
         'vram_active', 'vram_reserved', 'system_used', 'system_total', 'units', 'gpu_seconds',
         'queue_seconds', 'load_seconds', 'encode_seconds', 'denoise_seconds', 'decode_seconds',

@@ -166,8 +166,8 @@ def _first(means: Means, batch: BatchSpec) -> tuple[int, Shape]:
     axes = [(field, values) for field, values in batch.axes if field in _SIDES]
     for indices in product(*(range(len(values)) for _, values in axes)):
         chosen = {field: index for (field, _), index in zip(axes, indices, strict=True)}
-        said = {field: values[chosen[field]] for field, values in axes}
-        shape = Shape(*(said.get(side, batch.template.get(side)) for side in _SIDES))
+        said = {**batch.template, **{field: values[chosen[field]] for field, values in axes}}
+        shape = Shape(said["checkpoint"], said["width"], said["height"])
         if shape.pixels > means.most(shape.checkpoint):
             return _number(batch, chosen), shape
     raise LookupError("no job is beyond all workers")

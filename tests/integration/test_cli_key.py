@@ -50,7 +50,7 @@ def test_shares_are_shown_and_changed(db: Database, database_url: str) -> None:
     rows = {row["name"]: row for row in users.shares(db)}
     assert (rows["anna"]["weight"], rows["anna"]["max_in_flight"]) == (2.5, 64)
     assert rows["root"]["weight"] == 1
-    assert share("anna", "--no-cap").stdout.split()[-2:] == ["2.5", "-"]
+    assert share("anna", "--no-cap").stdout.split()[-4:] == ["2.5", "-", "-", "0"]
     assert "root" in share().stdout
     unknown = share("nobody", "--weight", "2")
     assert (unknown.returncode, "no user nobody" in unknown.stderr) == (3, True)

@@ -32,6 +32,7 @@ from farm.db.sessions import NewSession
 from farm.dispatch import dispatcher as dispatching
 from farm.dispatch.dispatcher import Dispatcher
 from farm.dispatch.housekeeping import Housekeeper, Keep
+from farm.dispatch.prospects import prospects
 from farm.spec.batch import BatchSpec
 from farm.spec.job import JobSpec
 from farm.spec.moves import Move
@@ -154,7 +155,8 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def test_the_life_of_a_job(full: Database, said: dict[str, Any]) -> None:
     new = NewSession("new", "gpu99", "host", 1, {}, "cpu", 8)
     spec = BatchSpec(template=TEMPLATE, count=9)
-    batch = batches.accept(full, NewBatch(1, spec=spec, idempotency_key="hot")).id
+    prospects(full, spec, [])
+    batch = batches.accept(full, NewBatch(1, spec=spec, idempotency_key="hot"), quota=10**9).id
     listed = [JobSpec(**TEMPLATE)] * 3  # type: ignore[arg-type]
     batches.accept(full, NewBatch(1, jobs=listed))
     sessions.open(full, new, lease=60)
@@ -176,10 +178,15 @@ def test_the_life_of_a_job(full: Database, said: dict[str, Any]) -> None:
     batches.set_priority(full, batch, 60)
     batches.cancel(full, batch)
     sessions.close(full, "new")
+    leases.republished(full, held)
     leases.reap(full, ["new"], crashed=True)
+    leases.reap(full, ["new"], crashed=True, started=False)
+    leases.reap_forgotten(full, slack=60)
     backlog.finish(full)
     named = {
-        name: text for name, text in vars(queries).items() if name.isupper() and name != "PLACE"
+        name: text
+        for name, text in vars(queries).items()
+        if name.isupper() and name[0] != "_" and name != "PLACE"
     }
     missing = [name for name, text in named.items() if text not in said]
     assert missing == [], "each statement of farm.db.queries is looked at"

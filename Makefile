@@ -1,6 +1,6 @@
 # Farm: what can be made. `make` alone prints this list.
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-model up test chaos check format clean
+.PHONY: help install demo demo-model up test gpu-check chaos check format clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -32,6 +32,11 @@ up: $(INSTALLED) ## start a farm and stay with it
 # Two at a time: most tests wait for servers, and each process has servers of its own.
 test: $(INSTALLED) ## run the whole suite on real servers
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+gpu-check: $(INSTALLED) ## on a machine with a GPU: is everything right? about five minutes
+	$(BIN)/farm doctor
+	$(BIN)/python -m pytest -m gpu -rs -p no:randomly tests/contract/test_on_a_card.py
+	$(BIN)/python bench/engine.py --device cuda --repeats 1 --only "SD1.5 512, 1"
 
 chaos: $(INSTALLED) ## break a farm 200 times during a batch, and check the books: a quarter of an hour
 	$(BIN)/python -m tests.chaos

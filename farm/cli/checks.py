@@ -158,7 +158,13 @@ def _gpus(_: Settings) -> Finding:
 
 _ASK_TORCH = """
 import json, torch, torchvision
-print(json.dumps([torch.__version__, torch.version.cuda, torch.cuda.is_available()]))
+usable, why = torch.cuda.is_available(), None
+try:
+    for number in range(torch.cuda.device_count() if usable else 0):
+        torch.ones(2, device=f"cuda:{number}").sum().item()
+except Exception as error:
+    why = str(error).splitlines()[0]
+print(json.dumps([torch.__version__, torch.version.cuda, usable, why]))
 """
 
 
@@ -179,7 +185,13 @@ def _torch(_: Settings) -> Finding:
         return Finding(
             "WARN", f"workers cannot run here: {reason}", "pip install 'farm[worker]' cures it."
         )
-    torch, cuda, usable = json.loads(done.stdout.splitlines()[-1])
+    torch, cuda, usable, why = json.loads(done.stdout.splitlines()[-1])
+    if why:  # a card that this torch has no kernels for, for one
+        return Finding(
+            "FAIL",
+            f"{torch} cannot compute on the GPUs: {why}",
+            "Install a torch that is built for this card, see https://pytorch.org/get-started.",
+        )
     if _has_gpu() and not usable:
         why = "is built for the CPU only" if cuda is None else f"needs a driver for CUDA {cuda}"
         return Finding(

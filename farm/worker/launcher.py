@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +26,8 @@ class Device:
     """What one worker holds.
 
     Attributes:
-        name: the worker's name: ``gpu0``, ``cpu0``.
-        uuid: ``GPU-...``, or ``cpu``.
+        name: the worker's name: ``gpu0``, ``cpu0``; ``gpu0-1`` for an instance of a divided card.
+        uuid: ``GPU-...``, ``MIG-...`` or ``cpu``.
         index: the driver's number for it, as in nvidia-smi.
         total_bytes: its memory; for the CPU the machine's.
         model: what the maker calls it.
@@ -100,7 +101,7 @@ def visible(found: Sequence[Device], environment: Mapping[str, str]) -> list[Dev
             device
             for device in found
             if entry == str(device.index)
-            or (entry.startswith("GPU-") and device.uuid.startswith(entry))
+            or (entry.startswith(("GPU-", "MIG-")) and device.uuid.startswith(entry))
         ]
         if not match:  # CUDA ignores what follows an unknown entry, "-1" for one
             break
@@ -145,16 +146,18 @@ def _numbered(selection: str) -> list[Device]:
             value=selection,
             remedy="Use all, auto, cpu, or numbers such as 0,2.",
         )
-    found = {str(device.index): device for device in gpus()}
+    found = gpus()
+    there = dict.fromkeys(str(device.index) for device in found)
     for number in numbers:
-        if number not in found:
+        if number not in there:
             raise InvalidInput(
-                f"gpus: there is no GPU {number}; this machine has {', '.join(found)}.",
+                f"gpus: there is no GPU {number}; this machine has {', '.join(there)}.",
                 field="gpus",
                 value=selection,
                 remedy="Choose among those, as nvidia-smi numbers them.",
             )
-    return [found[number] for number in dict.fromkeys(numbers)]
+    wanted = dict.fromkeys(numbers)
+    return [device for number in wanted for device in found if str(device.index) == number]
 
 
 def _ask_nvml(nvml: Any) -> list[Device]:
@@ -163,21 +166,39 @@ def _ask_nvml(nvml: Any) -> list[Device]:
     except nvml.NVMLError as error:
         raise _no_gpu(f"The NVIDIA driver does not answer ({error})") from None
     try:
-        return [_device(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
+        return [
+            device for index in range(nvml.nvmlDeviceGetCount()) for device in _devices(nvml, index)
+        ]
     except nvml.NVMLError as error:
         raise _no_gpu(f"The NVIDIA driver failed ({error})") from None
     finally:
         nvml.nvmlShutdown()
 
 
-def _device(nvml: Any, index: int) -> Device:
+def _devices(nvml: Any, index: int) -> list[Device]:
+    """A card, or the instances that it is divided into (MIG): CUDA shows a process one of them."""
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    try:
+        divided = bool(nvml.nvmlDeviceGetMigMode(handle)[0])
+    except nvml.NVMLError:  # most cards cannot be
+        divided = False
+    if not divided:
+        return [_device(nvml, handle, f"gpu{index}", index)]
+    found = []
+    for place in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+        with suppress(nvml.NVMLError):  # places may be empty
+            part = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, place)
+            found.append(_device(nvml, part, f"gpu{index}-{place}", index))
+    return found
+
+
+def _device(nvml: Any, handle: Any, name: str, index: int) -> Device:
     try:
         total = nvml.nvmlDeviceGetMemoryInfo(handle).total
     except nvml.NVMLError_NotSupported:  # it shares the machine's memory
         total = psutil.virtual_memory().total
     return Device(
-        f"gpu{index}",
+        name,
         nvml.nvmlDeviceGetUUID(handle),
         index,
         total,

@@ -165,10 +165,16 @@ def test_gpus(
 @pytest.mark.parametrize(
     ("found", "answer", "state", "says"),
     [
-        ([CARD], (0, '["2.14.1+cu130", "13.0", true]'), "OK", "2.14.1+cu130, CUDA 13.0"),
-        ([], (0, '["2.14.1+cpu", null, false]'), "OK", "on the CPU"),
-        ([CARD], (0, '["2.14.1+cpu", null, false]'), "FAIL", "is built for the CPU only"),
-        ([CARD], (0, '["2.14.1", "13.0", false]'), "FAIL", "needs a driver for CUDA 13.0"),
+        ([CARD], (0, '["2.14.1+cu130", "13.0", true, null]'), "OK", "2.14.1+cu130, CUDA 13.0"),
+        ([], (0, '["2.14.1+cpu", null, false, null]'), "OK", "on the CPU"),
+        ([CARD], (0, '["2.14.1+cpu", null, false, null]'), "FAIL", "is built for the CPU only"),
+        (
+            [CARD],
+            (0, '["2.14.1+cu130", "13.0", true, "CUDA error: no kernel image is available"]'),
+            "FAIL",
+            "cannot compute on the GPUs: CUDA error: no kernel image",
+        ),
+        ([CARD], (0, '["2.14.1", "13.0", false, null]'), "FAIL", "needs a driver for CUDA 13.0"),
         ([], (1, "", "Traceback\nImportError: no torch"), "WARN", "ImportError: no torch"),
     ],
 )

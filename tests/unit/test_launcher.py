@@ -34,6 +34,9 @@ def fake_nvml(cards: list[tuple[str, int | None, str]], *, broken: bool = False)
             raise NVMLErrorNotSupported
         return SimpleNamespace(total=cards[index][1])
 
+    def whole(_: int) -> list[int]:
+        raise NVMLErrorNotSupported
+
     return SimpleNamespace(
         NVMLError=NVMLError,
         NVMLError_NotSupported=NVMLErrorNotSupported,
@@ -44,6 +47,7 @@ def fake_nvml(cards: list[tuple[str, int | None, str]], *, broken: bool = False)
         nvmlDeviceGetUUID=lambda index: cards[index][0],
         nvmlDeviceGetMemoryInfo=memory,
         nvmlDeviceGetName=lambda index: cards[index][2],
+        nvmlDeviceGetMigMode=whole,
     )
 
 
@@ -92,6 +96,49 @@ def test_a_device_is_what_the_driver_says() -> None:
 def test_a_card_without_memory_of_its_own_has_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml([("GPU-c", None, "GB10")]))
     assert discover("all")[0].total_bytes > 0
+
+
+def divided_nvml() -> SimpleNamespace:
+    """A whole card, and one in two instances with an empty place between them."""
+    cards: list[tuple[str, int | None, str]] = [
+        ("GPU-whole", 80 * GIB, "H100"),
+        ("GPU-cut", 80 * GIB, "H100"),
+        ("MIG-a", 10 * GIB, "H100 MIG 1g.10gb"),
+        ("MIG-b", 20 * GIB, "H100 MIG 1g.20gb"),
+    ]
+    nvml = fake_nvml(cards)
+
+    def part(handle: int, place: int) -> int:
+        assert handle == 1
+        if place == 1:
+            raise NVMLError("Not Found")
+        return 2 if place == 0 else 3
+
+    nvml.nvmlDeviceGetCount = lambda: 2
+    nvml.nvmlDeviceGetMigMode = lambda handle: [handle == 1, 0]
+    nvml.nvmlDeviceGetMaxMigDeviceCount = lambda _: 3
+    nvml.nvmlDeviceGetMigDeviceHandleByIndex = part
+    return nvml
+
+
+@pytest.mark.parametrize(
+    ("selection", "shown", "names"),
+    [
+        ("all", None, ["gpu0", "gpu1-0", "gpu1-2"]),
+        ("1", None, ["gpu1-0", "gpu1-2"]),
+        ("all", "MIG-b", ["gpu1-2"]),
+    ],
+)
+def test_each_instance_of_a_divided_card_is_a_device(
+    monkeypatch: pytest.MonkeyPatch, selection: str, shown: str | None, names: list[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", divided_nvml())
+    if shown is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    found = discover(selection)
+    assert [device.name for device in found] == names
+    assert (found[-1].uuid, found[-1].total_bytes) == ("MIG-b", 20 * GIB)
+    assert process(found[-1], grace=1).env["CUDA_VISIBLE_DEVICES"] == "MIG-b"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,18 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 PLAIN = replace(by_name("24gb"), dtype="float32")
 """A card's profile in the precision in which a CPU makes the same bits."""
 
+CROWD: tuple[dict[str, Any], ...] = (
+    {},
+    {"sampler": "Euler a", "rng": "NV"},
+    {"sampler": "DPM++ 2M SDE Karras", "seed": 7, "variation_seed": 3, "variation_strength": 0.2},
+    {"sampler": "DPM++ SDE", "prompt": "a cat AND a dog :0.5", "negative_prompt": "fog"},
+    {"sampler": "UniPC", "prompt": "[a:b:2] (lion:1.3)", "cfg_rescale": 0.5},
+    {"sampler": "LMS", "prompt": "word " * 90},
+    {"sampler": "Heun", "s_churn": 5.0, "cfg_scale": 1.0},
+    {"sampler": "DPM adaptive", "negative_prompt": "", "width": 128},
+)
+"""Jobs of every kind of sampler, noise and prompt."""
+
 
 def spec(file: AssetFile, prompt: str = "a red apple", **changes: Any) -> JobSpec:
     """A small job."""

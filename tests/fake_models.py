@@ -194,6 +194,7 @@ class FakeModels:
         self.resident: tuple[str, ...] = ()
         self.bytes = 0
         self.idle = 0
+        self.recorded = False
         self.loading = False
         self.needed: set[str] = set()
 
@@ -220,6 +221,11 @@ class FakeModels:
         """Notes whatever is wanted, once."""
         if names and self.prefetched[-1:] != [list(names)]:
             self.prefetched.append(list(names))
+
+    def give_up_speed(self) -> bool:
+        """What is recorded goes."""
+        recorded, self.recorded = self.recorded, False
+        return recorded
 
     def shed(self) -> bool:
         """One more checkpoint that nobody uses leaves, or weights of one in use."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from farm.worker.memory.profiles import by_name
 from farm.worker.models.checkpoint import Checkpoint
 from farm.worker.models.loader import load
 from farm.worker.models.lora import LoraFile, read_lora
+from farm.worker.models.patches import patch_of
 from tests.checkpoints import tiny_file
 from tests.networks import KINDS, NAMINGS, Dense, make_lora
+from tests.pretended_card import pretended
 
 CPU = torch.device("cpu")
 PLENTY = 2**40
@@ -405,3 +408,34 @@ def test_a_failure_in_the_middle_leaves_nothing_on(
         subject.wear({}, {"two": 1.0})
     assert subject.checkpoint.worn("unet") == ()
     check_equal(subject.weights(), subject.loaded)
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available() or not torch.backends.cuda.is_built(),
+    reason="there is a card, or a torch that knows none",
+)
+def test_kept_weights_follow_those_that_leave_the_card(tmp_path: Path) -> None:
+    file = tiny_file(tmp_path, "sd15")
+    modules = dict(load(file, by_name("cpu"), CPU)._patches._modules)
+    make_lora(tmp_path / "ink.safetensors", modules)
+    cuda = torch.device("cuda")
+    with pretended():
+        checkpoint = load(file, replace(by_name("24gb"), dtype="float32"), cuda)
+        unet: Any = checkpoint._unet
+        loaded = {name: weight.cpu().clone() for name, weight in unet.named_parameters()}
+
+        def wear(*loras: Lora) -> None:
+            checkpoint.wear("unet", loras, find, spare=PLENTY)
+
+        def find(name: str) -> LoraFile:
+            return read_lora(name, tmp_path / f"{name}.safetensors")
+
+        wear(Lora("ink", 0.7))
+        patch = patch_of(unet)
+        assert {kept.device.type for kept in patch._kept.values()} == {"cuda"}
+        assert checkpoint.stream()
+        assert {kept.device.type for kept in patch._kept.values()} == {"cpu"}
+        wear()
+        for name, weight in unet.named_parameters():
+            assert weight.device == CPU
+            assert torch.equal(weight, loaded[name])

@@ -378,3 +378,30 @@ def test_without_memory_for_any_decoding_the_job_does_not_fit(queue: Queue) -> N
     bench.run()
     assert isinstance(short.future.exception(0), DoesNotFit)
     assert not bench.core._decodes.busy
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_what_only_makes_forwards_quicker_goes_before_a_picture_is_decoded_in_tiles(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch, recorded: bool
+) -> None:
+    bench = Bench()
+    bench.models.recorded, bench.models.idle = recorded, 1
+    queue.held = False
+    tiled: list[bool] = []
+    draft = bench.checkpoint.draft
+
+    def drafted(latent: Any, *, beside: bool = False) -> Any:
+        tiled.append(not beside)
+        if bench.models.recorded or (not recorded and len(tiled) == 1):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return draft(latent, beside=beside)
+
+    monkeypatch.setattr(bench.checkpoint, "draft", drafted)
+    bench.add(SHORT, LONG)
+    bench.run()
+    for job in bench.jobs:
+        check_alone(job)
+    # The first try may not turn to tiles; nor may the next picture, which is tried afresh.
+    assert tiled == [False, True, False]
+    assert not bench.models.recorded
+    assert bench.models.idle == 1

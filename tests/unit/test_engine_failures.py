@@ -308,8 +308,9 @@ class Ladder:
 def test_where_memory_runs_out_one_thing_is_given_up_after_the_other(
     monkeypatch: pytest.MonkeyPatch, where: str, times: int, gave_up: tuple[bool, bool]
 ) -> None:
-    # A forward of guided rows is tried with one row before anything else is given up.
-    ladder = Ladder(monkeypatch, where, times + (where == "predict" and times > 0))
+    # A forward of guided rows is tried with one row, and a picture with nothing recorded, before
+    # anything else is given up.
+    ladder = Ladder(monkeypatch, where, times + (where in ("predict", "decode") and times > 0))
     asked = STYLED if where == "wear" else GOOD[0]
     (image,) = ladder.bench.render(asked)
     np.testing.assert_allclose(image.image, alone(asked), rtol=0, atol=1e-5)
@@ -360,7 +361,8 @@ def test_the_next_life_begins_where_this_one_ended(monkeypatch: pytest.MonkeyPat
 def test_where_memory_runs_out_idle_checkpoints_leave_first(where: str) -> None:
     bench = Bench(rows=2)
     bench.models.idle = 1
-    left = [2 if where == "predict" else 1]  # a forward is tried with fewer rows before that
+    # A forward is tried with fewer rows before that, and a picture with nothing recorded.
+    left = [1 if where == "encode" else 2]
 
     def short(what: str, _: Any) -> None:
         if what == where and left[0]:

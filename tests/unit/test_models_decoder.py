@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from farm.errors import NumericFailure
-from farm.worker.models.decoder import Decoder
+from farm.worker.models.decoder import SIZES, Decoder
 
 F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
 
@@ -151,3 +152,26 @@ def test_what_tiles_cannot_save_is_out_of_memory(side: int) -> None:
     with pytest.raises(torch.OutOfMemoryError):
         Decoder(vae, tile_over=10**9).decode(latent(side=side))
     assert len(vae.used) == (2 if side > 64 else 1)
+
+
+def test_the_grey_picture_of_a_size_is_made_once_while_few_sizes_take_turns() -> None:
+    vae = Vae(F32, {F32})
+    made: list[int] = []
+
+    def encode(picture: Tensor) -> Any:
+        made.append(picture.shape[-1] // 8)
+        small = picture[:, :1, ::8, ::8].expand(-1, 4, -1, -1)
+        return SimpleNamespace(latent_dist=SimpleNamespace(mean=small))
+
+    vae.encode = encode  # type: ignore[method-assign, assignment]
+    decoder = Decoder(vae, tile_over=10**9)
+    for side in (2, 4, 2, 4, 2):
+        assert decoder.unpainted(side, side).shape == (1, 5, side, side)
+    assert made == [2, 4]
+    for side in range(5, 5 + SIZES):
+        decoder.unpainted(side, side)
+    assert len(decoder._unpainted) == SIZES
+    decoder.unpainted(2, 2)
+    assert made[-1] == 2
+    decoder.rest()
+    assert not decoder._unpainted

@@ -175,27 +175,50 @@ class Decodes:
         job.ledger.charge("decode", seconds, share=seconds)
 
     def _queue(self, checkpoint: Checkpoint, latent: Tensor, *, beside: bool) -> _Queued:
-        """Beside the steps, or where memory runs out between them, or else without checkpoints
-        that nobody uses."""
+        """Beside the steps, or where memory runs out between them."""
         if beside and self._side:
             try:
                 with _on(self._side):
                     return self._drafted(checkpoint, latent, beside=True)
             except Exception as error:
-                if not out_of_memory(error):
-                    raise
-                traceback.clear_frames(error.__traceback__)
-                log.warning("no memory to decode beside steps, from now on between: %r", error)
+                _forgive(error, "decode beside steps, from now on between")
                 self._side = None
+        return self._between(checkpoint, latent)
+
+    def _between(self, checkpoint: Checkpoint, latent: Tensor) -> _Queued:
+        """Whole, if need be without recorded forwards; or else in tiles, if need be without
+        checkpoints that nobody uses.
+
+        Tiles show, and are remembered, so what only makes forwards quicker goes before. A picture
+        that runs out of memory whole does so later too, as nothing is recorded any more.
+        """
+        try:
+            return self._drafted(checkpoint, latent, beside=False, last=False)
+        except Exception as error:
+            _forgive(error, "decode, from now on nothing is recorded")
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._models.give_up_speed()
         return relieved(self._models, lambda: self._drafted(checkpoint, latent, beside=False))
 
-    def _drafted(self, checkpoint: Checkpoint, latent: Tensor, *, beside: bool) -> _Queued:
+    def _drafted(
+        self, checkpoint: Checkpoint, latent: Tensor, *, beside: bool, last: bool = True
+    ) -> _Queued:
+        """Queue a decoding; where it is the ``last`` try between steps, in tiles if need be."""
         watch = Stopwatch(self._device)
         with self._limits.decoding(checkpoint, latent[0].numel() * FACTOR**2):
-            draft = checkpoint.draft(latent, beside=beside)
+            draft = checkpoint.draft(latent, beside=beside or not last)
         pixels, finite = download(draft.pixels), download(draft.finite)
         watch.stop()
         return _Queued(draft, pixels, finite, watch, beside)
+
+
+def _forgive(error: Exception, what: str) -> None:
+    """Let go of what a try held that ran out of memory; all else is raised."""
+    if not out_of_memory(error):
+        raise error
+    traceback.clear_frames(error.__traceback__)
+    log.warning("no memory to %s: %r", what, error)
 
 
 @contextmanager

@@ -151,6 +151,7 @@ class Checkpoint:
             return False
         self._forwards.forget()
         _stream(self._unet, self.device)
+        patch_of(self._unet).follow()
         self._homes[self._unet] = torch.device("cpu")
         return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections import OrderedDict
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from farm.worker.models.precision import LADDER
 
 FACTOR = 8
 ENDLESS = 2**62
+SIZES = 8
+"""Sizes whose grey picture is remembered, those used last: 10 MiB in all at 2048x2048."""
 
 T = TypeVar("T")
 
@@ -66,7 +69,7 @@ class Decoder:
         self._tiny = tiny
         self.tile_over = tile_over if tiny is None else ENDLESS
         self._encode_tile_over = tile_over
-        self._unpainted: Tensor | None = None
+        self._unpainted: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -77,7 +80,7 @@ class Decoder:
     def rest(self) -> None:
         """Let go of what was made from the loaded weights."""
         self._vae = self._loaded
-        self._unpainted = None
+        self._unpainted.clear()
 
     def draft(self, latent: Tensor, *, beside: bool = False) -> Draft:
         """Queue the decoding of [4, h, w] float32 in the precision that worked last.
@@ -86,8 +89,8 @@ class Decoder:
         and above from then on.
 
         Args:
-            beside: there is other work beside it, so that running out of memory says nothing of
-                its size, and is raised.
+            beside: there is other work beside it, or memory that could be had, so that running
+                out of memory says nothing of its size, and is raised.
         """
         if beside:
             return self._first(latent)
@@ -137,11 +140,15 @@ class Decoder:
         Raises:
             NumericFailure: the VAE cannot encode even that.
         """
-        if self._unpainted is None or self._unpainted.shape[2:] != (height, width):
+        size = height, width
+        if size not in self._unpainted:
             grey = torch.zeros(3, height * FACTOR, width * FACTOR)
             latent = self.encode(grey)[None]
-            self._unpainted = torch.cat([torch.ones_like(latent[:, :1]), latent], dim=1)
-        return self._unpainted
+            while len(self._unpainted) >= SIZES:
+                self._unpainted.popitem(last=False)
+            self._unpainted[size] = torch.cat([torch.ones_like(latent[:, :1]), latent], dim=1)
+        self._unpainted.move_to_end(size)
+        return self._unpainted[size]
 
     def encode(self, picture: Tensor) -> Tensor:
         """[3, H, W] in -1..1 to the mean latent, [4, H/8, W/8] float32 on the VAE's device, rounded

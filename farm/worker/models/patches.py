@@ -67,6 +67,12 @@ class Patch:
             raise
         self.worn = loras
 
+    def follow(self) -> None:
+        """The weights have moved: kept ones live where they do."""
+        for name, kept in self._kept.items():
+            self._kept[name] = kept.to(self._weights[name].device)
+        self.kept_bytes = sum(kept.nbytes for kept in self._kept.values())
+
     @torch.no_grad()
     def clear(self) -> None:
         """Take everything off."""

@@ -128,6 +128,7 @@ class Resident:
     held: dict[nn.Module, int]
     disk: Disk = field(repr=False)
     load_seconds: float = 0.5
+    recorded_bytes: int | None = None
     recorded: bool = False
     streamable: bool = False
     in_host: list[nn.Module] = field(default_factory=list)

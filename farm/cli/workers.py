@@ -200,9 +200,11 @@ def memory(
     Example: farm workers memory gpu0 --seconds 5
     """
     with Farm() as farm:
-        content = farm.memory(name, seconds=seconds)
+        content, recorded = farm.memory(name, seconds=seconds)
     target = to or Path(f"{name}-memory.pickle")
     target.write_bytes(content)
+    for checkpoint, held in recorded.items():
+        typer.echo(f"Recorded forwards of {checkpoint} hold {output.size(held)}.")
     typer.echo(f"{target}: open it at https://pytorch.org/memory_viz")
 
 

@@ -193,9 +193,12 @@ class Farm:
         report, _ = self._report(worker, "calibrate", asked, patience)
         return report
 
-    def memory(self, worker: str, *, seconds: float = 0.0, patience: float = 60.0) -> bytes:
+    def memory(
+        self, worker: str, *, seconds: float = 0.0, patience: float = 60.0
+    ) -> tuple[bytes, Mapping[str, int]]:
         """What lies where in a worker's card, for https://pytorch.org/memory_viz: a pickle of
-        torch's, which is for that page and better not loaded.
+        torch's, which is for that page and better not loaded. And how many bytes of the card
+        recorded forwards hold, by checkpoint.
 
         Args:
             seconds: to record for before it who allocates what.
@@ -204,8 +207,8 @@ class Farm:
             NotFound: there is no such worker, or it did not answer within ``patience`` seconds.
             Conflict: it holds no GPU.
         """
-        _, url = self._report(worker, "memory", {"seconds": seconds}, patience + seconds)
-        return self._transport.content(f"{url}/file")
+        report, url = self._report(worker, "memory", {"seconds": seconds}, patience + seconds)
+        return self._transport.content(f"{url}/file"), report.get("recorded", {})
 
     def _report(
         self, worker: str, what: str, asked: Mapping[str, Any], patience: float

@@ -116,7 +116,8 @@ class Orders:
         def memory(id: str, asked: Mapping[str, Any]) -> dict[str, Any]:
             content = self._snapshots.take(seconds=asked.get("seconds", 0.0))
             self._store.put(snapshot_path(id), content)
-            return {"path": snapshot_path(id), "bytes": len(content)}
+            recorded = dict(self._models.recorded)
+            return {"path": snapshot_path(id), "bytes": len(content), "recorded": recorded}
 
         self._report(subject, memory)
 

@@ -165,8 +165,10 @@ def test_the_table_and_the_file(
     for part in ("denoise, sdpa", "512x768", "3.00 GB", "0.2500", "32.00", "out of memory"):
         assert part in shown
     assert "on a CPU it cannot be told" in shown
-    thread = answer({"path": "memory/1.pickle", "bytes": 7})
-    assert "memory_viz" in farm("memory", "cpu0", "--seconds", "0.5").output
+    thread = answer({"path": "memory/1.pickle", "bytes": 7, "recorded": {"anime/v3": 3 * 2**30}})
+    shown = farm("memory", "cpu0", "--seconds", "0.5").output
+    assert "memory_viz" in shown
+    assert "Recorded forwards of anime/v3 hold 3.00 GB." in shown
     thread.join()
     assert (at_the_prompt / "cpu0-memory.pickle").read_bytes() == b"pickled"
 

@@ -14,9 +14,10 @@ from farm.errors import DoesNotFit
 from farm.spec.measurement import Call, Measurement
 from farm.worker.engine.batcher import Forward
 from farm.worker.engine.limits import RowLimits
+from farm.worker.memory.admission import check_fits
 from farm.worker.memory.experience import ENOUGH, READINGS, Experience
 from farm.worker.memory.meter import Meter, Taken
-from farm.worker.memory.planner import CONTEXT, RESERVE_SHARE, Learnt, check_fits, peak_bytes
+from farm.worker.memory.planner import CONTEXT, RESERVE_SHARE, Learnt, peak_bytes
 from farm.worker.memory.profiles import GIB, MemoryProfile, by_name
 from farm.worker.models.cache import ModelCache
 from tests.fake_models import FakeCheckpoint, FakeModels

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from farm.errors import DoesNotFit, InvalidInput
+from farm.worker.memory.admission import check_fits
 from farm.worker.memory.planner import (
     CONTEXT,
     PARAMETERS,
     TEXT_PARAMETERS,
     UNET_ROW,
-    check_fits,
     peak_bytes,
     rows_allowed,
 )

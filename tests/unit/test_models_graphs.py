@@ -20,7 +20,7 @@ class Recorder:
     """Records on a CPU: its replay works on the memory that the recorded call read and filled."""
 
     def __init__(self) -> None:
-        self.recorded = 0
+        self.recorded = self.bytes = 0
         self.replayed = 0
         self.forgot = 0
         self.error: Exception | None = None
@@ -29,6 +29,7 @@ class Recorder:
         if self.error:
             raise self.error
         self.recorded += 1
+        self.bytes = 100
         made = torch.empty_like(work())
 
         def replay() -> None:
@@ -39,6 +40,7 @@ class Recorder:
 
     def forget(self) -> None:
         self.forgot += 1
+        self.bytes = 0
 
 
 class Model:
@@ -193,9 +195,12 @@ def test_what_must_run_plainly_is_never_replayed(forwards: Forwards, recorder: R
 
 
 def test_given_up_it_records_no_more(forwards: Forwards, recorder: Recorder) -> None:
+    assert forwards.recorded_bytes == 0
     for _ in range(WARM + 1):
         forwards(given(), plainly=False)
+    assert forwards.recorded_bytes == 100
     assert forwards.give_up()
+    assert forwards.recorded_bytes is None
     assert not forwards.give_up()
     for _ in range(WARM + 1):
         forwards(given(), plainly=False)

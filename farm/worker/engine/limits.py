@@ -15,14 +15,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from math import log
 
+from farm.errors import DoesNotFit
 from farm.spec.measurement import Call
 from farm.spec.passes import Pass
 from farm.worker.engine.batcher import Forward
 from farm.worker.engine.requests import Denoise
 from farm.worker.engine.worth import Worth
+from farm.worker.memory.admission import check_fits
 from farm.worker.memory.experience import Experience
 from farm.worker.memory.meter import Meter
-from farm.worker.memory.planner import Learnt, check_fits, peak_bytes, rows_allowed
+from farm.worker.memory.planner import Learnt, Recorded, peak_bytes, rows_allowed
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.checkpoint import Checkpoint
@@ -51,6 +53,7 @@ class RowLimits:
         self._profile = profile
         self._experience = experience or Experience()
         self._meter = meter
+        self._formula = Recorded() if profile.cuda_graphs else None
         self._worth = Worth(profile.buckets, self._experience)
         # By how calls are measured, not by name: another file may go by that some day.
         self._known: dict[tuple[Call, Call, int, int, bool], tuple[object, int]] = {}
@@ -59,11 +62,24 @@ class RowLimits:
     def check(self, checkpoint: Checkpoint, request: Denoise | Pass) -> None:
         """Raise :class:`farm.errors.DoesNotFit` if this size does not fit beside the weights.
 
-        A size for which even a single row was too much is denoised with streamed weights.
+        A size for which even a single row was too much is denoised with streamed weights, and one
+        that fits without recorded forwards alone is denoised without.
         """
         lone = self.call(checkpoint, request.width * request.height, 1)
         if self._experience.too_much(lone):
             checkpoint.stream()
+        recorded = self._recorded(checkpoint)
+        try:
+            self._check_fits(checkpoint, request, recorded)
+        except DoesNotFit:
+            if recorded is None:
+                raise
+            self._check_fits(checkpoint, request, None)
+            self._models.give_up_speed()
+
+    def _check_fits(
+        self, checkpoint: Checkpoint, request: Denoise | Pass, recorded: Recorded | None
+    ) -> None:
         check_fits(
             self._profile,
             checkpoint.family,
@@ -71,6 +87,7 @@ class RowLimits:
             request.height,
             weights_bytes=self._models.bytes,
             learnt=self._learnt(checkpoint),
+            recorded=recorded,
         )
 
     def allowed(self, name: str, width: int, height: int) -> int:
@@ -120,6 +137,7 @@ class RowLimits:
             weights_bytes=self._profile.weights_bytes,
             learnt=self._learnt(checkpoint),
             beside=pixels,
+            recorded=self._recorded(checkpoint),
         )
         return peak <= self._profile.memory_bytes
 
@@ -192,10 +210,20 @@ class RowLimits:
     def _learnt(self, checkpoint: Checkpoint) -> Learnt:
         return Learnt(checkpoint.unet_call, checkpoint.vae_call, self._experience)
 
+    def _recorded(self, checkpoint: Checkpoint) -> Recorded | None:
+        """What recordings hold; None where none are made."""
+        if not self._profile.cuda_graphs:
+            return None
+        held = dict(self._models.recorded)
+        if not held:
+            return None
+        return Recorded(held.pop(checkpoint.name, 0), sum(held.values()))
+
     def _rows(self, name: str, width: int, height: int, *, learnt: bool) -> int:
         checkpoint = self._models.peek(name)
         shape = (checkpoint.unet_call, checkpoint.vae_call, width, height, learnt)
-        state = (self._experience.changes, self._worth.changes)
+        recorded = self._recorded(checkpoint) if learnt else self._formula
+        state = (self._experience.changes, self._worth.changes, recorded)
         found = self._known.get(shape)
         if found is None or found[0] != state:
             rows = rows_allowed(
@@ -205,6 +233,7 @@ class RowLimits:
                 height,
                 weights_bytes=self._profile.weights_bytes,
                 learnt=self._learnt(checkpoint) if learnt else None,
+                recorded=recorded,
             )
             call = self.call(checkpoint, width * height, max(1, rows))
             while call.rows > 1 and self._experience.too_much(call):

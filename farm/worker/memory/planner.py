@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from statistics import median_high
 
-from farm.errors import DoesNotFit
 from farm.spec.measurement import Call
 from farm.worker.memory.experience import Experience
 from farm.worker.memory.profiles import GIB, PIXELS_512, PIXELS_1024, MemoryProfile
@@ -57,7 +56,6 @@ WORKSPACE, WORKSPACE_SHARE = 0.15 * GIB, 0.22
 RESERVE_SHARE, RESERVE = 1.09, 0.1 * GIB
 CONTEXT = 0.5 * GIB
 GUIDED_ROWS = 2
-SIDE_STEP, MIN_SIDE = 8, 64
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,19 @@ class Learnt:
     experience: Experience = field(default_factory=Experience)
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """Device memory that recorded forwards hold, and lend to nothing else.
+
+    Attributes:
+        own: those of the checkpoint asked about. They share it, so it is that of the largest one.
+        others: those of all other checkpoints.
+    """
+
+    own: int = 0
+    others: int = 0
+
+
 def rows_allowed(
     profile: MemoryProfile,
     family: str,
@@ -81,6 +92,7 @@ def rows_allowed(
     *,
     weights_bytes: int | None = None,
     learnt: Learnt | None = None,
+    recorded: Recorded | None = None,
 ) -> int:
     """Most UNet rows of one forward at ``width`` x ``height`` pixels: a bucket, or 0.
 
@@ -95,7 +107,13 @@ def rows_allowed(
     for rows in reversed(profile.buckets):
         if rows <= limit:
             peak = peak_bytes(
-                profile, family, pixels, rows, weights_bytes=weights_bytes, learnt=learnt
+                profile,
+                family,
+                pixels,
+                rows,
+                weights_bytes=weights_bytes,
+                learnt=learnt,
+                recorded=recorded,
             )
             if peak <= profile.memory_bytes:
                 return rows
@@ -111,19 +129,24 @@ def peak_bytes(
     weights_bytes: int | None = None,
     learnt: Learnt | None = None,
     beside: int = 0,
+    recorded: Recorded | None = None,
 ) -> int:
     """Predicted peak that the process takes from the device, context included.
 
     Args:
         beside: pixels of a picture that is decoded at the same time, on a stream of its own.
+        recorded: what recordings hold, of which this forward will be one; None where none are
+            made. What is not recorded yet, or never is, needs its memory besides.
     """
     weights = family_weights(profile, family) if weights_bytes is None else weights_bytes
     forward = denoise_bytes(profile, family, pixels, rows, learnt=learnt)
+    recordings = max(recorded.own, forward) + recorded.others if recorded else 0
     if beside:
         forward += decode_bytes(profile, beside, learnt=learnt)
     activations = max(forward, decode_bytes(profile, pixels, learnt=learnt))
     context = (learnt.experience.outside if learnt else None) or CONTEXT
-    return int((weights + WORKSPACE + activations) * RESERVE_SHARE + RESERVE + context)
+    needed = (weights + WORKSPACE + activations) * RESERVE_SHARE
+    return int(needed + recordings + RESERVE + context)
 
 
 def denoise_bytes(
@@ -198,49 +221,3 @@ def _corrected(experience: Experience, call: Call, predicted: Callable[[int, int
     ratio = median_high(bytes / predicted(one.pixels, one.rows) for one, bytes in known)
     smaller = (bytes for one, bytes in known if one.pixels <= call.pixels and one.rows <= call.rows)
     return max(ratio * predicted(call.pixels, call.rows), *smaller, 0)
-
-
-def check_fits(
-    profile: MemoryProfile,
-    family: str,
-    width: int,
-    height: int,
-    *,
-    weights_bytes: int | None = None,
-    learnt: Learnt | None = None,
-) -> None:
-    """Raise :class:`DoesNotFit` unless an image with guidance fits; names the nearest size."""
-
-    def fits(width: int, height: int) -> bool:
-        rows = rows_allowed(
-            profile, family, width, height, weights_bytes=weights_bytes, learnt=learnt
-        )
-        return rows >= GUIDED_ROWS and not _failed(learnt, width * height)
-
-    if fits(width, height):
-        return
-    narrower = range(width - SIDE_STEP, MIN_SIDE - 1, -SIDE_STEP)
-    sizes = ((side, _stepped(height * side / width)) for side in narrower)
-    nearest = next((size for size in sizes if fits(*size)), None)
-    if nearest is None:
-        remedy = "Use a smaller checkpoint or a card with more memory."
-    else:
-        remedy = f"The nearest size that fits is {nearest[0]}x{nearest[1]}."
-    raise DoesNotFit(
-        f"{width}x{height} with this {family} checkpoint does not fit the {profile.name} profile"
-        f" ({profile.memory_bytes / GIB:.1f} GiB).",
-        field="width",
-        value=width,
-        remedy=remedy,
-    )
-
-
-def _failed(learnt: Learnt | None, pixels: int) -> bool:
-    """Whether memory ran out at this size with nothing left to give up."""
-    if learnt is None:
-        return False
-    return learnt.experience.too_much(replace(learnt.unet, pixels=pixels, rows=1))
-
-
-def _stepped(side: float) -> int:
-    return max(MIN_SIDE, round(side / SIDE_STEP) * SIDE_STEP)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 
 import torch
@@ -70,6 +70,12 @@ class ModelCache:
         """Device memory of all weights."""
         with self._state:
             return self._tiers.device.bytes
+
+    @property
+    def recorded(self) -> Mapping[str, int]:
+        """Device memory of recorded forwards, of the checkpoints whose forwards are recorded."""
+        with self._state:
+            return self._tiers.device.recorded
 
     @property
     def statistics(self) -> CacheStatistics:
@@ -168,12 +174,16 @@ class ModelCache:
             self._tiers.leave(idle)
             if idle:
                 return True
-            left = [checkpoint.give_up_speed() for checkpoint in here]
-            if not any(left):
-                left = [checkpoint.stream() for checkpoint in here]
-        if any(left):
+            left = self.give_up_speed() or sum(each.stream() for each in here) > 0
+        if left:
             torch.cuda.empty_cache()
-        return any(left)
+        return left
+
+    def give_up_speed(self) -> bool:
+        """Do without recorded forwards; False where there were none. For the engine's thread."""
+        with self._state:
+            here = self._tiers.device.checkpoints
+        return sum(checkpoint.give_up_speed() for checkpoint in here) > 0
 
     def drop_changed(self) -> None:
         """Let go of checkpoints that another good file goes by the name of now, unless in use."""

@@ -163,6 +163,11 @@ class Checkpoint:
         """
         return self._forwards.give_up()
 
+    @property
+    def recorded_bytes(self) -> int | None:
+        """Memory of ``device`` that recorded forwards hold; None where none are recorded."""
+        return self._forwards.recorded_bytes
+
     def to_host(self, needed: Container[nn.Module]) -> None:
         """Move the weights to host memory, but for models ``needed`` by other checkpoints."""
         self._forwards.forget()

@@ -63,6 +63,12 @@ class DeviceTier:
         return sum(self.modules.values())
 
     @property
+    def recorded(self) -> Mapping[str, int]:
+        """Memory that recorded forwards hold, of those whose forwards are recorded."""
+        found = {name: held.checkpoint.recorded_bytes for name, held in self._held.items()}
+        return {name: size for name, size in found.items() if size is not None}
+
+    @property
     def idle(self) -> Sequence[str]:
         """Those that are not pinned."""
         return [name for name in self._held if not self._pins[name]]

@@ -47,6 +47,11 @@ class Forwards:
                 return self._plain(inputs)
             return self._graphs((shape, compiled), self._plain, inputs)
 
+    @property
+    def recorded_bytes(self) -> int | None:
+        """Memory of the device that recordings hold; None where nothing is recorded."""
+        return self._graphs.bytes if self._graphs else None
+
     def forget(self) -> None:
         """Weights have moved: nothing that knows where they lay is kept."""
         if self._graphs:

@@ -30,7 +30,13 @@ Call: TypeAlias = Callable[[Inputs], Tensor]
 
 
 class Recorder(Protocol):
-    """What can record the work of a device."""
+    """What can record the work of a device.
+
+    Attributes:
+        bytes: memory of the device that all it has recorded holds.
+    """
+
+    bytes: int
 
     def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         """Queue nothing of ``work``, but note it.
@@ -48,7 +54,9 @@ class CudaRecorder:
     one has made is copied before the next one runs."""
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        self.bytes = 0
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
@@ -59,7 +67,10 @@ class CudaRecorder:
             with torch.cuda.graph(
                 graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
             ):
+                # What is free in the pool is taken from there; the rest is new.
+                reserved = torch.cuda.memory_reserved(self._device)
                 made = work()
+                self.bytes += torch.cuda.memory_reserved(self._device) - reserved
         finally:
             # Where ending the recording fails too, torch leaves the thread on its stream.
             torch.cuda.set_stream(before)
@@ -68,6 +79,7 @@ class CudaRecorder:
     def forget(self) -> None:
         """From now on memory is shared anew: torch opens none again that nobody uses any more."""
         self._pool = torch.cuda.graph_pool_handle()
+        self.bytes = 0
 
 
 class Graphs:
@@ -81,6 +93,11 @@ class Graphs:
         self._calls: Counter[Hashable] = Counter()
         self._recorded: OrderedDict[Hashable, _Recorded] = OrderedDict()
         self._failed: set[Hashable] = set()
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the device that recordings hold."""
+        return self._recorder.bytes
 
     def __call__(self, key: Hashable, call: Call, inputs: Inputs) -> Tensor:
         """What ``call`` makes of its inputs.

@@ -114,7 +114,8 @@ class Tiers:
         prepared = self._prepared(name)
         with self.state:
             unwanted = self.device.unwanted(name, prepared.bytes, keep=keep)
-            room = self._profile.memory_bytes - SPARE - self.device.bytes
+            taken = self.device.bytes + sum(self.device.recorded.values())
+            room = self._profile.memory_bytes - SPARE - taken
             both = not busy and prepared.bytes <= room
             leaving = [] if both else self._take_off(unwanted)
         self._settle(leaving)

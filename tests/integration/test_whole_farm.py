@@ -99,6 +99,33 @@ def test_an_image_carries_what_made_it_and_its_job_what_it_took(farm: WholeFarm)
     assert "Sys: " in shown.stdout
 
 
+def test_a_second_pass_is_watched_stored_told_and_made_again(
+    farm: WholeFarm, tmp_path: Path
+) -> None:
+    hires = {"hires_scale": 1.5, "hires_steps": 2, "hires_upscaler": "Lanczos", "strict": True}
+    axes = {"Denoising": "0.3, 0.6"}
+    batch = farm.client.submit(prompt="a lion", seed=3, steps=3, axes=axes, **hires)
+    told: dict[str, list[int]] = {}
+    for name, data in batch.events():
+        if name == "progress" and "step" in data:
+            assert data["steps"] == 5
+            told.setdefault(data["job"], []).append(data["step"])
+    assert all(steps == sorted(steps) for steps in told.values())
+    first, second = finished(batch).jobs()
+    # The later one waits for the first pass of the other, or finds it.
+    assert sorted(job.data["stats"]["forwards"] for job in (first, second)) == [2, 5]
+    assert second.image
+    assert (second.image.data["width"], second.image.data["height"]) == (192, 192)
+    assert "Denoising strength: 0.6" in second.image.infotext
+    assert "Hires upscale: 1.5, Hires steps: 2, Hires upscaler: Lanczos" in second.image.infotext
+    path = tmp_path / "lion.png"
+    path.write_bytes(second.image.read())
+    done = farm.run("submit", str(path), "--strict", "-o", str(tmp_path / "again"))
+    assert done.returncode == 0, done.stderr
+    (again,) = (tmp_path / "again").glob("*.png")
+    assert np.array_equal(pixels(again.read_bytes()), pixels(path.read_bytes()))
+
+
 def test_axes_make_every_cell_once(farm: WholeFarm) -> None:
     axes = {"sampler": ["Euler", "DPM++ 2M Karras"], "steps": "1-3 (+1)"}
     batch = finished(farm.client.submit(prompt="a frog", seed=3, axes=axes))

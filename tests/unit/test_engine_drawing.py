@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from farm.worker.engine import drawing
 from farm.worker.engine.drawing import AHEAD, CHUNK, CHUNK_BYTES, Drawing
+from farm.worker.engine.job import Job
 from farm.worker.samplers import Draw
 from farm.worker.samplers.program import FRESH
 from tests.engine_bench import Bench
@@ -35,16 +36,17 @@ class Later:
     """Threads that work when they are told to."""
 
     def __init__(self) -> None:
-        self.handed: list[tuple[Future[Any], Callable[[], Any]]] = []
+        self.handed: list[Callable[[], None]] = []
+        self.full = False
 
-    def submit(self, work: Callable[..., Any], *args: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        self.handed.append((future, lambda: work(*args)))
-        return future
+    def submit(self, work: Callable[[], None]) -> None:
+        self.handed.append(work)
+        if self.full:
+            raise RuntimeError("can't start new thread")
 
     def work(self) -> None:
-        for future, work in self.handed:
-            future.set_result(work())
+        for work in self.handed:
+            work()
         self.handed.clear()
 
 
@@ -82,6 +84,56 @@ def test_no_more_is_drawn_than_was_said(
         assert len(threads.handed) <= 1
     assert 1 <= most < AHEAD + chunk
     assert noise.count == 100
+
+
+def test_work_that_was_refused_and_is_done_all_the_same_is_done_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads, noise = Later(), Noise()
+    threads.full = True
+    monkeypatch.setattr(drawing, "_threads", threads)
+    made = drawn_for(noise, [FRESH] * 3)
+    for place in range(3):
+        threads.work()
+        assert made.at(place).item() == place + 1
+        made.passed(place)
+    assert noise.count == 3
+
+
+def test_a_step_that_was_taken_does_not_fail_because_the_next_noise_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads, noise = Later(), Noise()
+    threads.full, noise.fails_at = True, 1
+    monkeypatch.setattr(drawing, "_threads", threads)
+    made = drawn_for(noise, [FRESH] * 3)
+    assert made.at(0).item() == 1
+    made.passed(0)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no noise"):
+            made.at(1)
+
+
+@pytest.mark.parametrize("sampler", ["DPM++ 2M SDE Karras", "DPM++ SDE", "Euler a", "DPM adaptive"])
+@pytest.mark.parametrize("rng", ["CPU", "NV"])
+def test_who_had_to_stand_aside_goes_on_with_the_noise_that_comes_next(
+    sampler: str, rng: str
+) -> None:
+    job = spec("a", 1, sampler=sampler, steps=9, rng=rng, strict=True)
+    straight = Bench(rows=2).render(job)[0].image
+    bench = Bench(rows=2)
+    (parked,) = bench.add(job)
+    bench.run(turns=6)
+    assert parked.slot
+    stood = parked.slot.position
+    urgent = Job("urgent", spec("b", 2, steps=5, width=128), order=7, rank=2)
+    bench.core.jobs.add(urgent)
+    while not urgent.future.done():
+        bench.run(turns=1)
+    # While the other is decoded there is time for a step.
+    assert parked.slot.position <= stood + 1
+    bench.run()
+    assert np.array_equal(parked.future.result(0).image, straight)
 
 
 def test_noise_that_cannot_be_drawn_ends_its_own_job_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 from torch import Tensor
 
@@ -68,12 +69,13 @@ class Drawing:
         if not self._left:
             return
         chunk = [self._left.pop() for _ in range(min(count, len(self._left)))]
+        self._coming = Future()
+        work = partial(_draw, self._noise, chunk, self._coming, iter([True]))
         try:
-            self._coming = _threads.submit(_drawn, self._noise, chunk)
+            _threads.submit(work)
         except RuntimeError:
-            # While the process ends nobody takes work any more.
-            self._coming = Future()
-            self._coming.set_result(_drawn(self._noise, chunk))
+            # The process ends and nobody takes work any more, or there may be no more threads.
+            work()
 
     def _receive(self) -> None:
         assert self._coming
@@ -81,5 +83,16 @@ class Drawing:
         self._coming = None
 
 
-def _drawn(noise: ImageNoise, chunk: Sequence[tuple[int, Draw]]) -> dict[int, Tensor]:
-    return {place: noise.draw(wanted) for place, wanted in chunk}
+def _draw(
+    noise: ImageNoise,
+    chunk: Sequence[tuple[int, Draw]],
+    drawn: Future[dict[int, Tensor]],
+    turn: Iterator[bool],
+) -> None:
+    """Draw a chunk, unless somebody else has begun it: work that was refused may still be done."""
+    if not next(turn, False):
+        return
+    try:
+        drawn.set_result({place: noise.draw(wanted) for place, wanted in chunk})
+    except BaseException as error:
+        drawn.set_exception(error)

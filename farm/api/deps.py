@@ -13,6 +13,7 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 from farm.db import users
 from farm.db.database import Database
 from farm.db.users import User
+from farm.dispatch.means import Glance
 from farm.dispatch.outlook import Outlook
 from farm.errors import Forbidden, Unauthorized
 from farm.spec.output import PNG, Output
@@ -45,6 +46,11 @@ class Services:
     def outlook(self) -> Outlook:
         """When batches will end."""
         return Outlook(self.db)
+
+    @cached_property
+    def glance(self) -> Glance:
+        """What live workers could make."""
+        return Glance(self.db)
 
     @cached_property
     def uploads(self) -> CapacityLimiter:

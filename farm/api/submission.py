@@ -11,6 +11,7 @@ from farm.db import assets, batches
 from farm.db.batches import Accepted, NewBatch
 from farm.db.database import Database
 from farm.db.users import User
+from farm.dispatch.means import Glance
 from farm.dispatch.prospects import Jobs, prospects
 from farm.errors import Forbidden, InvalidInput
 from farm.spec.batch import BatchRequest, BatchSpec, freeze
@@ -30,11 +31,13 @@ def submit(
     *,
     output: Output = PNG,
     quota: int | None = None,
+    glance: Glance | None = None,
 ) -> tuple[Accepted, list[str]]:
     """Accept a batch once for each idempotency ``key``; ``output`` is for one that names none.
 
     Args:
         quota: see :func:`farm.db.batches.accept`.
+        glance: see :func:`farm.dispatch.prospects.prospects`.
 
     Returns:
         the batch, and what its owner should know, in sentences.
@@ -48,7 +51,7 @@ def submit(
     """
     refuse_idle(user)
     frozen = checked(db, request)
-    notices = waits_for(db, request, frozen)
+    notices = waits_for(db, request, frozen, glance=glance)
     accepted = batches.accept(
         db,
         NewBatch(
@@ -68,14 +71,16 @@ def submit(
     return accepted, notices
 
 
-def waits_for(db: Database, request: BatchRequest, jobs: Jobs) -> list[str]:
+def waits_for(
+    db: Database, request: BatchRequest, jobs: Jobs, *, glance: Glance | None
+) -> list[str]:
     """What some of the jobs will have to wait for, if anything, in sentences.
 
     Raises:
         InvalidInput, DoesNotFit: no worker that the farm knows could ever make some of them, and
             the request does not say that it waits for one.
     """
-    found = prospects(db, jobs, request.tags)
+    found = prospects(db, jobs, request.tags, glance=glance)
     if found.refusal and not request.wait_for_worker:
         raise found.refusal
     told = found.refusal.message if found.refusal else found.notice

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
+from time import monotonic
 from typing import NamedTuple
 
 from farm.db import assets, cards
@@ -15,6 +16,7 @@ from farm.dispatch.fit import Fit, fit, nearest
 from farm.errors import DoesNotFit, FarmError, InvalidInput
 
 GIB = 2**30
+FRESH = 2.0
 _LATER = "If a worker that can is to come, say so with wait_for_worker."
 
 
@@ -136,6 +138,25 @@ def look(db: Database, tags: Sequence[str], *, away: bool) -> Means:
     """What the farm could make now; by all workers that it has seen, those ``away`` included."""
     known = cards.seen(db) if away else cards.live(db)
     return Means(known, assets.loadable(db), assets.sizes(db), tags=tags)
+
+
+class Glance:
+    """What live workers could make, as it was at most :data:`FRESH` seconds ago: enough to accept a
+    batch, and not to refuse one. Safe with threads."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._looked = -inf
+        self._means: dict[frozenset[str], Means] = {}
+
+    def means(self, tags: Sequence[str]) -> Means:
+        """Of batches that ask for these tags."""
+        if monotonic() - self._looked > FRESH:
+            self._means, self._looked = {}, monotonic()
+        known, wanted = self._means, frozenset(tags)
+        if wanted not in known:
+            known[wanted] = look(self._db, tags, away=False)
+        return known[wanted]
 
 
 def _unfit(shape: Shape, makers: Makers, where: Callable[[str], str]) -> FarmError:

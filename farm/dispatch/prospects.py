@@ -11,7 +11,7 @@ from math import prod
 from typing import TypeAlias
 
 from farm.db.database import Database
-from farm.dispatch.means import Means, Shape, look, names
+from farm.dispatch.means import Glance, Means, Shape, look, names
 from farm.dispatch.parts import MAX_SHAPES
 from farm.errors import FarmError
 from farm.spec.batch import BatchSpec
@@ -53,11 +53,18 @@ class Beyond:
     shape: Shape
 
 
-def prospects(db: Database, batch: Jobs, tags: Sequence[str]) -> Prospects:
+def prospects(
+    db: Database, batch: Jobs, tags: Sequence[str], *, glance: Glance | None = None
+) -> Prospects:
     """What workers, live ones and those that are away, could make of a batch with these tags.
 
     Nobody is refused by a farm that has not seen any worker yet.
+
+    Args:
+        glance: tells sooner that all is well.
     """
+    if glance and beyond(glance.means(tags), batch) is None:
+        return Prospects()
     means = look(db, tags, away=False)
     if means.known and beyond(means, batch) is None:
         return Prospects()
@@ -205,6 +212,8 @@ def _enlarged(means: Means, batch: BatchSpec) -> Beyond | None:
 
 def _shapes(job: JobSpec) -> list[Shape]:
     """Of each pass, its image's last."""
+    if job.target is None:  # As most are, of a million lines.
+        return [Shape(job.checkpoint, job.width, job.height)]
     passes = [Shape(each.checkpoint, each.width, each.height) for each in job.passes]
     return [*passes, Shape(job.passes[-1].checkpoint, *job.size)]
 

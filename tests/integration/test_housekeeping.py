@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from farm.api.deps import Services
 from farm.broker.progress import client_url
 from farm.broker.queue import Publisher, queue_name
+from farm.cli.checks import examine
 from farm.cli.main import app
 from farm.db import backlog, leases, loading, retention, sessions, stores, users
 from farm.db.database import Database
@@ -24,6 +25,7 @@ from farm.dispatch import housekeeping
 from farm.dispatch.housekeeping import Housekeeper, Keep
 from farm.dispatch.store import opened
 from farm.errors import Unavailable
+from farm.settings import Settings
 from farm.storage import ImageStore, batch_folder, image_path
 from tests.conftest import eventually
 from tests.standin import StandIn
@@ -444,3 +446,14 @@ def test_a_batch_that_is_opened_again_between_two_slices_is_listed_anew(
     tidy(found, worker.db)
     assert orphan not in files(services)
     assert first in files(services)
+
+
+def test_the_doctor_sees_that_the_store_is_not_mounted(db: Database, tmp_path: Path) -> None:
+    settings = Settings(database_url=db.url, storage_url=str(tmp_path / "images"))
+    assert examine("images", settings).state == "OK", "nobody has used it yet"
+    opened(db, settings.storage_url)
+    assert examine("images", settings).state == "OK"
+    (tmp_path / "images" / ".farm-store").unlink()
+    found = examine("images", settings)
+    assert found.state == "FAIL"
+    assert "Mount it" in str(found.remedy)

@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from farm.api.deps import Services
 from farm.cli.main import app
-from farm.db import assets, sessions
+from farm.db import assets, cards, sessions
 from farm.db.assets import Asset
 from farm.db.database import Database
 from farm.db.sessions import NewSession
+from farm.dispatch import means
 from tests.standin import DEFAULTS
 
 MIB = 2**20
@@ -137,6 +138,20 @@ def test_a_farm_that_never_had_a_worker_takes_all(api: TestClient) -> None:
     answer = api.post("/v1/batches", json={"prompt": "a lion", "tags": ["a100"], "width": 4096})
     assert answer.status_code == 202
     assert "has no worker yet" in answer.json()["notices"][0]
+
+
+def test_nobody_is_refused_for_what_was_so_a_second_ago(
+    api: TestClient, small: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(means, "FRESH", 3600.0)
+    body = {"prompt": "a lion", "checkpoint": "demo", "tags": ["new"]}
+    assert api.post("/v1/batches", json=body).status_code == 422
+    card(small, "gpu1", "here", tags=["new"])
+    assert api.post("/v1/batches", json=body).status_code == 202
+    plain = {"prompt": "a lion", "checkpoint": "demo", "tags": TAGS}
+    assert api.post("/v1/batches", json=plain).status_code == 202
+    monkeypatch.setattr(cards, "live", pytest.fail)
+    assert api.post("/v1/batches", json=plain).status_code == 202, "it is not asked again"
 
 
 def send(api: TestClient, *lines: dict[str, Any]) -> Any:

@@ -77,6 +77,7 @@ def create(
         idempotency_key,
         output=services.output,
         quota=services.quota,
+        glance=services.glance,
     )
     response.status_code = 202 if accepted.created else 200
     response.headers["Location"] = f"/v1/batches/{accepted.id}"

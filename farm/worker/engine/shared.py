@@ -98,6 +98,8 @@ class Shared:
                 waiting[0].take_over(job)
 
     def _keep(self, key: str, value: Tensor) -> None:
+        if key in self._kept:
+            return
         # On a CPU it would be a part of what belongs to other jobs too.
         home = value.clone() if value.device.type == "cpu" else download(value)
         self._kept[key] = home, value.device

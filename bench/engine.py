@@ -152,6 +152,7 @@ class Farm:
     def __init__(
         self, files: Sequence[AssetFile], profile: MemoryProfile, device: torch.device
     ) -> None:
+        self.device = device
         self.engine = Engine(ModelCache(files, profile, device), profile, device)
         self.engine.start()
         self._number = 0
@@ -273,7 +274,7 @@ def compare(
     limit: float | None = None,
 ) -> None:
     """One workload by Farm and by every peer, in turn; ``limit`` is the card's peak."""
-    device = farm.engine._device
+    device = farm.device
     pipeline = peers["loop"]
     methods: dict[str, Callable[[], object]] = {"farm": lambda: farm.render(work.jobs)}
     methods |= {name: lambda peer=peer: peer.loop(work.jobs) for name, peer in peers.items()}
@@ -425,7 +426,7 @@ def _beside(sampler: str, slots: int, steps: int) -> tuple[float, float]:
         for future in futures:
             future.result()
         # As a thread begins with no seconds, this is all it has had.
-        own = engine._between(time.thread_time)
+        own = engine._loop.between(time.thread_time)
         return own - spent[0], time.process_time() - began - spent[0]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from itertools import count
 from typing import Any, cast
 
@@ -169,10 +169,18 @@ def test_a_device_lost_where_no_job_is_at_work_ends_the_engine_too(running: Runn
 
     core: Any = running.engine._core
     core.rest = rest
-    running.engine._on_lost = lost.append
+    late: list[Future[Any]] = []
+
+    def on_lost(error: BaseException) -> None:
+        lost.append(error)
+        late.append(running.engine.submit("meanwhile", spec()))
+
+    running.engine._loop.on_lost = on_lost
     running.engine.start()
-    eventually(lambda: not running.engine._thread.is_alive())
+    eventually(lambda: not running.engine._loop.alive)
     assert lost
+    # Who came when it was lost and not yet closed gets an answer too.
+    assert isinstance(late[0].exception(TIMEOUT), Unavailable)
     with pytest.raises(Unavailable):
         running.engine.submit("late", spec())
 

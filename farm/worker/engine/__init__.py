@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from farm.worker.engine.loop import Engine
+    from farm.worker.engine.engine import Engine
     from farm.worker.engine.pulse import Counters, Heartbeat
     from farm.worker.engine.stats import EngineStats, Rendered
 
@@ -22,7 +22,7 @@ __all__ = ["Counters", "Engine", "EngineStats", "Heartbeat", "Rendered"]
 
 _HOMES = {
     "Counters": "pulse",
-    "Engine": "loop",
+    "Engine": "engine",
     "EngineStats": "stats",
     "Heartbeat": "pulse",
     "Rendered": "stats",

@@ -1,203 +1,102 @@
-"""The engine: one thread that turns many jobs into images on one device."""
+"""The one thread that has the device: it takes turns, and hears others between them."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from functools import partial
-from itertools import count
 from queue import Empty, SimpleQueue
-from threading import Lock, Thread
+from threading import Thread
 from time import monotonic
-from typing import Self, TypeVar
-from weakref import WeakValueDictionary
+from typing import TypeAlias, TypeVar
 
 import torch
 
-from farm.errors import Conflict, Unavailable
-from farm.spec.job import JobSpec
-from farm.worker.accountant import Accountant
-from farm.worker.engine.calibration import Calibrated, Size
+from farm.errors import Unavailable
 from farm.worker.engine.core import Core
 from farm.worker.engine.failures import DeviceLost, device_lost
-from farm.worker.engine.job import Job
-from farm.worker.engine.pulse import Activity, Counters, Heartbeat
-from farm.worker.engine.reports import OnPreview, Progress
-from farm.worker.engine.stats import Rendered
-from farm.worker.engine.timeline import Timeline
-from farm.worker.memory.experience import Experience
-from farm.worker.memory.profiles import MemoryProfile
-from farm.worker.models.cache import ModelCache
-from farm.worker.models.catalogue import AssetFile
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-STOP_GRACE_SECONDS = 10.0
+OnLost: TypeAlias = Callable[[BaseException], None]
 
 
-class Engine:
-    """Renders jobs; they join and leave between any two steps of the others.
-
-    Every method may be called from any thread. ``with Engine(...) as engine:`` starts and stops
-    it.
+class Loop:
+    """Turns of a core, one after the other, until it is told to end.
 
     Args:
-        models: the checkpoints of this device.
-        profile: how many rows share a forward, and in what shapes.
-        device: where everything runs.
-        assets: LoRAs and embeddings that prompts may name.
-        on_progress: called on the engine's thread with (key, steps done, steps) a few times a
-            second for each job; it must be quick.
-        watched: whether anybody looks at the job of a key; asked on the engine's thread.
-        on_preview: then called with (key, steps done, steps, picture), the picture a small
-            [h, w, 3] uint8 tensor on the CPU; it must be quick.
-        on_lost: called on the engine's thread when the device is of no more use to this process.
-            Jobs get no answer before it returns; a worker ends its process instead.
-        accountant: told where the device's time goes.
-        experience: what calls were measured to take on this kind of device, and where to tell it.
+        on_lost: called on the thread when the device is of no more use.
+        closed: called then before jobs are answered; afterwards nobody asks for more.
     """
 
     def __init__(
-        self,
-        models: ModelCache,
-        profile: MemoryProfile,
-        device: torch.device,
-        *,
-        assets: Iterable[AssetFile] = (),
-        on_progress: Progress | None = None,
-        watched: Callable[[str], bool] = lambda _: False,
-        on_preview: OnPreview | None = None,
-        on_lost: Callable[[BaseException], None] = lambda _: None,
-        accountant: Accountant | None = None,
-        experience: Experience | None = None,
+        self, core: Core, device: torch.device, *, on_lost: OnLost, closed: Callable[[], None]
     ) -> None:
+        self._core = core
         self._device = device
-        self._on_lost = on_lost
-        self._core = Core(
-            models,
-            profile,
-            device,
-            assets=assets,
-            on_progress=on_progress,
-            watched=watched,
-            on_preview=on_preview,
-            accountant=accountant,
-            experience=experience,
-        )
+        self.on_lost = on_lost
+        self._closed = closed
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._futures: WeakValueDictionary[str, Future[Rendered]] = WeakValueDictionary()
-        self._orders = count()
-        self._lock = Lock()
-        self._closed = False
         self._deadline: float | None = None
         self._thread = Thread(target=self._run, name="engine", daemon=True)
 
+    @property
+    def begun(self) -> bool:
+        """Whether the thread was started."""
+        return self._thread.ident is not None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread is at work."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
-        """Begin work, on jobs submitted before too."""
+        """Begin, with what was asked for before too."""
         self._thread.start()
 
-    def stop(self, timeout: float = 0.0) -> bool:
-        """Take no more jobs, go on for at most ``timeout`` seconds, and end.
+    def join(self, timeout: float) -> None:
+        """Wait for its end, at most so many seconds."""
+        self._thread.join(timeout)
 
-        Jobs that are not done by then end with :class:`farm.errors.Unavailable`.
+    def ask(self, work: Callable[[], None]) -> None:
+        """Have this done between two turns."""
+        self._inbox.put(work)
 
-        Returns:
-            Whether the thread has ended; False if one call on the device does not return.
-        """
-        with self._lock:
-            self._closed = True
-            self._inbox.put(partial(self._close, monotonic() + timeout))
-        if self._thread.ident is None:
-            self._thread.start()
-        self._thread.join(timeout + STOP_GRACE_SECONDS)
-        return not self._thread.is_alive()
+    def end(self, deadline: float) -> None:
+        """Go on for as long as there are jobs, until that time on the monotonic clock at most."""
+        self.ask(partial(setattr, self, "_deadline", deadline))
 
-    def submit(self, key: str, spec: JobSpec, *, rank: int = 1) -> Future[Rendered]:
-        """Queue a job behind those that are here.
-
-        Args:
-            rank: a job of a higher rank goes before all lower ones, from the next step on; they
-                stand where they are until it is done.
-
-        Returns:
-            A future of its image. It raises :class:`farm.errors.CheckpointError`,
-            ``DoesNotFit``, ``NumericFailure``, ``Cancelled`` or ``Unavailable``. Its own
-            ``cancel`` does nothing: use :meth:`cancel`.
+    def between(self, work: Callable[[], T]) -> T:
+        """What ``work`` makes on the engine's thread, between two turns.
 
         Raises:
-            Conflict: a job of this key is still running.
-            Unavailable: the engine was stopped.
+            Unavailable: the thread has ended.
         """
-        with self._lock:
-            if self._closed:
-                raise Unavailable("The engine was stopped.", remedy="Send the job elsewhere.")
-            known = self._futures.get(key)
-            if known is not None and not known.done():
-                raise Conflict(
-                    f"Job {key!r} is already running here.",
-                    field="key",
-                    value=key,
-                    remedy="Wait for it, or cancel it first.",
-                )
-            job = Job(key, spec, next(self._orders), rank)
-            self._futures[key] = job.future
-            self._inbox.put(partial(self._core.jobs.add, job))
-        return job.future
+        made: Future[T] = Future()
 
-    def cancel(self, key: str) -> None:
-        """End a job before its next step; one that is not here is not missed."""
-        self._inbox.put(partial(self._core.jobs.cancel, key))
+        def do() -> None:
+            began = monotonic()
+            try:
+                # As patiently watched as a load, which it may begin with.
+                with self._core.pulse.doing("load", why="calibration"):
+                    made.set_result(work())
+            except Exception as error:
+                made.set_exception(error)
+                if device_lost(error):
+                    raise
+            finally:
+                self._core.pulse.accountant.work("denoise", {"": monotonic() - began})
 
-    def calibrate(self, checkpoint: str, sizes: Sequence[Size] = ()) -> list[Calibrated]:
-        """Measure what calls of a checkpoint take, each between two steps of the jobs under way.
-
-        Blocks until all is measured. On a CPU only seconds can be.
-
-        Args:
-            sizes: see :meth:`farm.worker.engine.calibration.Calibration.moments`, which also says
-                what this raises.
-
-        Raises:
-            Unavailable: the engine was stopped.
-        """
-        calibration = self._core.calibration
-        moments = self._between(partial(calibration.moments, checkpoint, sizes))
-        return [self._between(moment) for moment in moments]
-
-    def heartbeat(self) -> Heartbeat:
-        """What the engine is doing and since when, for a watchdog."""
-        return self._core.pulse.heartbeat
-
-    @property
-    def died(self) -> bool:
-        """Whether its thread has ended though nobody stopped it: no job will ever end."""
-        return self._thread.ident is not None and not (self._thread.is_alive() or self._closed)
-
-    @property
-    def timeline(self) -> Timeline:
-        """What was done when; others may add what they do beside it."""
-        return self._core.pulse.timeline
-
-    @property
-    def longest(self) -> Mapping[Activity, float]:
-        """Seconds that the longest of each activity took so far."""
-        return self._core.pulse.longest
-
-    @property
-    def counters(self) -> Counters:
-        """What it has done in all."""
-        return self._core.pulse.counters
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+        self.ask(do)
+        while not wait([made], timeout=1.0).done:
+            if not self.alive:
+                raise Unavailable("The engine was stopped.", remedy="Ask another worker.")
+        return made.result()
 
     def _run(self) -> None:
         if self._device.type == "cpu":
@@ -234,9 +133,13 @@ class Engine:
 
     def _lose(self, error: DeviceLost) -> None:
         log.critical("the device is lost: %s", error)
-        self._on_lost(error)
-        with self._lock:
-            self._closed = True
+        self.on_lost(error)
+        self._closed()
+        # Whoever asked meanwhile waits for an answer too.
+        with suppress(Empty):
+            while heard := self._inbox.get_nowait():
+                with suppress(Exception, DeviceLost):
+                    heard()
         lost = Unavailable(f"The device failed: {error}", remedy="Send the job elsewhere.")
         self._core.jobs.fail(list(self._core.jobs), lost)
 
@@ -257,32 +160,6 @@ class Engine:
             self._core.pulse.accountant.wake()
             heard()
         return self._deadline is None or (bool(self._core.jobs) and monotonic() < self._deadline)
-
-    def _between(self, work: Callable[[], T]) -> T:
-        """What ``work`` makes on the engine's thread, between two turns."""
-        made: Future[T] = Future()
-
-        def do() -> None:
-            began = monotonic()
-            try:
-                # As patiently watched as a load, which it may begin with.
-                with self._core.pulse.doing("load", why="calibration"):
-                    made.set_result(work())
-            except Exception as error:
-                made.set_exception(error)
-                if device_lost(error):
-                    raise
-            finally:
-                self._core.pulse.accountant.work("denoise", {"": monotonic() - began})
-
-        self._inbox.put(do)
-        while not wait([made], timeout=1.0).done:
-            if not self._thread.is_alive():
-                raise Unavailable("The engine was stopped.", remedy="Ask another worker.")
-        return made.result()
-
-    def _close(self, deadline: float) -> None:
-        self._deadline = deadline
 
 
 def threads() -> int:

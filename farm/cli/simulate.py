@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from farm.dispatch.simulator.trace import Trace
 
 NAMES = ("fifo", "warm-first", "pressure", "farm")
+MADE_UP = ("cards", "jobs", "users", "checkpoints", "seed")
+"""Options that say what trace is made up."""
 
 
 def simulate(
+    context: typer.Context,
     *,
     trace: Annotated[
         Path | None, typer.Option(help="A file with a trace; without, one is made up.")
@@ -51,13 +54,20 @@ def simulate(
     """Run a trace of work through the dispatcher's own rules under a clock that jumps.
 
     Compares policies: first come first served, InvokeAI's (warm-first), SwarmUI's (pressure) and
-    Farm's, with what no policy can do better. Nothing is rendered, and no farm is needed but to
-    record one (where FARM_DATABASE_URL is set). Examples:
+    Farm's. Nothing is rendered, and no farm is needed but to record one (where FARM_DATABASE_URL
+    is set). Examples:
 
     farm simulate --cards 16 --jobs 10000
 
     farm simulate --record week.jsonl && farm simulate --trace week.jsonl --workers +2
+
+    The table says when the last job ends, how many times the least that is; loads, how many times
+    those of an exactly fair schedule; what half and 95 % of all jobs, and 95 % of the urgent ones,
+    waited at most; how even users' shares were (1 is even); the longest that a job whose turn it
+    was gave way to warmer ones.
     """
+    if trace is not None:
+        _refuse_beside_trace(context)
     if record is not None:
         typer.echo(f"{record}: {_record(record, days)} batches.")
         return
@@ -71,9 +81,12 @@ def simulate(
     if save is not None:
         _write(save, found)
     changes = [_change(each) for each in workers or ()]
+    farms = [found, *map(found.with_cards, changes)]
     chosen = _chosen(policy, compared=not changes)
+    if save is not None:
+        _write(save, found)
     rows = []
-    for row in _runs(found, chosen, changes, interval=interval):
+    for row in _runs(farms, chosen, interval=interval):
         rows.append(row)
         if not as_json:
             typer.echo(f"{row['policy']}: done.", err=True)
@@ -81,6 +94,24 @@ def simulate(
         output.print_json({"runs": rows})
     else:
         output.console().print(_table(found, rows))
+        for row in rows:
+            if row["left"]:
+                never = f"{output.jobs(row['left'])} never ran"
+                typer.echo(
+                    f"{row['policy']}: {never}: no card took what is at their head.", err=True
+                )
+
+
+def _refuse_beside_trace(context: typer.Context) -> None:
+    """What only a made-up trace heeds must not look as if it were heeded."""
+    for name in (*MADE_UP, "save", "record"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            raise InvalidInput(
+                f"--{name} says nothing about a trace that is read.",
+                field=name,
+                remedy="Leave it out; cards more or fewer are --workers +2 or -1.",
+            )
 
 
 def _chosen(names: Sequence[str] | None, *, compared: bool) -> Sequence[str]:
@@ -110,7 +141,7 @@ def _change(written: str) -> int:
 
 
 def _runs(
-    trace: Trace, chosen: Sequence[str], changes: Sequence[int], *, interval: float
+    farms: Sequence[Trace], chosen: Sequence[str], *, interval: float
 ) -> Iterator[dict[str, Any]]:
     from farm.dispatch.simulator import bounds
     from farm.dispatch.simulator.fluid import fair_loads
@@ -118,13 +149,13 @@ def _runs(
     from farm.dispatch.simulator.results import result
     from farm.dispatch.simulator.world import World
 
-    for change in (0, *changes):
-        farm = trace.with_cards(change)
+    for farm in farms:
+        change = len(farm.cards) - len(farms[0].cards)
         least, fair = bounds.makespan(farm), fair_loads(farm)
-        for name in chosen if change == 0 else ("farm",):
+        for name in chosen if farm is farms[0] else ("farm",):
             found = result(World(farm, policies(farm)[name], interval=interval).run())
             yield {
-                "policy": name if change == 0 else f"{name}, {change:+d} cards",
+                "policy": f"{name} {change:+d}" if change else name,
                 "cards": len(farm.cards),
                 **asdict(found),
                 "least_makespan": least,
@@ -136,28 +167,28 @@ def _runs(
 def _table(trace: Trace, rows: Sequence[dict[str, Any]]) -> Any:
     columns = (
         "policy",
-        ">makespan",
+        ">ends",
         ">x least",
         ">loads",
         ">x fair",
-        ">wait p50",
+        ">p50",
         ">p95",
-        ">urgent p95",
+        ">urgent",
         ">Jain",
-        ">passed over",
+        ">passed",
     )
     first = rows[0]
+    least = output.duration(first["least_makespan"])
     title = (
-        f"{trace.jobs} jobs of {len(trace.users)} users, {len(trace.cards)} cards; at the least "
-        f"{output.duration(first['least_makespan'])}; fair needs {first['fair_loads']} loads"
+        f"{output.jobs(trace.jobs)}, users: {len(trace.users)}, cards: {len(trace.cards)}; "
+        f"at the least {least}; fair loads: {first['fair_loads']}"
     )
     return output.table(title, columns, [_row(row) for row in rows])
 
 
 def _row(row: dict[str, Any]) -> tuple[str, ...]:
-    name = row["policy"] if not row["left"] else f"{row['policy']} ({row['left']} never ran)"
     return (
-        name,
+        row["policy"],
         output.duration(row["makespan"]),
         f"{row['makespan'] / max(row['least_makespan'], 1e-9):.3f}",
         str(row["loads"]),
@@ -165,7 +196,7 @@ def _row(row: dict[str, Any]) -> tuple[str, ...]:
         output.duration(row["wait_p50"]),
         output.duration(row["wait_p95"]),
         output.duration(row["interactive_p95"]),
-        f"{row['jain']:.3f}",
+        "-" if row["jain"] is None else f"{row['jain']:.3f}",
         output.duration(row["longest_passed"]),
     )
 
@@ -185,8 +216,16 @@ def _record(target: Path, days: float) -> int:
 def _write(target: Path, trace: Trace) -> None:
     from farm.dispatch.simulator.trace import lines
 
-    with target.open("w") as file:
-        file.writelines(f"{line}\n" for line in lines(trace))
+    try:
+        with target.open("w") as file:
+            file.writelines(f"{line}\n" for line in lines(trace))
+    except OSError as error:
+        raise InvalidInput(
+            f"{target} cannot be written: {error.strerror}.",
+            field="file",
+            value=str(target),
+            remedy="Name a file in a folder that exists and that you may write to.",
+        ) from None
 
 
 def _read(path: Path) -> Trace:
@@ -197,7 +236,7 @@ def _read(path: Path) -> Trace:
             return read(file)
     except (OSError, UnicodeDecodeError) as error:
         raise NotFound(
-            f"{path} cannot be read: {error}.",
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.",
             field="trace",
             value=str(path),
             remedy="Write one with `farm simulate --record FILE` or `--save FILE`.",

@@ -33,7 +33,7 @@ from farm.db.leases import Claim
 from farm.dispatch.demand import Supply
 from farm.dispatch.places import Place, claims
 from farm.dispatch.snapshot import Run, Snapshot
-from farm.dispatch.waiting import INTERACTIVE, WORTH, Open, Waiting, closest
+from farm.dispatch.waiting import INTERACTIVE, LITTLE_WORTH, Open, Waiting, closest
 from farm.spec.batch import INTERACTIVE_EXTRA
 
 PATIENCE = 30.0
@@ -171,27 +171,28 @@ class _Farm:
         )
 
     def _cold(self, level: int, place: Place, bound: float) -> _Found | None:
-        """The fairest job whose checkpoint is worth loading here, of a user below a bound."""
-        for time, runs in self._waiting.users(level):
-            if time >= bound:
-                return None
-            found = self._own(place, runs)
-            if found is not None and self._worth(found, place, busy=bound < inf):
-                return _Found(time, found)
-        return None
+        """The fairest job whose checkpoint is worth loading here, of a user below a bound; of its
+        user's batches, which need not be the first, the oldest such."""
+        found = [
+            one
+            for name in self._waiting.checkpoints[level]
+            if self._worth(level, name, place, busy=bound < inf)
+            and (one := self._alike(level, place, (name,)))
+            and one.time < bound
+        ]
+        return min(found, key=lambda one: (one.time, one.open_run.run.batch_id), default=None)
 
-    def _worth(self, found: Open, place: Place, *, busy: bool) -> bool:
-        run = found.run
-        holders = self._holders[run.checkpoint]
-        if not holders or not run.load:
+    def _worth(self, level: int, name: str, place: Place, *, busy: bool) -> bool:
+        holders, load = self._holders[name], self._waiting.loads[name]
+        if not holders or not load:
             return True
-        if found.level == INTERACTIVE:
-            # Its holders put it first, so all that counts is what they would put first.
-            waits = self._waiting.backlog[INTERACTIVE, run.checkpoint]
-            return waits > holders * WORTH * run.load
+        if level == INTERACTIVE:
+            # Its holders put it first, so all that counts is what they would put first; and
+            # somebody sits and waits, so a load that saves them a little will do.
+            return self._waiting.backlog[level, name] > holders * LITTLE_WORTH * load
         if busy and not self._supply.idles(place.number):
             return False
-        return self._supply.lacks(run.checkpoint)
+        return self._supply.lacks(name)
 
     @cached_property
     def _supply(self) -> Supply:

@@ -21,10 +21,13 @@ CATCH_UP = 60.0
 """Seconds in which one who has fallen further behind should be level again."""
 MOST = 3.0
 
-WORTH = 8.0
-"""Loads that the work waiting for a checkpoint must be worth, for each card that holds it."""
-LITTLE_WORTH = 2.0
-"""The same where cards are left that have nothing to do."""
+WORTH = 12.0
+"""Loads that the work waiting for a checkpoint must be worth, for each card that holds it: what
+loads of busy cards cost is then less than a twelfth of what they bring."""
+LITTLE_WORTH = 3.0
+"""The same where cards are left that have nothing to do: their time is free, but not what a load
+takes of disks, and of checkpoints that must go. With 2, half of all loads came when users' work
+ran out, and the last job ended no sooner."""
 
 _ANYBODY = Claimant()
 
@@ -77,6 +80,10 @@ class Waiting:
         self._rooms = {user: self._claimant(user).room for user in self.times}
         self.backlog: dict[tuple[int, str], float] = {}
         """GPU-seconds that wait, by class and checkpoint."""
+        self.loads: dict[str, float] = {}
+        """Seconds that a checkpoint takes to load."""
+        self.checkpoints: dict[int, list[str]] = {}
+        """Of each class, those that are waited for, or were."""
         self.pace: dict[int, float] = {}
         """Of each class, GPU-seconds that a user of weight 1 is entitled to in a second."""
         self._lines: dict[tuple[int, Sequence[object]], Line] = {}
@@ -145,6 +152,9 @@ class Waiting:
         time = self.times[run.user]
         whole = level, run.checkpoint
         self.backlog[whole] = self.backlog.get(whole, 0.0) + run.cost * run.count
+        self.loads[run.checkpoint] = run.load
+        if (level, (run.checkpoint,)) not in self._lines:
+            self.checkpoints.setdefault(level, []).append(run.checkpoint)
         for key in ((level, ()), (level, (run.checkpoint,))):
             if key not in self._lines:
                 self._lines[key] = Line()

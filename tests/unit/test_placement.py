@@ -282,6 +282,26 @@ def test_a_checkpoint_is_loaded_once_more_if_that_is_worth_it(
     assert {session for _, session, _ in claims} == expected
 
 
+def test_no_card_idles_for_the_sake_of_a_first_batch_that_is_not_worth_another_load() -> None:
+    seats = [seat("s", warm="a", held=4), seat("t")]
+    few, many = run(1, "a", count=1, load=10.0), run(2, "b", count=99, load=10.0)
+    assert placed(seats, [few, many]) == [(2, "t", 4)]
+    # Its user wants a more important one before it, so it stays where it is.
+    assert placed(seats, [replace(few, priority=60), many]) == []
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(29.0, []), (31.0, [(1, "t", 4)])])
+def test_urgent_jobs_load_once_more_for_three_loads_of_work(
+    seconds: float, expected: list[tuple[int, str, int]]
+) -> None:
+    assert LITTLE_WORTH == 3.0
+    full = seat("s", warm="a", held=4 + INTERACTIVE_EXTRA)
+    urgent = run(1, "a", count=4, cost=seconds / 4, load=10.0, priority=90)
+    assert [claim[:2] for claim in placed([full, seat("t")], [urgent])] == [
+        claim[:2] for claim in expected
+    ]
+
+
 def test_a_busy_card_loads_nothing_that_others_hold() -> None:
     seats = [seat("s", warm="a", held=2, capacity=4), seat("t", warm="b", capacity=4)]
     runs = [run(1, "a", count=900, load=10.0, user=1), run(2, "b", count=900, load=10.0, user=2)]

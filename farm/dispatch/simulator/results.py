@@ -6,9 +6,10 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import ceil
 
-from farm.dispatch.simulator.cards import Turn
 from farm.dispatch.simulator.trace import Batch, Trace
+from farm.dispatch.simulator.worker import Turn
 from farm.dispatch.waiting import INTERACTIVE, NORMAL
 from farm.spec.batch import rank
 
@@ -22,8 +23,6 @@ class Record:
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
         self.makespan = 0.0
-        self.left = 0
-        """Jobs that no card ever took."""
         self.done = 0
         self.loads = 0
         self.load_seconds = 0.0
@@ -35,6 +34,11 @@ class Record:
         self._had: defaultdict[int, float] = defaultdict(float)
         self._busy: set[int] | None = None
         self._window = WINDOW
+
+    @property
+    def left(self) -> int:
+        """Jobs that are not done; in the end those that no card ever took."""
+        return self.trace.jobs - self.done
 
     def began(self, now: float, turn: Turn) -> None:
         waited = now + turn.load - turn.job.came
@@ -57,7 +61,12 @@ class Record:
 
     def cycle(self, now: float, waiting: Iterable[Batch]) -> None:
         """What the dispatcher left waiting."""
-        busy = {batch.user for batch in waiting if rank(batch.priority) == NORMAL}
+        users = self.trace.users
+        busy = {
+            batch.user
+            for batch in waiting
+            if rank(batch.priority) == NORMAL and users[batch.user].max_in_flight is None
+        }
         self._busy = busy if self._busy is None else self._busy & busy
         if now >= self._window:
             self._close()
@@ -79,7 +88,8 @@ class Result:
 
     Attributes:
         jain: mean of Jain's index over windows, of the GPU-seconds of users who had normal work
-            waiting all through the window; 1 where there were no two.
+            waiting all through the window, were they entitled to any number of places; None where
+            there never were two.
         longest_passed: that a batch whose turn it was had to wait for the sake of warmer ones.
     """
 
@@ -89,7 +99,7 @@ class Result:
     wait_p50: float
     wait_p95: float
     interactive_p95: float
-    jain: float
+    jain: float | None
     longest_passed: float
     done: int
     left: int
@@ -106,7 +116,7 @@ def result(record: Record) -> Result:
         wait_p50=_quantile(waits, 0.5),
         wait_p95=_quantile(waits, 0.95),
         interactive_p95=_quantile(interactive, 0.95),
-        jain=sum(record.fairness) / len(record.fairness) if record.fairness else 1.0,
+        jain=sum(record.fairness) / len(record.fairness) if record.fairness else None,
         longest_passed=record.longest_passed,
         done=record.done,
         left=record.left,
@@ -120,4 +130,5 @@ def jain(values: Sequence[float]) -> float:
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+    """The least value that so large a share of all are not above; 0 of none."""
+    return ordered[ceil(share * len(ordered)) - 1] if ordered else 0.0

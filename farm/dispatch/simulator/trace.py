@@ -1,21 +1,41 @@
 """A trace: the cards of a farm, and the batches that came in. JSON lines on disk.
 
 Each line is an object with one key, which says what it is: ``card``, ``checkpoint``, ``user`` or
-``batch``, and as its value the fields of the class of that name below. Order does not matter.
+``batch``, and as its value the fields of the class of that name below. Order matters only among
+batches that came at the same time, and for which cards are taken away first.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from farm.errors import InvalidInput
+from farm.spec.batch import Priority
+from farm.spec.problems import explain
+
+MOST_CARDS = 10_000
+
+Name = Annotated[str, Field(min_length=1)]
+Bytes = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Some = Annotated[int, Field(ge=1)]
+
+
+class _Strict:
+    """A field that nobody knows is a misspelt one."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)
-class Card:
+class Card(_Strict):
     """A worker.
 
     Attributes:
@@ -24,31 +44,31 @@ class Card:
         places: jobs that it is sent at once, the running one included.
     """
 
-    name: str
+    name: Name
     kind: str
-    speed: float
-    weights_bytes: int
-    places: int
+    speed: Positive
+    weights_bytes: Bytes
+    places: Some
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(_Strict):
     """``load_seconds`` are those of any card."""
 
-    name: str
-    bytes: int
-    load_seconds: float
+    name: Name
+    bytes: Bytes
+    load_seconds: Seconds
 
 
 @dataclass(frozen=True)
-class User:
+class User(_Strict):
     id: int
-    weight: float = 1.0
-    max_in_flight: int | None = None
+    weight: Positive = 1.0
+    max_in_flight: Annotated[int, Field(ge=0)] | None = None
 
 
 @dataclass(frozen=True)
-class Part:
+class Part(_Strict):
     """Jobs of a batch that follow each other on one checkpoint.
 
     Attributes:
@@ -56,20 +76,20 @@ class Part:
         size: its units of work, see :func:`farm.dispatch.cost.units`.
     """
 
-    checkpoint: str
-    jobs: int
-    seconds: float
-    size: float = 40.0
+    checkpoint: Name
+    jobs: Some
+    seconds: Positive
+    size: Positive = 40.0
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(_Strict):
     """``at`` is when it came, in seconds since the first one did."""
 
-    at: float
+    at: Seconds
     user: int
-    priority: int
-    parts: tuple[Part, ...]
+    priority: Priority
+    parts: Annotated[tuple[Part, ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -87,25 +107,29 @@ class Trace:
         """So many cards more, like those there are in turn, or fewer, the last ones first.
 
         Raises:
-            InvalidInput: none would be left.
+            InvalidInput: none would be left, or more than :data:`MOST_CARDS`.
         """
+        have = len(self.cards)
+        if not 1 <= have + change <= MOST_CARDS:
+            raise InvalidInput(
+                f"workers: {change:+d} to {have} cards makes {have + change}.",
+                field="workers",
+                value=change,
+                remedy=f"Simulate 1 to {MOST_CARDS} cards.",
+            )
         if change < 0:
-            if len(self.cards) + change < 1:
-                raise InvalidInput(
-                    f"workers: {change} leaves none of {len(self.cards)}.",
-                    field="workers",
-                    value=change,
-                    remedy=f"Take away at most {len(self.cards) - 1}.",
-                )
             return replace(self, cards=self.cards[:change])
-        more = (
-            replace(self.cards[number % len(self.cards)], name=f"more{number}")
-            for number in range(change)
-        )
+        like = (self.cards[number % have] for number in range(change))
+        more = (replace(card, name=f"{card.name}+{n}") for n, card in enumerate(like, have))
         return replace(self, cards=(*self.cards, *more))
 
 
-_KINDS = {"card": Card, "checkpoint": Checkpoint, "user": User, "batch": Batch}
+_KINDS: dict[str, TypeAdapter[Any]] = {
+    "card": TypeAdapter(Card),
+    "checkpoint": TypeAdapter(Checkpoint),
+    "user": TypeAdapter(User),
+    "batch": TypeAdapter(Batch),
+}
 
 
 def lines(trace: Trace) -> Iterator[str]:
@@ -125,13 +149,16 @@ def read(written: Iterable[str]) -> Trace:
     """The trace that :func:`lines` wrote.
 
     Raises:
-        InvalidInput: a line is none of a trace; names its number.
+        InvalidInput: a line is none of a trace (names its number), or the lines make no whole.
     """
     found: dict[str, list[Any]] = {kind: [] for kind in _KINDS}
     for number, line in enumerate(written, 1):
         if line.strip():
             kind, one = _read_line(number, line)
             found[kind].append(one)
+    _once(one.name for one in found["card"])
+    _once(one.name for one in found["checkpoint"])
+    _once(one.id for one in found["user"])
     trace = Trace(
         cards=tuple(found["card"]),
         checkpoints={one.name: one for one in found["checkpoint"]},
@@ -144,18 +171,28 @@ def read(written: Iterable[str]) -> Trace:
 def _read_line(number: int, line: str) -> tuple[str, Any]:
     try:
         ((kind, values),) = json.loads(line).items()
-        known = {field.name for field in fields(_KINDS[kind])}
-        values = {name: value for name, value in values.items() if name in known}
-        if kind == "batch":
-            values["parts"] = tuple(Part(**part) for part in values["parts"])
-        return kind, _KINDS[kind](**values)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return kind, _KINDS[kind].validate_python(values)
+    except ValidationError as error:
+        finding = error.errors(include_url=False)[0]
+        raise explain(finding, prefix=f"trace, line {number}, {kind}") from None
+    except (ValueError, KeyError, AttributeError):
         raise InvalidInput(
-            f"Line {number} of the trace cannot be read: {error}.",
+            f"Line {number} of the trace is none of a trace: {line[:80].strip()!r}.",
             field="trace",
             value=line[:80].strip(),
             remedy="Each line is an object with one key: card, checkpoint, user or batch.",
         ) from None
+
+
+def _once(names: Iterable[Any]) -> None:
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InvalidInput(
+                f"The trace has {name!r} {count} times.",
+                field="trace",
+                value=name,
+                remedy="Give each card, checkpoint and user a line and a name of its own.",
+            )
 
 
 def _whole(trace: Trace) -> Trace:
@@ -173,5 +210,7 @@ def _whole(trace: Trace) -> Trace:
             field="trace",
             remedy="Add a line for each card and each batch.",
         )
-    users = {batch.user: User(batch.user) for batch in trace.batches}
-    return replace(trace, users={**users, **trace.users})
+    users = dict(trace.users)
+    for batch in trace.batches:
+        users.setdefault(batch.user, User(batch.user))
+    return replace(trace, users=users)

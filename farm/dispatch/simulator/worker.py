@@ -1,4 +1,4 @@
-"""A card on paper: it makes one job after the other, and loads what it does not hold."""
+"""A worker on paper: it makes one job after the other, and loads what it does not hold."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Turn(NamedTuple):
     work: float
 
 
-class Cards:
-    """One worker: what it holds, and what it does next, by the rules of the engine's batcher.
+class Worker:
+    """What a card holds, and what it does next, by the rules of the engine's batcher.
 
     The device makes many jobs at once and each more slowly; for the sum of them, which is what
     counts here, that is the same as one after the other.
@@ -46,7 +46,6 @@ class Cards:
         self.resident: OrderedDict[str, int] = OrderedDict()
         self.held = 0
         self.running: Turn | None = None
-        self.loads = 0
         self._checkpoints = checkpoints
         self._queues: tuple[deque[Job], ...] = (deque(), deque(), deque())
         self._turn = ("", 0.0)
@@ -67,7 +66,7 @@ class Cards:
         if queue is None:
             return None
         job = self._next(queue, now)
-        queue.remove(job) if queue[0] is not job else queue.popleft()
+        queue.remove(job)
         load = self._load(job.checkpoint)
         if self._turn[0] != job.checkpoint:
             self._turn = (job.checkpoint, now)
@@ -97,5 +96,4 @@ class Cards:
         while sum(self.resident.values()) + wanted.bytes > self.card.weights_bytes:
             self.resident.popitem(last=False)
         self.resident[name] = wanted.bytes
-        self.loads += 1
         return wanted.load_seconds

@@ -12,10 +12,10 @@ from random import Random
 from farm.db.backlog import Entitled, Spent
 from farm.db.leases import Claim, Lease
 from farm.dispatch.accounts import Accounts
-from farm.dispatch.simulator.cards import Cards, Job
 from farm.dispatch.simulator.policies import Policy
 from farm.dispatch.simulator.results import Record
 from farm.dispatch.simulator.trace import Batch, Part, Trace
+from farm.dispatch.simulator.worker import Job, Worker
 from farm.dispatch.snapshot import Kind, Run, Seat, Snapshot
 from farm.spec.batch import rank
 
@@ -25,34 +25,39 @@ IDLE = 1.0
 """Seconds between cycles when nothing happens, as in the dispatcher."""
 SPREAD = 0.1
 """How much jobs of a batch differ in what they take, either way."""
-_STUCK = 900.0
-"""Seconds in which nothing is placed or ends, after which nothing ever will."""
 
 
 class _Open:
-    """A batch of which something is not placed yet."""
+    """A batch of which something is not placed yet; ``left`` jobs of its current part."""
 
-    __slots__ = ("batch", "id", "left", "next", "part", "passed")
+    __slots__ = ("_random", "batch", "id", "left", "next", "part", "passed")
 
-    def __init__(self, id: int, batch: Batch) -> None:
+    def __init__(self, id: int, batch: Batch, seed: int) -> None:
         self.id = id
         self.batch = batch
         self.part = 0
         self.next = 0
         self.left = batch.parts[0].jobs
         self.passed = 0.0
+        # Of its own, so that a job takes the same whatever policy places it, and where.
+        self._random = Random(f"{seed} {id}")
 
     @property
     def head(self) -> Part:
         return self.batch.parts[self.part]
 
-    def take(self) -> int:
-        """The number of its next job."""
-        ord, self.next, self.left = self.next, self.next + 1, self.left - 1
-        if not self.left and self.part + 1 < len(self.batch.parts):
+    def take(self) -> Job:
+        """Its next job."""
+        came, part = self.batch, self.head
+        seconds = part.seconds * self._random.uniform(1 - SPREAD, 1 + SPREAD)
+        level, name = rank(came.priority), part.checkpoint
+        job = Job(level, self.id, self.next, came.user, name, seconds, came.at)
+        self.next += 1
+        self.left -= 1
+        if not self.left and self.part + 1 < len(came.parts):
             self.part += 1
             self.left = self.head.jobs
-        return ord
+        return job
 
 
 class World:
@@ -60,6 +65,7 @@ class World:
 
     Args:
         interval: least seconds between two cycles of the dispatcher.
+        seed: of how jobs of a batch differ.
     """
 
     def __init__(
@@ -68,9 +74,9 @@ class World:
         self._trace = trace
         self._policy = policy
         self._interval = interval
-        self._random = Random(seed)
+        self._seed = seed
         self._accounts = Accounts()
-        self._cards = [Cards(card, trace.checkpoints) for card in trace.cards]
+        self._workers = [Worker(card, trace.checkpoints) for card in trace.cards]
         self._numbers = {card.name: number for number, card in enumerate(trace.cards)}
         self._seats: dict[int, Seat] = {}
         self._queues: dict[int, list[tuple[int, int]]] = {}
@@ -79,8 +85,7 @@ class World:
         self._last: dict[int, Kind] = {}
         self._ended: list[Spent] = []
         self._events: list[tuple[float, int]] = []
-        self._due, self._moved = inf, 0.0
-        self._cycled = -inf
+        self._due, self._cycled = inf, -inf
         self.record = Record(trace)
 
     def run(self) -> Record:
@@ -90,31 +95,29 @@ class World:
             arrival = arrivals[-1][1].at if arrivals else inf
             event = self._events[0][0] if self._events else inf
             now = min(arrival, event, self._due)
-            if now == inf or now - self._moved > _STUCK:
-                self.record.left = sum(batch.left for batch in self._open.values())
+            if now == inf:
                 return self.record
-            if self._due <= now:
-                self._cycle(now)
-            elif arrival <= now:
+            # All that is of this instant comes before the cycle, which sees the whole of it.
+            if arrival <= now:
                 self._arrive(*arrivals.pop())
-                self._move(now)
-            else:
+                self._wake(now)
+            elif event <= now:
                 self._end(*heapq.heappop(self._events))
-                self._move(now)
+                self._wake(now)
+            else:
+                self._cycle(now)
 
-    def _move(self, now: float) -> None:
-        """Something happened, so that the dispatcher is woken."""
-        self._moved = now
+    def _wake(self, now: float) -> None:
+        """Something happened."""
         if self._open:
             self._due = min(self._due, max(now, self._cycled + self._interval))
 
     def _arrive(self, id: int, batch: Batch) -> None:
-        self._open[id] = _Open(id, batch)
+        self._open[id] = _Open(id, batch, self._seed)
         insort(self._queues.setdefault(batch.user, []), (-batch.priority, id))
 
     def _end(self, now: float, number: int) -> None:
-        card = self._cards[number]
-        turn = card.end()
+        turn = self._workers[number].end()
         job = turn.job
         self._in_flight[job.user] -= 1
         self._seats.pop(number, None)
@@ -124,7 +127,7 @@ class World:
         self._begin(now, number)
 
     def _begin(self, now: float, number: int) -> None:
-        if turn := self._cards[number].begin(now):
+        if turn := self._workers[number].begin(now):
             self.record.began(now, turn)
             heapq.heappush(self._events, (now + turn.load + turn.work, number))
 
@@ -137,17 +140,17 @@ class World:
         leases = [lease for claim in found.claims for lease in self._claim(now, claim)]
         self._accounts.charge(leases, snapshot)
         for batch_id in found.passed:
-            self._open[batch_id].passed += now - max(0.0, self._cycled)
+            self._open[batch_id].passed += min(now - self._cycled, IDLE)
         for claim in found.claims:
             self._served(claim.batch_id)
-        self._moved = now if leases else self._moved
         self._cycled = now
-        self._due = now + IDLE if self._open else inf
+        # Nothing placed and nobody passed over: until something happens, nothing else would be.
+        self._due = now + IDLE if self._open and (leases or found.passed) else inf
         self.record.cycle(now, [self._open[run.batch_id].batch for run in self._runs()])
 
     def _snapshot(self) -> Snapshot:
         runs = list(self._runs())
-        seats = [self._seat(number) for number in range(len(self._cards))]
+        seats = [self._seat(number) for number in range(len(self._workers))]
         waiting = {run.user for run in runs}
         users = [
             Entitled(user.id, user.weight, user.max_in_flight, self._in_flight[user.id])
@@ -176,38 +179,33 @@ class World:
 
     def _seat(self, number: int) -> Seat:
         if number not in self._seats:
-            card = self._cards[number]
+            worker, card = self._workers[number], self._trace.cards[number]
             self._seats[number] = Seat(
-                card.card.name,
-                card.card.name,
-                card.card.places,
-                card.held,
-                warm=card.warm,
-                can_load=card.fits,
+                card.name,
+                card.name,
+                card.places,
+                worker.held,
+                warm=worker.warm,
+                can_load=worker.fits,
                 last=self._last.get(number),
-                card=card.card.kind,
-                speed=self._accounts.costs.speed(card.card.kind),
-                ahead=self._accounts.ahead(card.card.name),
+                card=card.kind,
+                speed=self._accounts.costs.speed(card.kind),
+                ahead=self._accounts.ahead(card.name),
             )
         return self._seats[number]
 
     def _claim(self, now: float, claim: Claim) -> Iterator[Lease]:
         batch = self._open[claim.batch_id]
         number = self._numbers[claim.session_id]
-        card, came = self._cards[number], batch.batch
+        worker = self._workers[number]
         for _ in range(claim.count):
-            part = batch.head
-            seconds = part.seconds * self._random.uniform(1 - SPREAD, 1 + SPREAD)
-            ord = batch.take()
-            job = Job(
-                rank(came.priority), batch.id, ord, came.user, part.checkpoint, seconds, came.at
-            )
-            card.give(job)
-            self._in_flight[came.user] += 1
-            self._last[number] = Kind(part.checkpoint)
-            yield Lease(batch.id, ord, 1, claim.session_id)
+            job = batch.take()
+            worker.give(job)
+            self._in_flight[job.user] += 1
+            self._last[number] = Kind(job.checkpoint)
+            yield Lease(batch.id, job.ord, 1, claim.session_id)
         self._seats.pop(number, None)
-        if card.running is None:
+        if worker.running is None:
             self._begin(now, number)
 
     def _served(self, id: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from farm.db import queries
 from farm.db.database import Database
@@ -13,8 +14,7 @@ STOPPED = 10_000
 that takes is followed."""
 
 
-@dataclass(frozen=True)
-class OpenBatch:
+class OpenBatch(NamedTuple):
     """A batch with jobs past its cursor."""
 
     id: int

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from farm.db import backlog
 from farm.db.backlog import OpenBatch
@@ -28,12 +27,17 @@ class Heads:
 
     def __init__(self, make: Callable[[OpenBatch], Run | None]) -> None:
         self._make = make
-        self._open: dict[int, OpenBatch] | None = None
+        self._known = False
+        self._open: dict[int, OpenBatch] = {}
         self._runs: dict[int, Run | None] = {}
 
-    def forget(self) -> None:
+    def look_again(self) -> None:
         """Read them again next time."""
-        self._open = None
+        self._known = False
+
+    def forget(self) -> None:
+        """Make all runs anew: what they are thought to cost has changed."""
+        self._runs.clear()
 
     def turn(self, batch_id: int) -> None:
         """Make the run of a batch anew: something else than its jobs has changed."""
@@ -41,10 +45,8 @@ class Heads:
 
     def runs(self, db: Database, *, least: int) -> list[Run]:
         """The heads of the batches of priority ``least`` and up."""
-        if self._open is None:
-            found = backlog.open_batches(db, least=0, each=EACH, limit=MANY)
-            self._open = {batch.id: batch for batch in found}
-            self._runs.clear()
+        if not self._known:
+            self._read(db)
         for batch in self._open.values():
             if batch.id not in self._runs:
                 self._runs[batch.id] = self._make(batch)
@@ -53,8 +55,6 @@ class Heads:
     def claimed(self, claims: Sequence[Claim], placed: Sequence[Lease]) -> None:
         """Follow what was claimed. Who got less than was asked for has changed, and behind a batch
         of which nothing is left there may be another."""
-        if self._open is None:
-            return
         asked: Counter[int] = Counter()
         for claim in claims:
             asked[claim.batch_id] += claim.count
@@ -62,7 +62,17 @@ class Heads:
         for batch_id in asked.keys() & self._open.keys():
             batch, count = self._open[batch_id], asked[batch_id]
             if got[batch_id] < count or batch.cursor + count >= batch.total:
-                self.forget()
-                return
-            self._open[batch_id] = replace(batch, cursor=batch.cursor + count)
+                self.look_again()
+            self._open[batch_id] = batch._replace(cursor=batch.cursor + count)
             self.turn(batch_id)
+
+    def _read(self, db: Database) -> None:
+        before = self._open
+        found = backlog.open_batches(db, least=0, each=EACH, limit=MANY)
+        self._open = {batch.id: batch for batch in found}
+        self._runs = {
+            batch.id: self._runs[batch.id]
+            for batch in found
+            if batch.id in self._runs and batch == before.get(batch.id)
+        }
+        self._known = True

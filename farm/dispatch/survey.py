@@ -48,11 +48,12 @@ class Survey:
         self._last: dict[str, Kind] = {}
 
     def refresh(self, db: Database) -> None:
-        """Read what changes seldom: which files there are, and what fits where."""
+        """Read what changes seldom: which files there are, what fits where; think anew of costs."""
         self._loadable = assets.loadable(db)
         self._sizes = assets.sizes(db)
         self._told = sessions.fits(db)
         self._fits = {}
+        self._heads.forget()
 
     def forget(self, batch_id: int) -> None:
         """The batch has ended."""
@@ -66,7 +67,7 @@ class Survey:
             changed: something may have, beside places that became free.
         """
         if changed:
-            self._heads.forget()
+            self._heads.look_again()
         live = sessions.live(db)
         self._last = {one.id: self._last[one.id] for one in live if one.id in self._last}
         suspects = backlog.suspects(db, crashes=FATAL_CRASHES - 1)

@@ -49,6 +49,18 @@ class Vae(nn.Module):
             image[0, 0, 0, 0] = float("nan")
         return (image,)
 
+    def encode(self, shown: Tensor) -> Any:
+        """The mean of each 8 by 8 pixels, and a fourth channel of zeros."""
+        assert shown.dtype == self.dtype
+        self.used.append((self.dtype, float(self.weight), self.use_tiling))
+        if shown[0, 0].numel() // 64 > self.memory.get(self.use_tiling, 10**9):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        mean = nn.functional.avg_pool2d(shown, 8)
+        mean = torch.cat([mean, torch.zeros_like(mean[:, :1])], dim=1)
+        if self.dtype not in self.finite_in:
+            mean[0, 0, 0, 0] = float("inf")
+        return SimpleNamespace(latent_dist=SimpleNamespace(mean=mean))
+
 
 def latent(value: float = 0.0, side: int = 2) -> Tensor:
     return torch.full((4, side, side), value)
@@ -175,3 +187,39 @@ def test_the_grey_picture_of_a_size_is_made_once_while_few_sizes_take_turns() ->
     assert made[-1] == 2
     decoder.rest()
     assert not decoder._unpainted
+
+
+def picture(value: float = 0.5, side: int = 16) -> Tensor:
+    return torch.full((3, side, side), value)
+
+
+def test_a_picture_climbs_as_a_latent_does_and_is_scaled() -> None:
+    vae = Vae(F16, {F32})
+    decoder = Decoder(vae, tile_over=10**9)
+    made = decoder.encode(picture(0.5, side=20))
+    assert [dtype for dtype, _, _ in vae.used] == [F16, BF16, F32]
+    assert made.shape == (4, 2, 2)  # what is no whole place is left out
+    assert made[:3].eq(0.25).all()
+    assert decoder.dtype == F32
+    vae.finite_in.clear()
+    with pytest.raises(NumericFailure, match="even in float32"):
+        decoder.encode(picture())
+
+
+def test_a_picture_without_memory_is_encoded_in_tiles_and_only_that_is_remembered() -> None:
+    vae = Vae(F32, {F32})
+    vae.memory = {False: 10_000, True: 10**9}
+    decoder = Decoder(vae, tile_over=10**9)
+    for _ in range(2):
+        decoder.encode(picture(side=1024))
+    decoder.encode(picture(side=512))
+    assert [tiled for _, _, tiled in vae.used] == [False, True, True, False]
+    assert decoder.tile_over == 10**9
+
+
+def test_a_picture_above_the_limit_is_encoded_in_tiles_where_taesd_decodes() -> None:
+    vae = Vae(F32, {F32})
+    tiny = nn.Conv2d(4, 3, 1)
+    decoder = Decoder(vae, tile_over=512 * 512, tiny=tiny)
+    decoder.encode(picture(side=520))
+    assert [tiled for _, _, tiled in vae.used] == [True]

@@ -60,6 +60,29 @@ def test_a_disk_that_is_full_for_real_wastes_nothing(saboteur: Saboteur, disk: D
     assert saboteur.wasted() == wasted
 
 
+SPOIL = """
+CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN RAISE ''this page is broken''; END';
+CREATE TRIGGER spoil BEFORE INSERT ON outcomes FOR EACH ROW WHEN (new.ord = 17)
+    EXECUTE FUNCTION spoil();
+"""
+
+
+def test_an_attempt_whose_ending_cannot_be_written_is_made_again(saboteur: Saboteur) -> None:
+    """Not even that it has failed: its worker lives, and knows nothing of it any more."""
+    with saboteur.farm.database() as db, saboteur.breaking("a page that is broken"):
+        with db.connection() as connection:
+            connection.execute(SPOIL)
+        batch = saboteur.farm.client.submit(prompt="a red apple", seed=1, count=20)
+        eventually(lambda: batch.refresh().counts["succeeded"] == 19)
+        with db.connection() as connection:
+            connection.execute("DROP FUNCTION spoil CASCADE")
+            # Nobody need wait for the minute that it takes to be sure.
+            connection.execute("UPDATE leases SET started_at = now() - interval '1 hour'")
+    saboteur.finish(batch)
+    assert batch.counts["succeeded"] == 20
+
+
 @pytest.mark.parametrize("seconds", [3600, -3600])
 def test_a_clock_that_jumps_harms_nobody(saboteur: Saboteur, crew: Crew, seconds: int) -> None:
     batch = saboteur.begin(60)

@@ -20,7 +20,7 @@ from farm.worker.memory.snapshot import Snapshots
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.catalogue import AssetFile, builtin_folder, scan
 from farm.worker.models.loader import load
-from farm.worker.models.offload import Streamed
+from farm.worker.models.offload import Streamed, window_bytes
 from farm.worker.samplers.philox import normal
 from tests.card_bench import CPU, CROWD, CUDA, PLAIN, engine, rendered, same, spec
 
@@ -105,9 +105,10 @@ def test_recorded_forwards_are_those_that_run_as_they_are(demo: AssetFile) -> No
 def test_streamed_weights_make_the_same(demo: AssetFile, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [spec(demo, seed=seed, steps=8) for seed in (1, 2)]
     resident = rendered(engine(CUDA, [demo]), *jobs)
-    monkeypatch.setitem(Streamed.__init__.__kwdefaults__, "unit_bytes", 1 << 20)  # type: ignore[misc]
+    for function in (Streamed.__init__, window_bytes):
+        monkeypatch.setitem(function.__kwdefaults__, "unit_bytes", 1 << 20)  # type: ignore[attr-defined]
     whole = ModelCache([demo], PLAIN, CPU).get("demo").bytes
-    streamed = replace(PLAIN, offload="streamed", weights_bytes=whole // 2)
+    streamed = replace(PLAIN, offload="streamed", weights_bytes=whole - 1)
     working = engine(CUDA, [demo], streamed)
     assert same(rendered(working, *jobs), resident)
 
@@ -117,8 +118,7 @@ def test_memory_that_runs_out_fails_that_job_alone(demo: AssetFile) -> None:
     with working:
         assert working.submit("1", spec(demo)).result(100)
         total = torch.cuda.get_device_properties(CUDA).total_memory
-        held = torch.cuda.memory_reserved() + (64 << 20)
-        torch.cuda.set_per_process_memory_fraction(held / total)
+        torch.cuda.set_per_process_memory_fraction(torch.cuda.memory_reserved() / total)
         try:
             with pytest.raises(DoesNotFit):
                 working.submit("2", spec(demo, width=2048, height=2048, steps=1)).result(100)

@@ -118,7 +118,7 @@ def test_what_was_taken_is_given_back(card: Card, sd15: AssetFile) -> None:
     assert card.allocated < models.bytes * 1.2 + 100_000
 
 
-PLACES = 9
+PLACES = 4
 
 
 def test_memory_that_runs_out_anywhere_costs_no_picture(card: Card, sd15: AssetFile) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farm.spec.networks import Lora
-from farm.worker.engine.batcher import Batcher, Decode, Encode, Forward, Load, Waiting
+from farm.worker.engine.batcher import Batcher
+from farm.worker.engine.decisions import Decode, Encode, Forward, Load, Waiting
 from farm.worker.engine.turns import Group, Weights
 
 BUCKETS = (1, 2, 4, 8)

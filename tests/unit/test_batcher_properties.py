@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farm.spec.networks import Lora
-from farm.worker.engine.batcher import MAX_BLOCKS, Batcher, Decode, Encode, Forward, Load, Waiting
+from farm.worker.engine.batcher import MAX_BLOCKS, Batcher
+from farm.worker.engine.decisions import Decode, Encode, Forward, Load, Waiting
 
 BUCKETS = (1, 2, 4, 8)
 PATIENCE = 10.0

@@ -9,16 +9,8 @@ from typing import Any
 import pytest
 
 from farm.spec.networks import Lora
-from farm.worker.engine.batcher import (
-    MAX_BLOCKS,
-    Batcher,
-    Decision,
-    Decode,
-    Encode,
-    Forward,
-    Load,
-    Waiting,
-)
+from farm.worker.engine.batcher import MAX_BLOCKS, Batcher
+from farm.worker.engine.decisions import Decision, Decode, Encode, Forward, Load, Waiting
 
 BUCKETS = (1, 2, 4, 8)
 INK, FUR = (Lora("ink", 1.0),), (Lora("ink", 0.5), Lora("fur", 1.0))

@@ -12,7 +12,7 @@ import pytest
 
 from farm.errors import DoesNotFit
 from farm.spec.measurement import Call, Measurement
-from farm.worker.engine.batcher import Forward
+from farm.worker.engine.decisions import Forward
 from farm.worker.engine.limits import RowLimits
 from farm.worker.memory.admission import check_fits
 from farm.worker.memory.experience import ENOUGH, READINGS, Experience

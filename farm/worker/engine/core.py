@@ -12,8 +12,9 @@ import torch
 from farm.errors import FarmError
 from farm.spec.networks import Loras
 from farm.worker.accountant import Accountant
-from farm.worker.engine.batcher import Batcher, Decode, Encode, Forward, Load
+from farm.worker.engine.batcher import Batcher
 from farm.worker.engine.calibration import Calibration
+from farm.worker.engine.decisions import Decode, Encode, Forward, Load
 from farm.worker.engine.decodes import Decodes
 from farm.worker.engine.denoiser import Denoiser
 from farm.worker.engine.encodes import Encodes

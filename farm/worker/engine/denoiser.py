@@ -13,7 +13,7 @@ import torch
 from farm.errors import InvalidInput
 from farm.spec.passes import Pass
 from farm.worker.engine.adaptive import AdaptiveSlot
-from farm.worker.engine.batcher import Forward
+from farm.worker.engine.decisions import Forward
 from farm.worker.engine.decodes import Decodes
 from farm.worker.engine.failures import DeviceLost, device_lost
 from farm.worker.engine.job import Job

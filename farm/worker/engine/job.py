@@ -13,7 +13,7 @@ from torch import Tensor
 from farm.spec.hires import PICTURE_UPSCALERS
 from farm.spec.job import JobSpec
 from farm.spec.passes import Pass
-from farm.worker.engine.batcher import Stage, Waiting
+from farm.worker.engine.decisions import Stage, Waiting
 from farm.worker.engine.guide import Guide
 from farm.worker.engine.requests import (
     Crop,

@@ -18,7 +18,7 @@ from math import log
 from farm.errors import DoesNotFit
 from farm.spec.measurement import Call
 from farm.spec.passes import Pass
-from farm.worker.engine.batcher import Forward
+from farm.worker.engine.decisions import Forward
 from farm.worker.engine.requests import Denoise
 from farm.worker.engine.worth import Worth
 from farm.worker.memory.admission import check_fits

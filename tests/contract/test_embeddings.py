@@ -57,7 +57,7 @@ class Reader:
     def tables(self) -> list[Tensor]:
         return [
             weight.clone()
-            for module in self.checkpoint._homes
+            for module in self.checkpoint.weights
             for name, weight in module.named_parameters()
             if "token_embedding" in name
         ]
@@ -134,7 +134,7 @@ def test_the_shared_table_and_other_prompts_stay_as_they_were(reader: Reader) ->
     assert torch.equal(plain.tokens, again.tokens)
     assert not torch.equal(plain.tokens, with_it.tokens)
     assert all(torch.equal(one, other) for one, other in zip(tables, reader.tables(), strict=True))
-    for module in reader.checkpoint._homes:
+    for module in reader.checkpoint.weights:
         for name, inner in module.named_modules():
             assert not (name.endswith("token_embedding") and inner._forward_hooks)
 

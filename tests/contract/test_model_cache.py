@@ -108,7 +108,7 @@ def test_a_unet_in_common_is_streamed_for_all_who_hold_it(
     forgot = []
     for checkpoint in both:
         # As on a card; what is recorded there reads weights where they lie.
-        monkeypatch.setitem(checkpoint._homes, checkpoint._unet, torch.device("cuda"))
+        monkeypatch.setitem(checkpoint._residence.homes, checkpoint._unet, torch.device("cuda"))
         monkeypatch.setattr(checkpoint._forwards, "forget", partial(forgot.append, checkpoint))
     assert [checkpoint.stream() for checkpoint in both] == [True, True]
     assert forgot == both

@@ -449,3 +449,15 @@ def test_a_look_is_no_use(cache: ModelCache) -> None:
     assert cache.resident == ("a", "b")
     assert cache.statistics.hits == 0
     assert cache.peek("c").name == "c"
+
+
+def test_what_was_in_common_with_one_that_is_gone_leaves_the_device_too(disk: Disk) -> None:
+    vae = nn.Identity()
+    disk.common = {"a": (vae, 3), "b": (vae, 3)}
+    cache = make_cache(disk, host_bytes=20)
+    first: Any = cache.get("a")
+    cache.get("b")
+    cache._tiers.leave(["a"])
+    assert vae not in first.in_host
+    cache.evict("b")
+    assert vae in first.in_host

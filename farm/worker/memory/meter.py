@@ -40,7 +40,8 @@ class Meter:
         self._device = device
         self._active = self._reserved = 0
         if device.type == "cuda":
-            torch.cuda.init()  # before that torch keeps no statistics at all
+            # Before that torch keeps no statistics at all.
+            torch.cuda.init()  # type: ignore[no-untyped-call]
 
     def reset(self) -> None:
         """Start the peaks anew. A process's peak resident set cannot be, so not on a CPU."""

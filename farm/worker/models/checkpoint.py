@@ -14,14 +14,13 @@ from farm.spec.measurement import Call, Work
 from farm.spec.networks import Loras
 from farm.spec.reading import ReadingOptions
 from farm.worker.memory.profiles import MemoryProfile
-from farm.worker.models import attention
 from farm.worker.models.decoder import FACTOR, Decoder, Draft
 from farm.worker.models.embeddings import EmbeddingShelf
 from farm.worker.models.forwards import Forwards
 from farm.worker.models.lora import LoraFile
-from farm.worker.models.offload import Streamed, streamed
-from farm.worker.models.patches import Patches, Side, patch_of
+from farm.worker.models.patches import Patches, Side
 from farm.worker.models.precision import above, computing_in, rungs_above
+from farm.worker.models.residence import TEXT_ENCODERS, Residence, lay_out
 from farm.worker.models.text import PLAINLY, TextEncoder, TextEncoding
 
 EDIT_CHANNELS, INPAINT_CHANNELS = 8, 9
@@ -61,13 +60,8 @@ class Checkpoint:
         self.device = device
         self.load_seconds = load_seconds
         self.dtype: torch.dtype = getattr(torch, profile.dtype)
-        _lay_out(modules, profile)
-        texts = [modules[part] for part in ("text_encoder", "text_encoder_2") if part in modules]
-        away = [*texts, modules["unet"]] if streams else texts
-        for module in away:
-            if streams or next(module.parameters()).device.type != device.type:
-                _stream(module, device)
-        self._homes = {module: next(module.parameters()).device for module in modules.values()}
+        lay_out(modules, profile)
+        self._residence = Residence(modules, device, streams=streams)
         self._patches = Patches(modules, family)
         self._computing, self._plainly = self.dtype, False
         self._unet = cast("Any", modules["unet"])
@@ -81,6 +75,7 @@ class Checkpoint:
         self._unet_call = _call("denoise", family, self._unet, profile.attention)
         self.vae_call = _call("decode", family, modules["vae"], "taesd" if tiny else "whole")
         self._inpaints = self._unet.config.in_channels == INPAINT_CHANNELS
+        texts = [modules[part] for part in TEXT_ENCODERS if part in modules]
         self._text = TextEncoder(texts, family, device)
 
     @property
@@ -96,31 +91,21 @@ class Checkpoint:
     @property
     def weights(self) -> Mapping[nn.Module, int]:
         """Its models, and the bytes of each, wherever they are."""
-        return {
-            module: sum(weight.nbytes for weight in module.parameters()) for module in self._homes
-        }
+        return self._residence.weights
 
     @property
     def held(self) -> Mapping[nn.Module, int]:
         """The models that live on ``device``, and the bytes of each, with those that were kept
         of weights that LoRAs are on. Of a streamed UNet it is what its weights pass through;
         text encoders have that for the moment of encoding only."""
-        held = {}
-        for module, weights in self.weights.items():
-            stream = streamed(module)
-            # By type: a tensor on "cuda" says that it is on "cuda:0".
-            if stream is None and self._homes[module].type == self.device.type:
-                held[module] = weights + patch_of(module).kept_bytes
-            elif stream is not None and module is self._unet:
-                held[module] = stream.window_bytes
-        return held
+        return self._residence.held
 
     @property
     def unet_call(self) -> Call:
         """How its forwards are measured; of no pixels and no rows."""
-        if streamed(self._unet) is None:
-            return self._unet_call
-        return replace(self._unet_call, mode=f"{self._unet_call.mode}+streamed")
+        if self._residence.streams:
+            return replace(self._unet_call, mode=f"{self._unet_call.mode}+streamed")
+        return self._unet_call
 
     def decode_call(self, pixels: int) -> Call:
         """How the decoding of so many pixels is measured."""
@@ -147,12 +132,10 @@ class Checkpoint:
         Returns:
             Whether that made room.
         """
-        if self._homes[self._unet].type == "cpu":
+        if not self._residence.may_stream:
             return False
         self._forwards.forget()
-        _stream(self._unet, self.device)
-        patch_of(self._unet).follow()
-        self._homes[self._unet] = torch.device("cpu")
+        self._residence.stream()
         return True
 
     def give_up_speed(self) -> bool:
@@ -171,18 +154,12 @@ class Checkpoint:
     def to_host(self, needed: Container[nn.Module]) -> None:
         """Move the weights to host memory, but for models ``needed`` by other checkpoints."""
         self._forwards.forget()
-        for module in self._homes:
-            if module not in needed:
-                _settle(module)
-                patch_of(module).clear()
-                nn.Module.to(module, "cpu")
+        self._residence.to_host(needed)
         self._decoder.rest()
 
     def to_device(self) -> None:
         """Move every model back to where it was loaded."""
-        for module, home in self._homes.items():
-            if streamed(module) is None:
-                nn.Module.to(module, home)
+        self._residence.to_device()
 
     def worn(self, side: Side) -> Loras | None:
         """The LoRAs on the text encoders or the UNet; None where they wear different ones."""
@@ -200,8 +177,7 @@ class Checkpoint:
         Raises:
             CheckpointError: a LoRA that does not exist or does not fit; nothing has changed.
         """
-        for module in self._homes:
-            _settle(module)
+        self._residence.settle()
         self._patches.wear(side, loras, find, spare=spare)
 
     @property
@@ -278,7 +254,7 @@ class Checkpoint:
             None if pooled is None else pooled.to(self._computing),
             None if size_ids is None else size_ids.float(),
         )
-        unusual = self._computing != self.dtype or streamed(self._unet) is not None
+        unusual = self._computing != self.dtype or self._residence.streams
         return self._forwards(inputs, plainly=self._plainly or unusual).float()
 
     def draft(self, latent: Tensor, *, beside: bool = False) -> Draft:
@@ -311,26 +287,3 @@ def _call(work: Work, family: str, module: nn.Module, mode: str) -> Call:
     dtype = str(weights[0].dtype).removeprefix("torch.")
     numbers = sum(weight.numel() for weight in weights)
     return Call(work, family, numbers, dtype, mode, pixels=0, rows=1)
-
-
-def _lay_out(modules: Mapping[str, nn.Module], profile: MemoryProfile) -> None:
-    """Attention and convolutions as the profile says. Of text encoders there is nothing to choose:
-    77 tokens have no scores to speak of."""
-    for part in ("unet", "vae"):
-        model: Any = modules[part]
-        attention.lay(model, profile.attention)
-        if not profile.channels_last:
-            nn.Module.to(model, memory_format=torch.contiguous_format)
-
-
-def _stream(module: nn.Module, device: torch.device) -> None:
-    """Checkpoints may share a model, so it may be streamed already."""
-    if streamed(module) is None:
-        Streamed(module, device)
-
-
-def _settle(module: nn.Module) -> None:
-    """Before weights change that a copy may be reading."""
-    if stream := streamed(module):
-        stream.settle()
-        stream.rest()

@@ -76,7 +76,7 @@ class DeviceTier:
     def peek(self, name: str) -> Checkpoint | None:
         """The checkpoint, if it is here; that is no use of it."""
         held = self._held.get(name)
-        return held and held.checkpoint
+        return held.checkpoint if held else None
 
     def use(self, name: str, pins: int) -> Checkpoint | None:
         """The checkpoint, if it is here, and so many pins more on it."""

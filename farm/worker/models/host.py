@@ -36,6 +36,11 @@ class HostTier:
         """What each was read from."""
         return {name: parcel.file for name, parcel in self._parcels.items()}
 
+    @property
+    def parcels(self) -> Mapping[str, Parcel]:
+        """All of them, by name."""
+        return dict(self._parcels)
+
     def get(self, name: str) -> Parcel | None:
         """What goes by this name, if it is here."""
         return self._parcels.get(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -24,12 +24,14 @@ class Parcel:
         device_bytes: memory that it takes on the device; less, where weights stay here.
         unpack: moves it to the device, where the models are that it is given; it enters the turn
             for each model of one that has not been there yet.
+        settle: moves what is on the device here, but for models that others need there.
     """
 
     file: AssetFile
     parts: Mapping[nn.Module, int]
     device_bytes: int
     unpack: Callable[[Sequence[nn.Module], Turn], Checkpoint]
+    settle: Callable[[Container[nn.Module]], None] = lambda _: None
 
     @property
     def bytes(self) -> int:
@@ -44,7 +46,8 @@ def left(held: Held) -> Parcel:
         held.checkpoint.to_device()
         return held.checkpoint
 
-    return Parcel(held.file, held.checkpoint.weights, held.checkpoint.bytes, unpack)
+    checkpoint = held.checkpoint
+    return Parcel(held.file, checkpoint.weights, checkpoint.bytes, unpack, checkpoint.to_host)
 
 
 def ahead(prepared: Prepared, turn: Turn) -> Parcel:

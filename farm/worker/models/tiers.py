@@ -91,8 +91,8 @@ class Tiers:
                 return None
             unwanted = self.device.unwanted(name, parcel.device_bytes, keep=keep)
             self.host.pop(name)  # first, lest those that leave push it out
-            leaving = self._take_off(unwanted)
-        self._settle(leaving)
+            self._take_off(unwanted)
+        self._settle()
         held = Held(parcel.unpack(self._modules, turn), parcel.file)
         with self.state:
             self.device.put(name, held, pins=pins)
@@ -117,16 +117,17 @@ class Tiers:
             taken = self.device.bytes + sum(self.device.recorded.values())
             room = self._profile.memory_bytes - SPARE - taken
             both = not busy and prepared.bytes <= room
-            leaving = [] if both else self._take_off(unwanted)
-        self._settle(leaving)
+            if not both:
+                self._take_off(unwanted)
+        self._settle()
         checkpoint = self._load(name, prepared, [] if both else unwanted, turn)
         with self.state:
             # Asked anew, as others may have come into use; and it comes before they leave, lest
             # they take along what it has in common with them.
             unwanted = self.device.unwanted(name, prepared.bytes, keep=keep) if both else []
             self.device.put(name, Held(checkpoint, prepared.file), pins=pins)
-            leaving = self._take_off(unwanted)
-        self._settle(leaving)
+            self._take_off(unwanted)
+        self._settle()
         self._count(disk_loads=1, disk_seconds=checkpoint.load_seconds)
         return checkpoint
 
@@ -151,8 +152,8 @@ class Tiers:
         """Off the device, into host memory where there is room. ``state`` must not be held: it is
         a copy that may take seconds."""
         with self.state:
-            leaving = self._take_off(names)
-        self._settle(leaving)
+            self._take_off(names)
+        self._settle()
 
     def drop(self, name: str) -> None:
         """Off the device and out of host memory."""
@@ -160,12 +161,11 @@ class Tiers:
             self._vacated = self.device.pop(name) is not None
             self._count(evictions=self._vacated)
             self.host.pop(name)
-        self._settle(())
+        self._settle()
 
-    def _take_off(self, names: Sequence[str]) -> Sequence[Held]:
+    def _take_off(self, names: Sequence[str]) -> None:
         """Nobody finds them on the device any more. Those that host memory has room for are in its
-        books from now on, so that others leave it first, and are left to :meth:`_settle`."""
-        leaving = []
+        books from now on, so that others leave it first; :meth:`_settle` must follow."""
         for name in names:
             held = self.device.pop(name)
             if held is None:
@@ -174,25 +174,27 @@ class Tiers:
             self._count(evictions=1)
             if sum(held.checkpoint.weights.values()) <= self.host.budget:
                 self.host.put(name, left(held))
-                leaving.append(held)
-        return leaving
 
-    def _settle(self, leaving: Sequence[Held]) -> None:
-        """Move weights to host memory, but for what others on the device need."""
+    def _settle(self) -> None:
+        """Have the weights of all that has left in host memory, but for what others on the device
+        need; so what was in common with one that is gone leaves too."""
+        if not self._vacated:
+            return
+        self._vacated = False
         with self.state:
-            needed = self.device.needed
-        for held in leaving:
+            needed, parcels = self.device.needed, self.host.parcels
+        for name, parcel in parcels.items():
             try:
-                held.checkpoint.to_host(needed)
+                parcel.settle(needed)
             except Exception as error:
                 if not out_of_memory(error):
                     raise
-                log.warning("no host memory for %s, which is let go of", held.checkpoint.name)
+                log.warning("no host memory for %s, which is let go of", name)
                 with self.state:
-                    self.host.pop(held.checkpoint.name)
-        if self._vacated and self._device.type == "cuda":
+                    self.host.pop(name)
+        del parcels
+        if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        self._vacated = False
 
     def _prepared(self, name: str) -> Prepared:
         files = tuple(self._files)

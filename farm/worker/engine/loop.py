@@ -137,7 +137,8 @@ class Loop:
         self._closed()
         # Whoever asked meanwhile waits for an answer too.
         with suppress(Empty):
-            while heard := self._inbox.get_nowait():
+            while True:
+                heard = self._inbox.get_nowait()
                 with suppress(Exception, DeviceLost):
                     heard()
         lost = Unavailable(f"The device failed: {error}", remedy="Send the job elsewhere.")

@@ -24,11 +24,15 @@ POOL = 24
 
 # The constants of numpy's SeedSequence. Filling and mixing a pool has used the first of them POOL
 # times POOL, and the first word of a key POOL times more.
-_WORD = 0xFFFFFFFF
+_WORD, _HALF = np.uint64(0xFFFFFFFF), np.uint64(16)
 _START, _MULTIPLY = 0x43B0D7E5, 0x931E8875
-_MIX_LEFT, _MIX_RIGHT = 0xCA01F9DD, 0x4973F715
-_STATE, _MULTIPLY_STATE = 0x8B51F9DD, 0x58F38DED
-_SPAWNING = tuple(_START * pow(_MULTIPLY, POOL * (POOL + word), 2**32) & _WORD for word in range(2))
+_MIX_LEFT, _MIX_RIGHT = np.uint64(0xCA01F9DD), np.uint64(0x4973F715)
+_STATE, _STATE_AFTER = np.uint64(0x8B51F9DD), np.uint64(0x8B51F9DD * 0x58F38DED & 0xFFFFFFFF)
+_SPAWNING = tuple(
+    tuple(np.uint64(_START * pow(_MULTIPLY, used, 2**32) & 0xFFFFFFFF) for used in (turn, turn + 1))
+    for turn in (POOL * POOL, POOL * POOL + POOL)
+)
+"""What each word of a key is mixed with, and then multiplied with."""
 
 
 class BrownianPath:
@@ -87,11 +91,11 @@ def spawned(pool: int, *key: Words) -> Words:
     Args:
         key: its two words.
     """
-    mixed = np.full(key[0].shape, pool, dtype=np.uint64)
-    for word, constant in zip(key, _SPAWNING, strict=True):
-        hashed = (word ^ constant) * (constant * _MULTIPLY & _WORD) & _WORD
-        hashed ^= hashed >> 16
+    mixed: Words = np.full(key[0].shape, pool, dtype=np.uint64)
+    for word, (before, after) in zip(key, _SPAWNING, strict=True):
+        hashed = (word ^ before) * after & _WORD
+        hashed ^= hashed >> _HALF
         mixed = (_MIX_LEFT * mixed - _MIX_RIGHT * hashed) & _WORD
-        mixed ^= mixed >> 16
-    state = (mixed ^ _STATE) * (_STATE * _MULTIPLY_STATE & _WORD) & _WORD
-    return state ^ state >> 16
+        mixed ^= mixed >> _HALF
+    state = (mixed ^ _STATE) * _STATE_AFTER & _WORD
+    return state ^ state >> _HALF

@@ -124,6 +124,12 @@ def test_an_error_that_passes_costs_nobody_anything() -> None:
             lambda: RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
             id="machine",
         ),
+        pytest.param(
+            lambda: RuntimeError(
+                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"
+            ),
+            id="cublas",
+        ),
     ],
 )
 def test_out_of_memory_halves_the_rows_and_is_remembered(raising: Any) -> None:

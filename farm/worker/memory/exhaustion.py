@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 
+_SAID = ("DefaultCPUAllocator", "ALLOC_FAILED", "ALLOCATION_FAILED")
+"""By the CPU's allocator, by cuBLAS, and by cuDNN."""
+
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether the device, or the machine, had no memory left.
@@ -15,4 +18,4 @@ def out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, torch.AcceleratorError):
         return "out of memory" in str(error)
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _SAID)

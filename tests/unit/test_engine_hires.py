@@ -97,6 +97,7 @@ def test_a_sweep_of_strengths_makes_the_first_pass_once() -> None:
     # Five jobs of two rows each ride together in the second pass.
     assert bench.checkpoint.forwards == [2] * 6 + [16] * 2
     assert sorted(each.stats.steps for each in made) == [2, 2, 2, 2, 8]
+    assert {each.stats.buckets for each in made} == {(2, 16)}
     for job, each in zip(jobs, made, strict=True):
         np.testing.assert_allclose(each.image, in_two_passes(job), rtol=0, atol=1e-3)
     bench.render(large(denoising_strength=0.5, steps=6, hires_steps=3))

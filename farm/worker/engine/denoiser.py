@@ -125,7 +125,7 @@ class Denoiser:
                 holder = job if job in self._jobs and job.slot is slot else self._jobs.holder(slot)
                 if holder:
                     holder.ledger.call(
-                        self._charge(holder, share),
+                        self._charge(holder, share, bucket=rows.bucket),
                         rows=rows.count,
                         forwards=rows.forwards,
                         bucket=rows.bucket,
@@ -157,13 +157,13 @@ class Denoiser:
             split |= {each.key: share / len(together) for each in together}
         return split
 
-    def _charge(self, job: Job, seconds: float) -> float:
+    def _charge(self, job: Job, seconds: float, *, bucket: int) -> float:
         """Charge those that get what a job gets with their part; what is left is its own."""
         together = self._jobs.together(job)
         share = seconds / len(together)
         for other in together:
             if other is not job:
-                other.ledger.gpu_seconds += share
+                other.ledger.ride(share, bucket=bucket)
         return share
 
     def _open(self, job: Job, checkpoint: Checkpoint) -> None:

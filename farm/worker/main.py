@@ -93,9 +93,7 @@ class _Worker:
             settle=self._settle,
         )
         accountant, described = Accountant(), _describe(device, self._meter)
-        self._notebook = Notebook(
-            db, card=described["name"], limit=profile.memory_bytes, torch=torch.__version__
-        )
+        self._notebook = _notebook(db, described["name"], profile)
         snapshots = Snapshots(device)
         self._engine = Engine(
             self._models,
@@ -165,6 +163,10 @@ class _Worker:
             "refused_orders": self._orders.refused,
         }
         return self._models.resident, stats
+
+
+def _notebook(db: Database, card: str, profile: MemoryProfile) -> Notebook:
+    return Notebook(db, card=card, limit=profile.memory_bytes, torch=torch.__version__)
 
 
 def _session(

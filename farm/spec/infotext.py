@@ -121,7 +121,8 @@ def _number(value: float | None) -> str | None:
 
 
 def _quoted(value: object) -> str:
+    """As webui does, and where it would be read back as something else."""
     text = str(value)
-    if any(mark in text for mark in ",:\n"):
+    if any(mark in text for mark in ",:\n") or text.startswith('"') or text != text.strip():
         return json.dumps(text, ensure_ascii=False)
     return text

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +18,6 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from farm.spec.job import JobSpec
-from farm.worker.engine import Engine
 from farm.worker.memory.profiles import by_name
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.catalogue import AssetFile, builtin_folder, scan
@@ -45,16 +42,14 @@ class Case(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=["sd15", "sdxl", "demo"])
-def case(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Case]:
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     """A checkpoint, the engine's cache with it, and both of diffusers' pipelines of it."""
     file = (
         next(file for file in scan([builtin_folder()]) if file.name == "demo")
         if request.param == "demo"
         else tiny_file(tmp_path_factory.mktemp("checkpoints"), request.param)
     )
-    yield case_of(file)
+    return case_of(file)
 
 
 def case_of(file: AssetFile) -> Case:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -8,6 +9,11 @@ from farm.spec.infotext import infotext
 from farm.spec.job import JobSpec
 
 JOB = JobSpec(checkpoint="demo", prompt="a red apple", width=128, height=64, seed=5, cfg_scale=3)
+
+
+@pytest.mark.parametrize("odd", ['"a"', " a", "a "])
+def test_a_value_that_would_be_read_as_another_is_quoted(odd: str) -> None:
+    assert infotext(JOB, {"Note": odd}).endswith(f"Note: {json.dumps(odd)}")
 
 
 def test_the_layout_is_webuis() -> None:

@@ -63,7 +63,7 @@ class Foreseen(World):
 
     def _works(self) -> Iterator[Work]:
         costs = self._accounts.costs
-        warm = {name for card in self._cards for name in card.warm}
+        warm = {name for card in self._workers for name in card.warm}
         for id, jobs in self._undone.items():
             parts = self._all[id].parts
             whole = sum(costs.estimate(part.checkpoint, part.size) * part.jobs for part in parts)
@@ -75,7 +75,7 @@ class Foreseen(World):
             yield Work(id, self._all[id].user, self._all[id].priority, seconds, jobs, load)
 
     def _end(self, now: float, number: int) -> None:
-        running = self._cards[number].running
+        running = self._workers[number].running
         assert running
         id = running.job.batch
         super()._end(now, number)

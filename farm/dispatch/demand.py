@@ -1,64 +1,115 @@
-"""How many cards each checkpoint should have, and how many it has.
+"""How many cards each checkpoint should have: its users' share, and what its work is worth.
 
-If nobody were to load anything any more, the cards that hold a checkpoint would have to do its
-work. Each shares its time among what it holds; a checkpoint that gets too little of it lacks cards,
-and a card that is asked for too little has time to spare. Loads are worth it only for the one on
-the other.
+Cards are shared out class by class, by weight, to no user more than their work is worth loads
+for. What is left goes to work that is worth a load to a card without any.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import copysign
+from statistics import median_low
 
-_ROUNDS = 5
-_HALF = 0.5
+from farm.dispatch.snapshot import Claimant, Run
+from farm.spec.batch import INTERACTIVE_FROM, rank
+
+LEVEL = 60.0
+"""Seconds behind or ahead that are as good as level: no checkpoint is loaded for them."""
+CATCH_UP = 60.0
+"""Seconds in which one who has fallen further behind should be level again."""
+MOST = 3.0
+
+WORTH = 12.0
+"""Loads that the work waiting for a checkpoint must be worth, for each card that holds it: what
+loads of busy cards cost is then less than a twelfth of what they bring."""
+LITTLE_WORTH = 3.0
+"""The same where cards are left that have nothing to do: their time is free, but not what a load
+takes of disks, nor the checkpoints that must go for it."""
+
+Runs = Mapping[int, Sequence[Run]]
+"""Runs by user, in the order that each user wants them."""
 
 
-class Supply:
-    """What of the wanted cards there is.
+def wanted(
+    claimants: Mapping[int, Claimant], classes: Mapping[int, Runs], cards: int
+) -> dict[str, float]:
+    """Cards that should serve each checkpoint, if each user had their share right now.
 
     Args:
-        wanted: cards by checkpoint, such as 2.5.
-        warm: what each card holds.
+        claimants: all users.
+        classes: what waits, by class, the highest first.
     """
+    found: dict[str, float] = {}
+    left = float(cards)
+    for level, users in classes.items():
+        if level == rank(INTERACTIVE_FROM):
+            continue  # it is soon over, and moves no checkpoints
+        wants = {user: _wants(runs) for user, runs in users.items()}
+        most = {user: sum(names.values()) for user, names in wants.items()}
+        got = _shares({user: claimants[user] for user in users}, most, cards=cards, left=left)
+        left -= sum(got.values())
+        for user, names in wants.items():
+            _add(found, names, got[user] / max(most[user], 1e-9))
+    if left >= 1:
+        _employ(found, classes, left)
+    return found
 
-    def __init__(self, wanted: Mapping[str, float], warm: Sequence[Sequence[str]]) -> None:
-        self._wanted = wanted
-        held = [[name for name in names if name in wanted] for names in warm]
-        pulls = [1.0] * len(held)
-        for _ in range(_ROUNDS):
-            used = self._used(held, pulls)
-            # Who is asked for more than they have is asked less next time, and others more.
-            pulls = [pull / max(use, 0.5) for pull, use in zip(pulls, used, strict=True)]
-        self.spare = [max(0.0, 1.0 - use) for use in used]
-        self._missing = dict(wanted)
-        for number, names in enumerate(held):
-            for name in names:
-                self._missing[name] -= self._parts[number][name] / max(1.0, used[number])
 
-    def lacks(self, name: str) -> bool:
-        """Whether another card should load a checkpoint."""
-        missing = self._missing.get(name, 0.0)
-        return missing > min(_HALF, self._wanted.get(name, 0.0) / 2)
+def _shares(
+    users: Mapping[int, Claimant], most: Mapping[int, float], *, cards: int, left: float
+) -> dict[int, float]:
+    """What each user of a class gets of the cards that are left: who is behind more of them until
+    they are level, who is ahead fewer, or what others have no use for."""
+    weights = {user: one.weight for user, one in users.items()}
+    middle = median_low([one.time for one in users.values()])
+    pace = cards / sum(weights.values())
+    lifted = {user: one.weight * _lift((middle - one.time) / pace) for user, one in users.items()}
+    got = shared(left, lifted, most)
+    rest = {user: most[user] - got[user] for user in users}
+    more = shared(left - sum(got.values()), weights, rest)
+    return {user: got[user] + more[user] for user in users}
 
-    def idles(self, number: int) -> bool:
-        """Whether a card has half of its time to spare."""
-        return self.spare[number] > _HALF
 
-    def load(self, number: int, name: str) -> None:
-        """A card loads a checkpoint."""
-        part = min(self.spare[number], max(0.0, self._missing.get(name, 0.0)))
-        self.spare[number] -= part
-        self._missing[name] = self._missing.get(name, 0.0) - part
+def _employ(found: dict[str, float], classes: Mapping[int, Runs], idle: float) -> None:
+    """Cards that nobody should have by that may load for less: they would do nothing else."""
+    more: dict[str, float] = {}
+    for users in classes.values():
+        for runs in users.values():
+            _add(more, _wants(runs), WORTH / LITTLE_WORTH)
+    rest = {name: max(0.0, amount - found.get(name, 0.0)) for name, amount in more.items()}
+    _add(found, rest, min(1.0, idle / max(sum(rest.values()), 1e-9)))
 
-    def _used(self, held: Sequence[Sequence[str]], pulls: Sequence[float]) -> list[float]:
-        """Of the time of each card, how much is asked for."""
-        pull = dict.fromkeys(self._wanted, 0.0)
-        for names, own in zip(held, pulls, strict=True):
-            for name in names:
-                pull[name] += own
-        self._parts = [
-            {name: self._wanted[name] * own / pull[name] for name in names}
-            for names, own in zip(held, pulls, strict=True)
-        ]
-        return [sum(parts.values()) for parts in self._parts]
+
+def _add(found: dict[str, float], amounts: Mapping[str, float], part: float) -> None:
+    for name, amount in amounts.items():
+        found[name] = found.get(name, 0.0) + amount * part
+
+
+def shared(
+    amount: float, weights: Mapping[int, float], most: Mapping[int, float]
+) -> dict[int, float]:
+    """Share an amount by weight, to nobody more than they want (max-min fair)."""
+    found = dict.fromkeys(weights, 0.0)
+    order = sorted((most[one] / weights[one], one) for one in weights if weights[one] > 0)
+    total = sum(weights[one] for _, one in order)
+    for ratio, one in order:
+        found[one] = weights[one] * min(ratio, amount / total)
+        amount -= found[one]
+        total -= weights[one]
+    return found
+
+
+def _lift(seconds: float) -> float:
+    """How many times their share somebody should have who is so far behind, ahead if negative."""
+    beyond = max(0.0, abs(seconds) - LEVEL)
+    return min(MOST, max(0.0, 1.0 + copysign(beyond, seconds) / CATCH_UP))
+
+
+def _wants(runs: Sequence[Run]) -> dict[str, float]:
+    """Cards that a user's most important runs could use, by checkpoint."""
+    wants: dict[str, float] = {}
+    for run in runs:
+        if run.priority == runs[0].priority:
+            cards = run.cost * run.count / max(WORTH * run.load, 1e-9)
+            wants[run.checkpoint] = wants.get(run.checkpoint, 0.0) + cards
+    return wants

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import quantiles
 
-from farm.dispatch.waiting import WORTH
+from farm.dispatch.demand import WORTH
 from farm.spec.batch import rank
 
 NEW = math.inf

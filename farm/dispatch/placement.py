@@ -8,12 +8,11 @@ A free place goes to a job that its card can make,
 
 Two exceptions save loads. A session goes on with what it holds (the same checkpoint, LoRAs and size
 first, then the same checkpoint and LoRAs, then the same checkpoint) while the user of that is
-within ``slack`` of the fairest. And a checkpoint that others hold is loaded once more only if the
-work that waits for it, shared among its holders and this one, is worth ``WORTH`` loads, and if they
-are fewer than its users' share of the cards; or if the card had nothing else to do, and the load
-is over before the others are through. Both end when the job whose turn it is has been passed over
-for ``patience`` seconds: it gets the next place. So a warm checkpoint costs others a bounded share
-and a bounded time.
+within ``slack`` of the fairest. And a checkpoint that others hold is loaded once more only if it
+lacks cards (see :mod:`farm.dispatch.demand` and :mod:`farm.dispatch.supply`), by a card with time
+to spare; where a user's first batch is not worth a load here, one of their later ones may be. Both
+end when the job whose turn it is has been passed over for ``patience`` seconds: it gets the next
+place. So a warm checkpoint costs others a bounded share and a bounded time.
 
 The interactive class is a privilege of people, not of scripts: who is ``BURST`` ahead of others is
 served in the normal class until they are level.
@@ -23,17 +22,18 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
 from typing import NamedTuple
 
 from farm.db.leases import Claim
-from farm.dispatch.demand import Supply
+from farm.dispatch.demand import LITTLE_WORTH
 from farm.dispatch.places import Place, claims
 from farm.dispatch.snapshot import Run, Snapshot
-from farm.dispatch.waiting import INTERACTIVE, LITTLE_WORTH, Open, Waiting, closest
+from farm.dispatch.supply import Supply
+from farm.dispatch.waiting import INTERACTIVE, Open, Waiting, closest
 from farm.spec.batch import INTERACTIVE_EXTRA
 
 PATIENCE = 30.0
@@ -171,16 +171,34 @@ class _Farm:
         )
 
     def _cold(self, level: int, place: Place, bound: float) -> _Found | None:
-        """The fairest job whose checkpoint is worth loading here, of a user below a bound; of its
-        user's batches, which need not be the first, the oldest such."""
-        found = [
-            one
-            for name in self._waiting.checkpoints[level]
-            if self._worth(level, name, place, busy=bound < inf)
-            and (one := self._alike(level, place, (name,)))
-            and one.time < bound
-        ]
-        return min(found, key=lambda one: (one.time, one.open_run.run.batch_id), default=None)
+        """The job of the fairest user below a bound whose checkpoint is worth loading here, which
+        need not be of their first batch; the oldest where users are level."""
+        busy = bound < inf
+        waiting = self._waiting.checkpoints[level]
+        names = {name for name in waiting if self._worth(level, name, place, busy=busy)}
+        best: _Found | None = None
+        for time, runs in self._waiting.users(level) if names else ():
+            if time >= bound or (best and time > best.time):
+                break
+            for one in self._welcome_among(level, place, runs, names):
+                names.discard(one.run.checkpoint)
+                if best is None or one.run.batch_id < best.open_run.run.batch_id:
+                    best = _Found(time, one)
+        return best
+
+    def _welcome_among(
+        self, level: int, place: Place, runs: Sequence[Open], names: Collection[str]
+    ) -> Iterator[Open]:
+        """The runs of a user on some checkpoints that a place may take."""
+        for one in runs:
+            run = one.run
+            if (
+                one.left
+                and run.checkpoint in names
+                and self._may_take(run, place)
+                and self._welcome(level, place, run)
+            ):
+                yield one
 
     def _worth(self, level: int, name: str, place: Place, *, busy: bool) -> bool:
         holders, load = self._holders[name], self._waiting.loads[name]

@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator, Mapping, Sequence
-from math import copysign, inf
+from collections.abc import Iterator, Sequence
+from math import inf
 from statistics import median_low
 
+from farm.dispatch.demand import wanted
 from farm.dispatch.snapshot import Claimant, Kind, Run, Snapshot
-from farm.spec.batch import INTERACTIVE_FROM, rank
+from farm.spec.batch import INTERACTIVE_FROM, NORMAL_FROM, rank
 
-INTERACTIVE, NORMAL = 2, 1
+INTERACTIVE, NORMAL = rank(INTERACTIVE_FROM), rank(NORMAL_FROM)
 
 BURST = 600.0
 """GPU-seconds ahead of those who take turns at which a user's interactive jobs count as normal."""
-
-LEVEL = 60.0
-"""Seconds behind or ahead that are as good as level: no checkpoint is loaded for them."""
-CATCH_UP = 60.0
-"""Seconds in which one who has fallen further behind should be level again."""
-MOST = 3.0
-
-WORTH = 12.0
-"""Loads that the work waiting for a checkpoint must be worth, for each card that holds it: what
-loads of busy cards cost is then less than a twelfth of what they bring."""
-LITTLE_WORTH = 3.0
-"""The same where cards are left that have nothing to do: their time is free, but not what a load
-takes of disks, and of checkpoints that must go. With 2, half of all loads came when users' work
-ran out, and the last job ended no sooner."""
 
 _ANYBODY = Claimant()
 
@@ -84,11 +71,7 @@ class Waiting:
         """Seconds that a checkpoint takes to load."""
         self.checkpoints: dict[int, list[str]] = {}
         """Of each class, those that are waited for, or were."""
-        self.pace: dict[int, float] = {}
-        """Of each class, GPU-seconds that a user of weight 1 is entitled to in a second."""
         self._lines: dict[tuple[int, Sequence[object]], Line] = {}
-        self.wanted: dict[str, float] = {}
-        """Cards that should serve each checkpoint, if each user had their share right now."""
         turns = [self.times[user] for user in contenders(snapshot.runs)]
         level_with = median_low(turns) if turns else inf
         levels: dict[tuple[int, int], int] = {}
@@ -99,7 +82,19 @@ class Waiting:
                 levels[run.priority, run.user] = level
             self._add(Open(run, level))
         self.levels = sorted(set(levels.values()), reverse=True)
-        self._share(len(snapshot.seats))
+        cards = len(snapshot.seats)
+        classes = {level: self._lines[level, ()].runs for level in self.levels}
+        self.pace = {
+            level: cards / sum(self._claimant(user).weight for user in users)
+            for level, users in classes.items()
+        }
+        """Of each class, GPU-seconds that a user of weight 1 is entitled to in a second."""
+        runs_of = {
+            level: {user: [one.run for one in runs] for user, runs in users.items()}
+            for level, users in classes.items()
+        }
+        self.wanted = wanted({user: self._claimant(user) for user in self.times}, runs_of, cards)
+        """Cards that should serve each checkpoint, if each user had their share right now."""
 
     @property
     def usual(self) -> float:
@@ -180,81 +175,8 @@ class Waiting:
         self._lines[level, key] = line
         return line
 
-    def _share(self, cards: int) -> None:
-        """Share the cards out, class by class, to what users want of them."""
-        left = float(cards)
-        for level in self.levels:
-            users = self._lines[level, ()].runs
-            weights = {user: self._claimant(user).weight for user in users}
-            pace = self.pace[level] = cards / sum(weights.values())
-            if level == INTERACTIVE:
-                continue  # it is soon over, and moves no checkpoints
-            wants = {user: _wants(runs) for user, runs in users.items()}
-            most = {user: sum(wanted.values()) for user, wanted in wants.items()}
-            middle = median_low([self.times[user] for user in users])
-            lifted = {
-                user: weight * _lift((middle - self.times[user]) / pace)
-                for user, weight in weights.items()
-            }
-            got = shared(left, lifted, most)
-            rest = {user: most[user] - got[user] for user in users}
-            more = shared(left - sum(got.values()), weights, rest)
-            for user, wanted in wants.items():
-                part = (got[user] + more[user]) / max(most[user], 1e-9)
-                left -= got[user] + more[user]
-                for name, amount in wanted.items():
-                    self.wanted[name] = self.wanted.get(name, 0.0) + amount * part
-        self._employ(left)
-
-    def _employ(self, idle: float) -> None:
-        """Cards that nobody should have by that may load for less: they would do nothing else."""
-        if idle < 1:
-            return
-        more: dict[str, float] = {}
-        for level in self.levels:
-            for runs in self._lines[level, ()].runs.values():
-                for name, amount in _wants(runs).items():
-                    more[name] = more.get(name, 0.0) + amount * WORTH / LITTLE_WORTH
-        rest = {
-            name: max(0.0, amount - self.wanted.get(name, 0.0)) for name, amount in more.items()
-        }
-        part = min(1.0, idle / max(sum(rest.values()), 1e-9))
-        for name, amount in rest.items():
-            self.wanted[name] = self.wanted.get(name, 0.0) + amount * part
-
     def _claimant(self, user: int) -> Claimant:
         return self._users.get(user, _ANYBODY)
-
-
-def shared(
-    amount: float, weights: Mapping[int, float], most: Mapping[int, float]
-) -> dict[int, float]:
-    """Share an amount by weight, to nobody more than they want (max-min fair)."""
-    found = dict.fromkeys(weights, 0.0)
-    order = sorted((most[one] / weights[one], one) for one in weights if weights[one] > 0)
-    total = sum(weights[one] for _, one in order)
-    for ratio, one in order:
-        found[one] = weights[one] * min(ratio, amount / total)
-        amount -= found[one]
-        total -= weights[one]
-    return found
-
-
-def _lift(seconds: float) -> float:
-    """How many times their share somebody should have who is so far behind, ahead if negative."""
-    beyond = max(0.0, abs(seconds) - LEVEL)
-    return min(MOST, max(0.0, 1.0 + copysign(beyond, seconds) / CATCH_UP))
-
-
-def _wants(runs: Sequence[Open]) -> dict[str, float]:
-    """Cards that a user's most important runs could use, by checkpoint."""
-    wants: dict[str, float] = {}
-    for one in runs:
-        run = one.run
-        if run.priority == runs[0].run.priority:
-            cards = run.cost * run.count / max(WORTH * run.load, 1e-9)
-            wants[run.checkpoint] = wants.get(run.checkpoint, 0.0) + cards
-    return wants
 
 
 def closest(kind: Kind) -> tuple[tuple[object, ...], ...]:

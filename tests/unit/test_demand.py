@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farm.dispatch.demand import Supply
+from farm.dispatch.demand import CATCH_UP, LEVEL, MOST, WORTH, shared
 from farm.dispatch.snapshot import Claimant, Run, Seat, Snapshot
-from farm.dispatch.waiting import CATCH_UP, LEVEL, MOST, WORTH, Waiting, shared
+from farm.dispatch.supply import Supply
+from farm.dispatch.waiting import Waiting
 
 
 @pytest.mark.parametrize(

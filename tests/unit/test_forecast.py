@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from farm.dispatch.demand import WORTH
 from farm.dispatch.forecast import PRIOR, Cards, TrackRecord, Work, alone, finish_times
-from farm.dispatch.waiting import WORTH
 
 ONE = Cards(1, 1.0)
 

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.db.leases import Claim
+from farm.dispatch.demand import LITTLE_WORTH
 from farm.dispatch.placement import PATIENCE, SLACK, place
 from farm.dispatch.snapshot import Claimant, Kind, Run, Seat, Snapshot
-from farm.dispatch.waiting import BURST, LITTLE_WORTH
+from farm.dispatch.waiting import BURST
 from farm.spec.batch import INTERACTIVE_EXTRA, INTERACTIVE_FROM
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from farm.db import assets, batches
+from farm.db import assets, batches, loading
 from farm.db.batches import Accepted, NewBatch
 from farm.db.database import Database
 from farm.db.users import User
@@ -49,26 +50,26 @@ def submit(
         Conflict: the key was used with another request.
         QuotaExceeded: too many of the user's jobs would wait.
     """
+    refuse_unstorable(dict(request))
+    new = NewBatch(
+        user_id=user.id,
+        name=request.name,
+        priority=request.priority,
+        tags=request.tags,
+        output=request.output or output,
+        idempotency_key=key,
+        # As understood rather than as sent: spaces and the order of fields mean nothing.
+        request_hash=hashlib.sha256(request.model_dump_json().encode()).digest(),
+    )
+    # What was accepted once is: workers, checkpoints and quotas may be others by now.
+    if key is not None and loading.used(db, user.id, key):
+        return loading.repeated(db, new), []
     refuse_idle(user)
     frozen = checked(db, request)
     notices = waits_for(db, request, frozen, glance=glance)
-    accepted = batches.accept(
-        db,
-        NewBatch(
-            user_id=user.id,
-            spec=frozen if isinstance(frozen, BatchSpec) else None,
-            jobs=None if isinstance(frozen, BatchSpec) else frozen,
-            name=request.name,
-            priority=request.priority,
-            tags=request.tags,
-            output=request.output or output,
-            idempotency_key=key,
-            # As understood rather than as sent: spaces and the order of fields mean nothing.
-            request_hash=hashlib.sha256(request.model_dump_json().encode()).digest(),
-        ),
-        quota=quota,
-    )
-    return accepted, notices
+    is_spec = isinstance(frozen, BatchSpec)
+    new = replace(new, spec=frozen) if is_spec else replace(new, jobs=frozen)
+    return batches.accept(db, new, quota=quota), notices
 
 
 def waits_for(

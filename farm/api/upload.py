@@ -40,7 +40,6 @@ class Upload:
         output: Output = PNG,
         quota: int | None = None,
     ) -> None:
-        refuse_idle(user)
         self._db = db
         self._user = user
         self._key = key
@@ -52,8 +51,10 @@ class Upload:
         self._gate: Gate | None = None
         self._line = 0
         self._jobs = 0
-        known = key is not None and loading.used(db, user.id, key)
-        self._batch_id = None if known else loading.begin(db, user.id)
+        self._batch_id: int | None = None
+        if key is None or not loading.used(db, user.id, key):
+            refuse_idle(user)
+            self._batch_id = loading.begin(db, user.id)
 
     def add(self, lines: Iterable[bytes]) -> None:
         """The next whole lines; empty ones are passed over.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
+from farm.api.app import create_app
 from farm.api.deps import Services
 from farm.cli.main import app
-from farm.db import assets, cards, sessions
+from farm.db import assets, cards, sessions, users
 from farm.db.assets import Asset
 from farm.db.database import Database
 from farm.db.sessions import NewSession
@@ -195,3 +197,40 @@ def test_the_command_line(served: str, small: Database, monkeypatch: pytest.Monk
     waits = CliRunner().invoke(app, ["submit", *large, "--wait-for-worker"])
     assert waits.exit_code == 0
     assert "gpu0, the largest" in waits.output
+
+
+@pytest.mark.parametrize("kind", ["axes", "listed", "stream"])
+@pytest.mark.parametrize("change", ["workers", "quota", "cap"])
+def test_what_was_accepted_is_whatever_the_checks_would_say_now(
+    services: Services,
+    small: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    change: str,
+) -> None:
+    """A client whose answer was lost sends its request again."""
+    monkeypatch.setattr(means, "FRESH", -1.0)
+    allowed = replace(services, quota=5)
+    with TestClient(create_app(allowed), base_url="http://localhost:7900") as api:
+
+        def send(**key: str) -> Any:
+            if kind == "stream":
+                lines = b'{"batch": {"tags": ["fast"], "checkpoint": "demo"}}\n{}\n{"steps": 5}\n'
+                told = {"Content-Type": "application/x-ndjson", **key}
+                return api.post("/v1/batches", content=lines, headers=told)
+            jobs = {"axes": {"steps": [5, 6]}} if kind == "axes" else {"jobs": [{}, {}]}
+            body = {"checkpoint": "demo", "tags": TAGS, **jobs}
+            return api.post("/v1/batches", json=body, headers=key)
+
+        key = {"Idempotency-Key": "k"}
+        first = send(**key)
+        if change == "workers":
+            small.all("UPDATE sessions SET tags = '{}' RETURNING id")
+        else:
+            local = users.local(small).name
+            users.set_share(small, local, **{change: 0})  # type: ignore[arg-type]
+        refused, again = send(), send(**key)
+    assert (first.status_code, again.status_code) == (202, 200)
+    assert again.json()["id"] == first.json()["id"]
+    assert refused.status_code in (403, 422, 429), "as something new it is refused"
+    assert small.one("SELECT count(*) FROM batches WHERE state = 'open'") == {"count": 1}

@@ -13,9 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import quantiles
 
-from farm.dispatch.demand import WORTH
 from farm.spec.batch import rank
 
+WORTH = 8.0
+"""Loads of work that a batch has for each of its cards, about: busy cards load for more, idle ones
+for less (:mod:`farm.dispatch.demand`). Of 8 and 12, 8 missed less in bench/forecasts.py."""
 NEW = math.inf
 """Stands for a batch that is not accepted yet: the youngest of all."""
 

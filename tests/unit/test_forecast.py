@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farm.dispatch.demand import WORTH
-from farm.dispatch.forecast import PRIOR, Cards, TrackRecord, Work, alone, finish_times
+from farm.dispatch.forecast import PRIOR, WORTH, Cards, TrackRecord, Work, alone, finish_times
 
 ONE = Cards(1, 1.0)
 

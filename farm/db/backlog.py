@@ -61,14 +61,26 @@ class Spent:
     load_seconds: float = 0.0
 
 
-# Of each user only the first few: others, too, must be seen, however many batches one has.
+# From one user with open batches to the next, and of each only the first few, as they lie in the
+# index: others, too, must be seen, however many batches one has, and nobody's are read in full.
 _OPEN = """
-SELECT id, user_id, priority, cursor, total, tags
-FROM (SELECT *, row_number() OVER (PARTITION BY user_id ORDER BY priority DESC, id) AS place
-      FROM batches
-      WHERE ended_at IS NULL AND state = 'open' AND cursor < total AND priority >= %(least)s) b
-WHERE place <= %(each)s
-ORDER BY place, priority DESC, id LIMIT %(limit)s
+WITH RECURSIVE working AS (
+    (SELECT user_id FROM batches WHERE ended_at IS NULL AND state = 'open'
+     ORDER BY user_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT b.user_id FROM batches b
+            WHERE b.ended_at IS NULL AND b.state = 'open' AND b.user_id > w.user_id
+            ORDER BY b.user_id LIMIT 1)
+    FROM working w WHERE w.user_id IS NOT NULL
+)
+SELECT b.id, b.user_id, b.priority, b.cursor, b.total, b.tags
+FROM working w CROSS JOIN LATERAL (
+    SELECT *, row_number() OVER (ORDER BY priority DESC, id) AS place
+    FROM (SELECT * FROM batches
+          WHERE user_id = w.user_id AND ended_at IS NULL AND state = 'open' AND cursor < total
+            AND priority >= %(least)s
+          ORDER BY user_id, priority DESC, id LIMIT %(each)s) first) b
+ORDER BY b.place, b.priority DESC, b.id LIMIT %(limit)s
 """
 
 _ENTITLED = """
@@ -169,10 +181,17 @@ def suspects(db: Database, *, crashes: int) -> set[str]:
     return {row["session_id"] for row in rows}
 
 
-def finish(db: Database) -> list[int]:
-    """Close the batches that have nothing left to do; their ids."""
+def finish(db: Database, *, among: Collection[int] | None = None) -> list[int]:
+    """Close the batches that have nothing left to do; their ids.
+
+    Args:
+        among: batches that may be at their end; None to look at all that are open. Cancelled ones
+            are looked at in any case.
+    """
+    which = queries.FINISHABLE_OF_ALL if among is None else queries.FINISHABLE
     with db.connection() as connection:
         connection.execute(queries.STOP_WAITING, {"limit": STOPPED})
         # Judged anew once they are locked: a job may have been repeated in between.
-        ids = [row["id"] for row in connection.execute(queries.FINISHABLE)]
+        found = connection.execute(which, {"among": list(among or ())})
+        ids = [row["id"] for row in found]
         return [row["id"] for row in connection.execute(queries.FINISH, {"ids": ids})]

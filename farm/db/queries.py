@@ -229,15 +229,21 @@ ON CONFLICT (batch_id, session_id) DO UPDATE SET cancelled = p.cancelled + exclu
 
 # OFFSET 0: looked up for each of the few batches that may be at their end, rather than joined with
 # all that waits.
-FINISHABLE = """
+_FINISHABLE = """
 SELECT id FROM batches b
 WHERE b.ended_at IS NULL
-  AND (b.state = 'cancelled' OR (b.state IN ('open', 'paused') AND b.cursor = b.total))
+  AND (b.state = 'cancelled' OR (b.state IN ('open', 'paused') AND b.cursor = b.total{which}))
   AND NOT EXISTS (SELECT FROM leases l WHERE l.batch_id = b.id OFFSET 0)
   AND NOT EXISTS (SELECT FROM requeue r WHERE r.batch_id = b.id OFFSET 0)
 FOR NO KEY UPDATE SKIP LOCKED
 """
-"""Lock the batches of which nothing seems to be left, so that nobody repeats a job meanwhile."""
+
+FINISHABLE = _FINISHABLE.format(which=" AND b.id = ANY (%(among)s)")
+"""Lock those of some batches, and of the cancelled ones, of which nothing seems to be left, so that
+nobody repeats a job meanwhile."""
+
+FINISHABLE_OF_ALL = _FINISHABLE.format(which="")
+"""The same of all that are open, however many."""
 
 FINISH = """
 UPDATE batches b SET state = CASE WHEN b.state = 'cancelled' THEN b.state ELSE 'done' END,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from contextlib import nullcontext
@@ -31,6 +32,9 @@ _RETRY = 0.5
 _TIDY = 1.0
 _LOOK_BACK = 30.0
 """Seconds in which an attempt that ended must have become visible."""
+_ALL = 60.0
+"""Seconds after which all open batches are looked at for those that are at their end, and not only
+those that an attempt of has ended lately."""
 
 
 class Dispatcher:
@@ -52,6 +56,7 @@ class Dispatcher:
         self._survey = Survey(db, self._accounts)
         self._placed = time.monotonic()
         self._tidied = 0.0
+        self._seen_all = -math.inf
 
     def run(self, stop: threading.Event) -> None:
         """Lead whenever nobody else does, until ``stop`` is set."""
@@ -68,6 +73,7 @@ class Dispatcher:
         self._db = lead.db
         self._reaper = Reaper(self._publisher)
         self._accounts.begin(measured(self._db))
+        self._seen_all = -math.inf
         tidying = self._housekeeper.at_work(self._db) if self._housekeeper else nullcontext()
         with forecasting(self._db), tidying:
             beaten, changed = 0.0, True
@@ -109,7 +115,16 @@ class Dispatcher:
         self._accounts.give_back(self._reaper.look(self._db))
         health.tend(self._db)
         self._survey.refresh(self._own_db)
-        self._accounts.settle(backlog.spent(self._db, seconds=_LOOK_BACK))
-        for batch_id in backlog.finish(self._db):
+        spent = backlog.spent(self._db, seconds=_LOOK_BACK)
+        self._accounts.settle(spent)
+        self._finish({attempt.batch_id for attempt in spent})
+
+    def _finish(self, touched: set[int]) -> None:
+        """Close the batches that are at their end: of those of which an attempt has ended."""
+        now = time.monotonic()
+        everything = now - self._seen_all > _ALL
+        if everything:
+            self._seen_all = now
+        for batch_id in backlog.finish(self._db, among=None if everything else touched):
             self._survey.forget(batch_id)
             _log.info("batch %s has ended", batch_id)

@@ -85,6 +85,25 @@ def test_a_session_gets_no_more_than_it_can_hold(
     assert dispatcher.cycle() == 1
 
 
+def test_a_batch_is_closed_when_an_attempt_of_it_has_ended_and_at_times_all_are_looked_at(
+    db: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatching, "_TIDY", 0.0)
+    one, other = submit(db, 1), submit(db, 1)
+    session = worker(db)
+    assert dispatcher.cycle() == 2
+    for batch in (one, other):
+        assert leases.start(db, Lease(batch, 0, 1, session))
+        leases.end(db, session, "gpu0", [Ending(batch, 0, 1, Move.FAIL)])
+    db.all("DELETE FROM attempts WHERE batch_id = %(other)s RETURNING ord", {"other": other})
+    dispatcher.cycle()
+    assert fetched(db, one).ended_at
+    assert not fetched(db, other).ended_at, "nothing is known to have happened to it"
+    monkeypatch.setattr(dispatching, "_ALL", 0.0)
+    dispatcher.cycle()
+    assert fetched(db, other).ended_at
+
+
 def test_lost_messages_are_sent_again_and_only_those(
     db: Database,
     broker: redis.Redis,

@@ -183,6 +183,7 @@ def test_the_life_of_a_job(full: Database, said: dict[str, Any]) -> None:
     leases.reap(full, ["new"], crashed=True, started=False)
     leases.reap_forgotten(full, slack=60)
     backlog.finish(full)
+    backlog.finish(full, among={batch})
     named = {
         name: text
         for name, text in vars(queries).items()
@@ -227,6 +228,31 @@ def test_what_people_look_at(full: Database, said: dict[str, Any]) -> None:
     users.shares(full)
     leases.start(full, Lease(1, 1, 1, "s1"))
     assert not (read := scans(full, said)), "\n".join(read)
+
+
+def test_of_many_open_batches_few_are_read(full: Database, said: dict[str, Any]) -> None:
+    """Twenty users have a hundred each: so many of each are read as are asked for, and of those
+    that may be at their end the ones that are named."""
+    found = backlog.open_batches(full, least=0, each=5, limit=1000)
+    assert len({batch.user_id for batch in found}) == 20
+    assert len(found) == 100
+    named = {10, 20, 30}
+    assert not named & set(backlog.finish(full, among=named))
+    for query, values in list(said.items()):
+        if "batches" in query and query.strip().startswith(("SELECT", "WITH", "UPDATE")):
+            assert touched(full, query, values) < 200, query
+
+
+def touched(db: Database, query: str, values: Any) -> int:
+    """Rows of batches that a statement looks at."""
+    row = db.one(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}", values)
+    assert row
+    looked = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck")
+    return sum(
+        int(node["Actual Loops"] * sum(node.get(name, 0) for name in looked))
+        for node in nodes(row["QUERY PLAN"][0]["Plan"])
+        if node.get("Relation Name") == "batches"
+    )
 
 
 def _now(db: Database) -> Any:

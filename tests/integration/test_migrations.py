@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from farm.db import batches, leases, migrate, sessions, users
+from farm.db import batches, leases, migrate, sessions, stats, users
 from farm.db.batches import NewBatch
 from farm.db.database import Database
 from farm.db.leases import Claim
@@ -93,7 +93,7 @@ def test_no_migration_keeps_a_large_table_for_itself(said: dict[str, list[str]])
                         broken.append((revision, found[0][:80], instead))
     assert {revision for revision, *_ in broken} == ALONE, broken
     for revision in ALONE:
-        assert any("lease_until > now()" in statement for statement in said[revision])
+        assert any("lease_until > clock_timestamp()" in statement for statement in said[revision])
 
 
 class OldFarm:
@@ -172,6 +172,89 @@ def test_from_0003_on_beside_a_farm_at_work(empty: str, monkeypatch: pytest.Monk
         spec = BatchSpec(template=TEMPLATE, count=2)
         batch = batches.accept(db, NewBatch(users.local(db).id, spec=spec), quota=5).id
         assert len(leases.claim(db, [Claim(batch, "new", count=2)])) == 2
+
+
+STATS = {
+    "vram_active": 3 * 2**30,
+    "units": 0.5,
+    "gpu_seconds": 1.25,
+    "queue_seconds": 0.0,
+    "steps": 20,
+    "checkpoint": "demo",
+    "remark": None,
+    "buckets": [1, 4],
+    "iterations_per_second": 9.0,
+}
+ATTEMPTS = {
+    "all": ("succeeded", STATS),
+    "own": ("failed", {"queue_seconds": 0.5, "memory_snapshot": "x.pickle"}),
+    "none": ("lost", {}),
+    "empty": ("cancelled", {"buckets": None, "precision": None}),
+}
+"""Of each kind: how it ended, and what was told of it."""
+
+ROWS = """
+INSERT INTO users (name, max_in_flight) VALUES ('local', 9);
+INSERT INTO batches (user_id, name, state, priority, total, cursor, spec, ended_at, loading_until,
+                     tags, keep)
+SELECT 1, state, state, 50, 3, CASE state WHEN 'done' THEN 3 ELSE 1 END, '{}',
+       CASE WHEN state IN ('done', 'pruned') THEN now() END,
+       CASE state WHEN 'loading' THEN now() END, '{a}', state = 'done'
+FROM unnest(ARRAY['loading', 'open', 'paused', 'cancelled', 'done', 'pruned']) state;
+INSERT INTO inputs (batch_id, ord, spec) VALUES (1, 0, '{}');
+INSERT INTO sessions (id, worker, host, pid, device, profile, capacity, lease_until)
+VALUES ('s', 'gpu0', 'here', 1, '{}', 'cpu', 8, now() + interval '2 seconds');
+INSERT INTO leases (batch_id, ord, attempt, session_id, started_at, cancel_requested)
+VALUES (2, 0, 1, 's', now(), false), (4, 0, 1, 's', NULL, true);
+INSERT INTO requeue (batch_id, ord, attempt, failures, crashes, not_before, reason)
+VALUES (3, 0, 1, 1, 0, now(), '');
+INSERT INTO outcomes (batch_id, ord, attempt, state, error)
+VALUES (5, 0, 1, 'succeeded', NULL), (5, 1, 1, 'failed', '{"class": "x"}'),
+       (5, 2, 1, 'cancelled', NULL);
+INSERT INTO images (batch_id, ord, attempt, path, thumb_path, mime, sha256, width, height, bytes,
+                    infotext)
+VALUES (5, 0, 1, 'a', 'b', 'image/png', repeat('ab', 32), 8, 8, 9, '');
+INSERT INTO usage (worker, session_id, hour, batch_id, checkpoint, use, seconds)
+VALUES ('gpu0', 's', date_trunc('hour', now()), 5, 'demo', 'denoise', 1);
+INSERT INTO forecasts (batch_id, moment, model, p50, p90) VALUES (5, 'accepted', 1, 1, 1);
+"""
+
+
+def test_rows_of_each_kind_from_0006_on_with_nobody_at_work(
+    empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose process died a moment ago is no worker any more when its lease has run out, and that
+    though nobody is there to say so."""
+    upgrade(empty, "0006", monkeypatch)
+    with psycopg.connect(empty, autocommit=True) as connection:
+        connection.execute(ROWS)
+        for ord, (result, found) in enumerate(ATTEMPTS.values()):
+            connection.execute(
+                """INSERT INTO attempts (batch_id, ord, attempt, session_id, worker, result,
+                                         assigned_at, started_at, stats)
+                   VALUES (5, %s, 1, 's', 'gpu0', %s, now(), now(), %s)""",
+                (ord, result, Jsonb(found)),
+            )
+    monkeypatch.setattr(online, "_STOPPING", 10.0)
+    migrate.upgrade(empty)
+    with Database(empty) as db:
+        assert [row["state"] for row in db.all("SELECT state FROM batches ORDER BY id")] == [
+            "loading", "open", "paused", "cancelled", "done", "pruned",
+        ]  # fmt: skip
+        told = [
+            row["told"]
+            for row in db.all(f"SELECT {stats.told('a')} AS told FROM attempts a ORDER BY ord")
+        ]
+        known = {name: value for name, value in STATS.items() if value is not None}
+        assert told[0].pop("iterations_per_second", None) is None, "it had no seconds"
+        known.pop("iterations_per_second")
+        assert told == [known, ATTEMPTS["own"][1], {}, {}]
+        assert db.one("SELECT sha256 FROM images") == {"sha256": bytes.fromhex("ab" * 32)}
+        assert batches.output(db, 5).format == "png"
+        for table in ("inputs", "requeue", "usage", "forecasts"):
+            assert len(db.all(f"SELECT FROM {table}")) == 1, table
+        assert len(db.all("SELECT FROM leases")) == 2
+        assert len(db.all("SELECT FROM outcomes")) == 3
 
 
 def test_several_at_once_are_safe(empty: str) -> None:

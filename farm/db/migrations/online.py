@@ -18,9 +18,10 @@ and nobody waits for it."""
 
 _STOPPING = 60.0
 """Seconds for workers to stop, and for the leases of dead ones to run out."""
+# Not now(), which is when the migration's transaction began.
 _LIVE = """
 SELECT string_agg(worker || ' on ' || host, ', ' ORDER BY worker, host) FROM sessions
-WHERE ended_at IS NULL AND lease_until > now()
+WHERE ended_at IS NULL AND lease_until > clock_timestamp()
 """
 
 

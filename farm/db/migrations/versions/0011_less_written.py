@@ -61,7 +61,7 @@ UPDATE attempts SET
     checkpoint = stats ->> 'checkpoint',
     precision = stats ->> 'precision',
     remark = stats ->> 'remark',
-    buckets = CASE WHEN stats -> 'buckets' IS NOT NULL
+    buckets = CASE WHEN jsonb_typeof(stats -> 'buckets') = 'array'
                    THEN ARRAY(SELECT jsonb_array_elements_text(stats -> 'buckets')::smallint) END,
     stats = nullif(jsonb_strip_nulls(stats) - ARRAY[
         'vram_active', 'vram_reserved', 'system_used', 'system_total', 'units', 'gpu_seconds',

@@ -131,6 +131,7 @@ class Resident:
     recorded_bytes: int | None = None
     recorded: bool = False
     streamable: bool = False
+    squeezed: bool = False
     in_host: list[nn.Module] = field(default_factory=list)
 
     @property
@@ -145,6 +146,7 @@ class Resident:
     def stream(self) -> bool:
         """Its weights leave, once, if they can."""
         left, self.streamable = self.streamable, False
+        self.squeezed = self.squeezed or left
         return left
 
     def to_host(self, needed: Container[nn.Module]) -> None:

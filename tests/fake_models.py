@@ -55,10 +55,12 @@ class FakeCheckpoint:
 
     def __post_init__(self) -> None:
         self.alphas_cumprod = ALPHAS
+        self.identity: object = self.name
         self.bytes = 1000
         self.forwards: list[int] = []
         self.encoded: list[str] = []
         self.decoded = self.decoded_again = self.encoded_pictures = 0
+        self.wholes: list[bool] = []
         self.paints = False
         self.good_drafts = True
         self.longest_text = 0
@@ -157,7 +159,7 @@ class FakeCheckpoint:
         power = sigma**2 + 1
         return ((latent / power - clean) * power**0.5 / sigma).float()
 
-    def draft(self, latent: Tensor, *, beside: bool = False) -> Draft:
+    def draft(self, latent: Tensor, *, whole: bool = False) -> Draft:
         """The latent itself, [h, w, 4] float32, so that tests see what the engine made; if it
         ``paints``, a picture of it, [8h, 8w, 3] uint8."""
         self.fault("decode", latent)
@@ -175,8 +177,9 @@ class FakeCheckpoint:
         small = picture.double().unflatten(0, (-1, 8)).unflatten(2, (-1, 8)).mean(dim=(1, 3))
         return (small / 127.5 - 1).permute(2, 0, 1)[[0, 1, 2, 0]].float()
 
-    def decode(self, latent: Tensor, *, after: Draft | None = None) -> Tensor:
+    def decode(self, latent: Tensor, *, after: Draft | None = None, whole: bool = False) -> Tensor:
         """What a higher precision makes of a draft that is not finite."""
+        self.wholes.append(whole)
         self.fault("decode again", latent)
         assert after is not None
         assert not after.finite

@@ -142,6 +142,6 @@ class Orders:
             raise Conflict(
                 f"{self._worker} holds no checkpoint.",
                 field="checkpoint",
-                remedy="Name one to load, or `farm models warm` it.",
+                remedy="Name one to load, or `farm model warm` it.",
             )
         return resident[-1]

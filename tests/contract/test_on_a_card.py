@@ -86,7 +86,7 @@ def test_a_decode_on_a_stream_of_its_own_is_the_same(demo: AssetFile) -> None:
     busy = torch.randn(2048, 2048, device=CUDA)
     for _ in range(5):
         with _on(side):
-            draft = checkpoint.draft(latent, beside=True)
+            draft = checkpoint.draft(latent, whole=True)
         for _ in range(20):
             busy = busy @ busy / 45
         side.synchronize()

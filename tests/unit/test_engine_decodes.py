@@ -390,11 +390,11 @@ def test_what_only_makes_forwards_quicker_goes_before_a_picture_is_decoded_in_ti
     tiled: list[bool] = []
     draft = bench.checkpoint.draft
 
-    def drafted(latent: Any, *, beside: bool = False) -> Any:
-        tiled.append(not beside)
+    def drafted(latent: Any, *, whole: bool = False) -> Any:
+        tiled.append(not whole)
         if bench.models.recorded or (not recorded and len(tiled) == 1):
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return draft(latent, beside=beside)
+        return draft(latent, whole=whole)
 
     monkeypatch.setattr(bench.checkpoint, "draft", drafted)
     bench.add(SHORT, LONG)
@@ -404,4 +404,22 @@ def test_what_only_makes_forwards_quicker_goes_before_a_picture_is_decoded_in_ti
     # The first try may not turn to tiles; nor may the next picture, which is tried afresh.
     assert tiled == [False, True, False]
     assert not bench.models.recorded
+    assert bench.models.idle == 1
+
+
+def test_so_it_is_in_a_higher_precision() -> None:
+    bench = Bench()
+    bench.checkpoint.good_drafts = False
+    bench.models.recorded, bench.models.idle = True, 1
+
+    def short(what: str, _: Any) -> None:
+        if what == "decode again" and bench.models.recorded:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    bench.checkpoint.fault = short
+    job, other = bench.add(SHORT, LONG)
+    bench.run()
+    check_alone(job)
+    check_alone(other)
+    assert bench.checkpoint.wholes == [True, False, True]
     assert bench.models.idle == 1

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from farm.errors import Unavailable
 from farm.worker.engine import drawing
 from farm.worker.engine.drawing import AHEAD, CHUNK, CHUNK_BYTES, Drawing
 from farm.worker.engine.job import Job
@@ -24,10 +25,11 @@ class Noise:
     def __init__(self) -> None:
         self.count = 0
         self.fails_at = -1
+        self.fails_with: Exception = ValueError("no noise")
 
     def draw(self, wanted: Draw) -> torch.Tensor:
         if self.count == self.fails_at:
-            raise ValueError("no noise")
+            raise self.fails_with
         self.count += 1
         return torch.tensor(float(self.count))
 
@@ -136,7 +138,22 @@ def test_who_had_to_stand_aside_goes_on_with_the_noise_that_comes_next(
     assert np.array_equal(parked.future.result(0).image, straight)
 
 
-def test_noise_that_cannot_be_drawn_ends_its_own_job_only(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("no noise"), pytest.raises(ValueError, match="no noise")),
+        # Fewer rows, fewer checkpoints or streamed weights would not help, so none are tried.
+        (MemoryError(), pytest.raises(Unavailable, match="memory for the noise")),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            pytest.raises(Unavailable, match="memory for the noise"),
+        ),
+    ],
+    ids=["defect", "numpy", "torch"],
+)
+def test_noise_that_cannot_be_drawn_ends_its_own_job_only(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, told: Any
+) -> None:
     bench = Bench()
     good, bad = bench.add(
         spec("a", 1, sampler="Euler a", steps=20), spec("b", 2, sampler="Euler a", steps=20)
@@ -144,12 +161,14 @@ def test_noise_that_cannot_be_drawn_ends_its_own_job_only(monkeypatch: pytest.Mo
     bench.run(turns=6)
     assert bad.slot
     noise = Noise()
-    noise.fails_at = 0
+    noise.fails_at, noise.fails_with = 0, error
     monkeypatch.setattr(bad.slot._drawing, "_noise", noise)
+    bench.models.idle = 1
     bench.run()
-    with pytest.raises(ValueError, match="no noise"):
+    with told:
         bad.future.result(0)
-    assert good.future.result(0).stats.steps == 20
+    assert good.future.result(0).stats.buckets == (2, 4)
+    assert bench.models.idle == 1
 
 
 def test_who_was_cancelled_takes_no_noise_of_others() -> None:

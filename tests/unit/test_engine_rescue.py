@@ -81,6 +81,17 @@ def test_after_two_rescues_others_of_the_checkpoint_begin_there() -> None:
     assert strict.future.result(0).stats.precision is None
 
 
+def test_another_file_of_the_same_name_is_not_thought_to_overflow() -> None:
+    found = bench(needed=1)
+    for seed in (1, 2):
+        found.add(spec(HOT, seed, steps=2))
+        found.run()
+    found.checkpoint.identity = "fake", "copied over"
+    (cool,) = found.add(spec("a cat", 3, steps=2))
+    found.run()
+    assert cool.future.result(0).stats.precision is None
+
+
 def test_a_cancelled_rescue_leaves_nothing() -> None:
     found = bench(needed=1)
     (hot,) = found.add(spec(HOT, 9, steps=5))

@@ -286,16 +286,19 @@ def test_where_one_row_was_too_much_weights_are_streamed() -> None:
     assert limited.checkpoint.mode == "streamed"
 
 
-def test_a_picture_that_was_too_much_as_a_whole_is_made_in_tiles_for_good() -> None:
+def test_a_picture_that_was_too_much_as_a_whole_is_made_in_tiles_in_this_life() -> None:
     told: list[Measurement] = []
     limited = Limited(experience=Experience(tell=told.append))
     with limited.limits.decoding(limited.checkpoint, SMALL):
         limited.checkpoint.tile_over = SMALL - 1  # as the decoder does, before it tries in tiles
-    assert [(one.call.mode, one.failed) for one in told] == [("whole", True)]
-    again = Limited(experience=Experience(told))
-    with again.limits.decoding(again.checkpoint, LARGE):
-        assert again.checkpoint.tile_over == SMALL - 1
+    read_anew: Any = FakeCheckpoint("fake", family="sdxl")
+    with limited.limits.decoding(read_anew, LARGE):
+        assert read_anew.tile_over == SMALL - 1
     for _ in range(ENOUGH + 1):
-        again.limits.decoded(again.checkpoint, LARGE, 0.5)
-    assert again.experience.of(again.checkpoint.decode_call(LARGE)).seconds == 0.5
-    assert again.checkpoint.decode_call(LARGE).mode == "tiles"
+        limited.limits.decoded(read_anew, LARGE, 0.5)
+    tiles = read_anew.decode_call(LARGE)
+    assert (tiles.mode, limited.experience.of(tiles).seconds) == ("tiles", 0.5)
+    again = Limited(experience=Experience(told))
+    before = again.checkpoint.tile_over
+    with again.limits.decoding(again.checkpoint, LARGE):
+        assert again.checkpoint.tile_over == before

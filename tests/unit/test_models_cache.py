@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from farm.errors import CheckpointError, Conflict, DoesNotFit
+from farm.errors import CheckpointError, Conflict, DoesNotFit, Unavailable
 from farm.worker.memory.profiles import by_name
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.catalogue import AssetFile
@@ -313,7 +313,8 @@ def test_shedding_leaves_only_what_is_in_use(disk: Disk) -> None:
 
 def test_what_the_device_has_no_memory_for_is_streamed(disk: Disk) -> None:
     disk.too_large.add("large")
-    cache = make_cache(disk)
+    files = [AssetFile(name, Path(name), "sd15", 512, 1) for name in ("a", "large")]
+    cache = make_cache(disk, files=files)
     cache.get("a")
     with pytest.raises(torch.OutOfMemoryError):  # others may still leave
         cache.get("large")
@@ -323,6 +324,27 @@ def test_what_the_device_has_no_memory_for_is_streamed(disk: Disk) -> None:
     cache.evict("large")
     cache.get("large")  # known from now on
     assert disk.loaded == ["a", "large", "large"]
+    disk.too_large.clear()
+    assert cache.bytes == 1
+    cache.evict("large")
+    files[1] = replace(files[1], marks=((1, 2, 1),))  # of another one nothing is known
+    cache.get("large")
+    assert cache.bytes == 9
+
+
+def test_weights_that_had_to_pass_through_the_card_stay_there_once_they_were_away(
+    disk: Disk,
+) -> None:
+    cache = make_cache(disk, host_bytes=20)
+    with cache.use("a") as checkpoint:
+        checkpoint.streamable = True  # type: ignore[attr-defined]
+        assert cache.shed()
+    for name in ("b", "c"):
+        cache.get(name)
+    assert cache.in_host == ()
+    assert not cache.get("a").squeezed
+    assert disk.loaded == ["a", "b", "c", "a"]
+    assert cache.in_host == ("b",)
 
 
 def test_where_none_is_idle_weights_of_those_in_use_leave(disk: Disk) -> None:
@@ -415,6 +437,54 @@ def test_memory_that_runs_out_during_a_warm_ends_the_warm(disk: Disk) -> None:
     disk.gate = lambda name: None
     cache.warm("c")
     assert cache.resident == ("a", "c")
+
+
+def test_a_warm_stands_back_where_a_job_waits_for_another_checkpoint(disk: Disk) -> None:
+    cache, gate = make_cache(disk), Gate()
+    disk.gate = lambda name: gate() if name == "c" else None
+    with ThreadPoolExecutor(2) as pool:
+        warming = pool.submit(cache.warm, "c")
+        assert gate.reached.wait(30)
+        getting = pool.submit(cache.get, "a")
+        eventually(lambda: cache._hurried)
+        gate.open()
+        getting.result(30)
+        warming.result(30)
+    assert disk.loaded == ["a", "c"]
+    assert cache.resident == ("a", "c")
+
+
+def test_a_warm_that_a_job_has_come_to_wait_for_goes_on(disk: Disk) -> None:
+    cache, gate = make_cache(disk), Gate()
+    disk.gate = lambda name: gate()
+    with ThreadPoolExecutor(2) as pool:
+        warming = pool.submit(cache.warm, "c")
+        assert gate.reached.wait(30)
+        getting = pool.submit(cache.get, "c")
+        eventually(lambda: cache._hurried)
+        gate.open()
+        getting.result(30)
+        warming.result(30)
+    assert disk.beside == [0]
+
+
+def test_a_warm_that_never_has_its_turn_says_so(disk: Disk) -> None:
+    cache = make_cache(disk)
+
+    def somebody_comes(name: str) -> None:
+        if name == "c":
+            cache._hurried.append("a")
+            threading.Timer(0, left).start()
+
+    def left() -> None:
+        with cache._loading, cache._unhurried:
+            cache._hurried.clear()
+            cache._unhurried.notify_all()
+
+    disk.gate = somebody_comes
+    with pytest.raises(Unavailable, match="had to wait for another checkpoint"):
+        cache.warm("c")
+    assert disk.loaded == []
 
 
 def test_without_host_memory_for_it_what_leaves_is_let_go_of(disk: Disk) -> None:

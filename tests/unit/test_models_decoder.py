@@ -151,7 +151,7 @@ def test_without_memory_beside_other_work_it_stays_whole_for_later() -> None:
     vae.memory = {False: 10}
     decoder = Decoder(vae, tile_over=10**9)
     with pytest.raises(torch.OutOfMemoryError):
-        decoder.draft(latent(side=120), beside=True)
+        decoder.draft(latent(side=120), whole=True)
     vae.memory.clear()
     decoder.draft(latent(side=120))
     assert [tiled for _, _, tiled in vae.used] == [False, False]

@@ -84,6 +84,8 @@ class Batcher:
         """
         if not jobs:
             return None
+        # Who was away wears nothing when it is back; it may even be another file by then.
+        self._worn = {name: loras for name, loras in self._worn.items() if name in resident}
         jobs = sorted(jobs, key=lambda job: -job.rank)
         for job in jobs:
             if job.stage == "decode":
@@ -97,7 +99,6 @@ class Batcher:
         group = self._turns.choose((job.group for job in jobs), first, ready, now)
         checkpoint, loras = group.weights
         if checkpoint not in resident:
-            self._worn.pop(checkpoint, None)
             return Load(checkpoint)
         self._worn[checkpoint] = loras
         decision, seconds = self._advance([job for job in jobs if job.group == group])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from time import monotonic
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ from farm.worker.models.checkpoint import Checkpoint
 from farm.worker.models.decoder import FACTOR, Draft
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -161,12 +164,14 @@ class Decodes:
     def _again(self, current: _Decoding) -> Tensor:
         """In a higher precision, and the host waits for it; it is seldom."""
         began = monotonic()
+
+        def decoded(last: bool) -> Tensor:
+            draft = current.queued.draft
+            return current.checkpoint.decode(current.latent, after=draft, whole=not last)
+
         try:
             with self._pulse.doing("decode", job=current.job.key):
-                return relieved(
-                    self._models,
-                    lambda: current.checkpoint.decode(current.latent, after=current.queued.draft),
-                )
+                return self._with_room(decoded)
         finally:
             self._charge(current.job, monotonic() - began)
 
@@ -183,23 +188,26 @@ class Decodes:
             except Exception as error:
                 _forgive(error, "decode beside steps, from now on between")
                 self._side = None
-        return self._between(checkpoint, latent)
+        return self._with_room(
+            lambda last: self._drafted(checkpoint, latent, beside=False, last=last)
+        )
 
-    def _between(self, checkpoint: Checkpoint, latent: Tensor) -> _Queued:
+    def _with_room(self, work: Callable[[bool], T]) -> T:
         """Whole, if need be without recorded forwards; or else in tiles, if need be without
-        checkpoints that nobody uses.
+        checkpoints that nobody uses. ``work`` is told whether it is the last try, in which tiles
+        are allowed.
 
         Tiles show, and are remembered, so what only makes forwards quicker goes before. A picture
         that runs out of memory whole does so later too, as nothing is recorded any more.
         """
         try:
-            return self._drafted(checkpoint, latent, beside=False, last=False)
+            return work(False)
         except Exception as error:
             _forgive(error, "decode, from now on nothing is recorded")
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         self._models.give_up_speed()
-        return relieved(self._models, lambda: self._drafted(checkpoint, latent, beside=False))
+        return relieved(self._models, lambda: work(True))
 
     def _drafted(
         self, checkpoint: Checkpoint, latent: Tensor, *, beside: bool, last: bool = True
@@ -207,7 +215,7 @@ class Decodes:
         """Queue a decoding; where it is the ``last`` try between steps, in tiles if need be."""
         watch = Stopwatch(self._device)
         with self._limits.decoding(checkpoint, latent[0].numel() * FACTOR**2):
-            draft = checkpoint.draft(latent, beside=beside or not last)
+            draft = checkpoint.draft(latent, whole=beside or not last)
         pixels, finite = download(draft.pixels), download(draft.finite)
         watch.stop()
         return _Queued(draft, pixels, finite, watch, beside)

@@ -28,7 +28,7 @@ from farm.worker.engine.runner import Runner, Stepped
 from farm.worker.engine.slot import Slot
 from farm.worker.memory.exhaustion import out_of_memory
 from farm.worker.models.checkpoint import Checkpoint
-from farm.worker.samplers import Program, compile_program
+from farm.worker.samplers import compile_program
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ class Denoiser:
                     if good:
                         done = slot.program.done[position]
                         self._reports.tell(holder, done, checkpoint, estimate)
-                        self._send_on(holder, slot.program, position)
+                        self._send_on(holder, checkpoint, position)
                     else:
                         self._rescues.rescue(holder, checkpoint, position)
 
@@ -195,9 +195,10 @@ class Denoiser:
         kind = AdaptiveSlot if program.pilot else Slot
         job.open(kind(request, program, self._device))
 
-    def _send_on(self, job: Job, program: Program, position: int) -> None:
-        if position + 1 == len(program.steps):
-            self._rescues.done(job)
+    def _send_on(self, job: Job, checkpoint: Checkpoint, position: int) -> None:
+        assert job.slot
+        if position + 1 == len(job.slot.program.steps):
+            self._rescues.done(job, checkpoint)
             self._jobs.send(job, job.close())
 
     def _recover(self, error: Exception, forward: Forward, checkpoint: Checkpoint) -> None:

@@ -9,6 +9,8 @@ from functools import partial
 
 from torch import Tensor
 
+from farm.errors import Unavailable
+from farm.worker.memory.exhaustion import out_of_memory
 from farm.worker.samplers import Draw
 from farm.worker.samplers.noise import ImageNoise
 
@@ -47,7 +49,8 @@ class Drawing:
         """The noise of a step that draws some, counted from 0; the same whenever it is asked.
 
         Raises:
-            Exception: whatever went wrong when it was drawn.
+            Unavailable: there was no memory for it, as there will be none when it is asked again.
+            Exception: whatever else went wrong when it was drawn.
         """
         while place not in self._drawn:
             if self._coming is None:
@@ -79,7 +82,16 @@ class Drawing:
 
     def _receive(self) -> None:
         assert self._coming
-        self._drawn |= self._coming.result()
+        try:
+            self._drawn |= self._coming.result()
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            # Fewer rows would make no room for it: it is the host's, and what is drawn is lost.
+            raise Unavailable(
+                "The worker's machine had no memory for the noise of an image.",
+                remedy="Give it more memory, or have less run beside the worker.",
+            ) from error
         self._coming = None
 
 

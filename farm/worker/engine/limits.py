@@ -58,6 +58,7 @@ class RowLimits:
         # By how calls are measured, not by name: another file may go by that some day.
         self._known: dict[tuple[Call, Call, int, int, bool], tuple[object, int]] = {}
         self._seconds: dict[Call, tuple[int, float]] = {}
+        self._tiled: dict[Call, int] = {}
 
     def check(self, checkpoint: Checkpoint, request: Denoise | Pass) -> None:
         """Raise :class:`farm.errors.DoesNotFit` if this size does not fit beside the weights.
@@ -173,20 +174,20 @@ class RowLimits:
 
     @contextmanager
     def decoding(self, checkpoint: Checkpoint, pixels: int) -> Iterator[None]:
-        """Learn what the decoding in the block takes, and never try whole again what was too much.
+        """Learn what the decoding in the block takes, and try nothing whole again in this life
+        that was too much, or more than that.
 
-        Tiles show in a picture, if one looks closely: that is better than none.
+        Tiles show in a picture, if one looks closely: that is better than none. But another life
+        may have more memory, or something else may have had it here.
         """
-        known = self._experience.like(checkpoint.vae_call)
-        failed = [one.call.pixels - 1 for one in known if one.failed]
-        checkpoint.tile_over = before = min([checkpoint.tile_over, *failed])
-        call = checkpoint.decode_call(pixels)
+        kind, own = checkpoint.vae_call, checkpoint.tile_over
+        checkpoint.tile_over = before = min(own, self._tiled.get(kind, own))
         try:
-            with self._taking(call):
+            with self._taking(checkpoint.decode_call(pixels)):
                 yield
         finally:
             if checkpoint.tile_over < before:
-                self._experience.failed(call)
+                self._tiled[kind] = checkpoint.tile_over
 
     def decoded(self, checkpoint: Checkpoint, pixels: int, seconds: float) -> None:
         """Learn what a decoding took on the clock."""

@@ -22,18 +22,17 @@ class Rescues:
 
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
-        self._saved: Counter[tuple[str, int]] = Counter()
+        self._saved: Counter[tuple[object, int]] = Counter()
 
     def prepared(self, job: Job, checkpoint: Checkpoint) -> bool:
         """Whether a job that begins is in the precision that it needs; else it is put there.
 
         A ``strict`` job finds its own way, so that its image does not depend on who came before.
         """
-        name = job.waiting.checkpoint
         lifts = [
             lift
             for (other, lift), times in self._saved.items()
-            if times >= RESCUES and other == name
+            if times >= RESCUES and other == checkpoint.identity
         ]
         lift = 0 if job.spec.strict else max(lifts, default=0)
         if lift <= job.lift:
@@ -55,10 +54,10 @@ class Rescues:
         self._restart(job, job.lift + 1, checkpoint)
         log.warning("%s overflowed at step %d; again in %s", job.key, step, job.ledger.precision)
 
-    def done(self, job: Job) -> None:
+    def done(self, job: Job, checkpoint: Checkpoint) -> None:
         """A latent is finished: remember the precision if it took a higher one."""
         if job.lift:
-            self._saved[job.waiting.checkpoint, job.lift] += 1
+            self._saved[checkpoint.identity, job.lift] += 1
 
     def _restart(self, job: Job, lift: int, checkpoint: Checkpoint) -> None:
         job.restart(lift)

@@ -6,10 +6,11 @@ import threading
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 
 import torch
 
-from farm.errors import Conflict, DoesNotFit
+from farm.errors import Conflict, DoesNotFit, Unavailable
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.checkpoint import Checkpoint
@@ -17,6 +18,13 @@ from farm.worker.models.prefetch import Prefetcher
 from farm.worker.models.reader import Turn
 from farm.worker.models.statistics import CacheStatistics
 from farm.worker.models.tiers import Tiers
+
+WARMS = 5
+"""Times that a warm is begun, if others have to be loaded meanwhile."""
+
+
+class _GaveWay(DoesNotFit):
+    """A warm has made room for a load that jobs wait for; what left for it does not come back."""
 
 
 class ModelCache:
@@ -52,6 +60,8 @@ class ModelCache:
         self._short = False
         self._loading = threading.Lock()
         self._state = self._tiers.state
+        self._hurried: list[str] = []
+        self._unhurried = threading.Condition()
 
     @property
     def resident(self) -> tuple[str, ...]:
@@ -108,12 +118,25 @@ class ModelCache:
 
     def warm(self, name: str) -> None:
         """:meth:`get` while the device computes: others leave before this one comes, but for those
-        that jobs need. It is given up if the device runs out of memory meanwhile.
+        that jobs need. It is given up if the device runs out of memory meanwhile, and begun anew
+        where a :meth:`get` came that waits for another one.
 
         Raises:
             DoesNotFit: it does not fit beside what jobs need.
+            Unavailable: others had to be loaded each time.
         """
-        self._obtain(name, pins=0, busy=True)
+        for _ in range(WARMS):
+            with self._unhurried:
+                self._unhurried.wait_for(lambda: not self._hurried)
+            with suppress(_GaveWay):
+                self._obtain(name, pins=0, busy=True)
+                return
+        raise Unavailable(
+            f"{name} was not loaded: each time jobs came that had to wait for another checkpoint.",
+            field="checkpoint",
+            value=name,
+            remedy="Warm it when there is less to do.",
+        )
 
     def prefetch(self, names: Sequence[str]) -> None:
         """These will be asked for, the first one next: have them in host memory by then, as many
@@ -198,13 +221,26 @@ class ModelCache:
     def _obtain(self, name: str, *, pins: int, busy: bool = False) -> Checkpoint:
         if found := self._tiers.use(name, pins):
             return found
-        with self._announced(name), self._loading:
+        with nullcontext() if busy else self._hurry(name), self._announced(name), self._loading:
             if found := self._tiers.use(name, pins):
                 return found
-            keep, turn = (self._needed, self._giving_way) if busy else ((), nullcontext)
+            giving_way = partial(self._giving_way, name)
+            keep, turn = (self._needed, giving_way) if busy else ((), nullcontext)
             return self._tiers.back(name, pins=pins, keep=keep, turn=turn) or self._read(
                 name, pins=pins, keep=keep, turn=turn, busy=busy
             )
+
+    @contextmanager
+    def _hurry(self, name: str) -> Iterator[None]:
+        """In the block somebody waits for it, so that no warm of another one goes on."""
+        with self._unhurried:
+            self._hurried.append(name)
+        try:
+            yield
+        finally:
+            with self._unhurried:
+                self._hurried.remove(name)
+                self._unhurried.notify_all()
 
     @contextmanager
     def _announced(self, name: str) -> Iterator[None]:
@@ -231,8 +267,10 @@ class ModelCache:
             return self._tiers.read(name, pins=pins, keep=keep, turn=turn, busy=busy)
 
     @contextmanager
-    def _giving_way(self) -> Iterator[None]:
+    def _giving_way(self, name: str) -> Iterator[None]:
         """A turn of a load that jobs do not wait for."""
+        if set(self._hurried) - {name}:
+            raise _GaveWay("Others have to be loaded first.")
         if self._short:
             raise DoesNotFit(
                 "It was given up, as the device ran out of memory for its jobs.",

@@ -31,6 +31,7 @@ class Checkpoint:
 
     Attributes:
         name: the checkpoint's name in the catalogue.
+        identity: name and files; another one that goes by the name some day has another.
         family: such as ``sd15``, see :data:`farm.worker.models.architecture.FAMILIES`.
         prediction: what the UNet returns: ``epsilon`` or ``v_prediction``.
         dtype, device: of the UNet.
@@ -52,8 +53,10 @@ class Checkpoint:
         load_seconds: float,
         streams: bool = False,
         tiny: nn.Module | None = None,
+        marks: object = (),
     ) -> None:
         self.name = name
+        self.identity = name, marks
         self.family = family
         self.prediction = prediction
         self.alphas_cumprod = alphas_cumprod
@@ -137,6 +140,11 @@ class Checkpoint:
         self._forwards.forget()
         self._residence.stream()
         return True
+
+    @property
+    def squeezed(self) -> bool:
+        """Whether :meth:`stream` was called: read anew it would be quicker again."""
+        return self._residence.squeezed
 
     def give_up_speed(self) -> bool:
         """Do without what makes its forwards quicker and takes memory of the device.
@@ -257,20 +265,21 @@ class Checkpoint:
         unusual = self._computing != self.dtype or self._residence.streams
         return self._forwards(inputs, plainly=self._plainly or unusual).float()
 
-    def draft(self, latent: Tensor, *, beside: bool = False) -> Draft:
+    def draft(self, latent: Tensor, *, whole: bool = False) -> Draft:
         """Queue the decoding of a latent [4, h, w] float32; see :meth:`Decoder.draft`."""
-        return self._decoder.draft(latent, beside=beside)
+        return self._decoder.draft(latent, whole=whole)
 
-    def decode(self, latent: Tensor, *, after: Draft | None = None) -> Tensor:
+    def decode(self, latent: Tensor, *, after: Draft | None = None, whole: bool = False) -> Tensor:
         """A latent [4, h, w] float32 to pixels [8h, 8w, 3] uint8 on the CPU.
 
         Args:
             after: a draft of it that was not finite.
+            whole: see :meth:`Decoder.draft`.
 
         Raises:
             NumericFailure: the latent, or the image even in float32, is not finite.
         """
-        return self._decoder.decode(latent, after=after)
+        return self._decoder.decode(latent, after=after, whole=whole)
 
     def encode_picture(self, picture: Tensor) -> Tensor:
         """Pixels [H, W, 3] uint8 to their mean latent, [4, H/8, W/8] float32 on ``device``, as

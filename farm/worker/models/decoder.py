@@ -82,25 +82,24 @@ class Decoder:
         self._vae = self._loaded
         self._unpainted.clear()
 
-    def draft(self, latent: Tensor, *, beside: bool = False) -> Draft:
+    def draft(self, latent: Tensor, *, whole: bool = False) -> Draft:
         """Queue the decoding of [4, h, w] float32 in the precision that worked last.
 
         Waits for nothing. Where memory runs out it is decoded in tiles, as are all of its size
         and above from then on.
 
         Args:
-            beside: there is other work beside it, or memory that could be had, so that running
+            whole: there is other work beside it, or memory that could be had, so that running
                 out of memory says nothing of its size, and is raised.
         """
-        if beside:
-            return self._first(latent)
-        return self._in_tiles_if_need_be(latent, lambda: self._first(latent))
+        return self._in_tiles_if_need_be(latent, lambda: self._first(latent), whole=whole)
 
-    def decode(self, latent: Tensor, *, after: Draft | None = None) -> Tensor:
+    def decode(self, latent: Tensor, *, after: Draft | None = None, whole: bool = False) -> Tensor:
         """[4, h, w] float32 to [8h, 8w, 3] uint8 on the CPU, in tiles as :meth:`draft`.
 
         Args:
             after: a draft that was not finite; precisions up to its own are not tried again.
+            whole: see :meth:`draft`.
 
         Raises:
             NumericFailure: the latent, or the image even in float32, is not finite.
@@ -108,21 +107,23 @@ class Decoder:
         if not bool(torch.isfinite(latent).all()):
             raise NumericFailure("The latent holds NaN or infinity before it is decoded.")
         if self._tiny and after is None:
-            after = self.draft(latent)
+            after = self.draft(latent, whole=whole)
             if bool(after.finite):
                 return after.pixels.cpu()
         tried = after.vae.dtype if after and after.vae is not self._tiny else None
         return self._in_tiles_if_need_be(
             latent,
             lambda: self._climb(lambda vae: self._pixels(vae, latent), after=tried),
+            whole=whole,
         )
 
-    def _in_tiles_if_need_be(self, latent: Tensor, work: Callable[[], T]) -> T:
+    def _in_tiles_if_need_be(self, latent: Tensor, work: Callable[[], T], *, whole: bool) -> T:
         pixels = latent[0].numel() * FACTOR**2
         try:
             return work()
         except Exception as error:
-            if not out_of_memory(error) or pixels > self.tile_over or pixels <= self._tile**2:
+            large = self._tile**2 < pixels <= self.tile_over
+            if whole or not large or not out_of_memory(error):
                 raise
             traceback.clear_frames(error.__traceback__)
         self.tile_over = pixels - 1

@@ -128,6 +128,7 @@ class Prepared:
             load_seconds=self.seconds + time.perf_counter() - started,
             streams=self.streams,
             tiny=read_decoder(self.tiny, self.device) if self.tiny else None,
+            marks=self.file.marks,
         )
         if self.prediction is None:
             checkpoint.prediction = measured_prediction(checkpoint)

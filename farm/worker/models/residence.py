@@ -34,6 +34,7 @@ class Residence:
         self, modules: Mapping[str, nn.Module], device: torch.device, *, streams: bool
     ) -> None:
         self._device = device
+        self._streams = streams
         self._unet = modules["unet"]
         texts = [modules[part] for part in TEXT_ENCODERS if part in modules]
         for module in [*texts, self._unet] if streams else texts:
@@ -65,6 +66,11 @@ class Residence:
     def streams(self) -> bool:
         """Whether the UNet's weights pass through the device."""
         return streamed(self._unet) is not None
+
+    @property
+    def squeezed(self) -> bool:
+        """Whether they do only because memory ran out."""
+        return self.streams and not self._streams
 
     @property
     def may_stream(self) -> bool:

@@ -60,7 +60,8 @@ class Tiers:
         self._files = files
         self._profile = profile
         self._device = device
-        self._too_large: set[str] = set()
+        # By their files, as others may go by the same name some day.
+        self._too_large: set[tuple[str, object]] = set()
         self._vacated = False
         self.device = DeviceTier(profile)
         self.host = HostTier(host_bytes)
@@ -172,7 +173,8 @@ class Tiers:
                 continue
             self._vacated = True
             self._count(evictions=1)
-            if sum(held.checkpoint.weights.values()) <= self.host.budget:
+            fits = sum(held.checkpoint.weights.values()) <= self.host.budget
+            if fits and not held.checkpoint.squeezed:
                 self.host.put(name, left(held))
 
     def _settle(self) -> None:
@@ -202,7 +204,7 @@ class Tiers:
         vae = external_vae(file.path, [one.path for one in files if one.kind == VAE])
         tiny = needed_decoder(files, file) if self._profile.vae == "taesd" else None
         prepared = prepare(file, self._profile, self._device, vae=vae, tiny=tiny)
-        return prepared.streamed() if name in self._too_large else prepared
+        return prepared.streamed() if (name, file.marks) in self._too_large else prepared
 
     @property
     def _modules(self) -> list[nn.Module]:
@@ -223,7 +225,7 @@ class Tiers:
                 if not alone or not out_of_memory(error):
                     raise
                 traceback.clear_frames(error.__traceback__)
-            self._too_large.add(name)
+            self._too_large.add((name, prepared.file.marks))
             return prepared.streamed().load(turn=turn)
         except Exception as error:
             if not isinstance(error, DoesNotFit) and not out_of_memory(error):

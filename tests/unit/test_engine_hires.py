@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from farm.errors import Cancelled, DoesNotFit, NumericFailure
+from farm.errors import Cancelled, DoesNotFit, InvalidInput, NumericFailure
 from farm.spec.hires import LATENT_UPSCALERS
 from farm.spec.job import JobSpec
 from farm.worker.engine.job import Job
@@ -281,6 +281,35 @@ def test_another_checkpoint_makes_the_second_pass() -> None:
     assert bench.models.known["other"].encoded == ["a cat", ""]
     assert bench.models.known["other"].decoded == 2
     np.testing.assert_allclose(made[0].image, in_two_passes(job), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("family", "upscaler", "refused"),
+    [
+        ("sdxl", "Latent", True),
+        ("ssd1b", "Latent (nearest-exact)", True),
+        ("sdxl", "Lanczos", False),
+        ("sd2", "Latent", False),  # the same VAE
+        ("sd15", "Latent", False),
+    ],
+)
+def test_latents_are_not_handed_to_who_takes_them_for_something_else(
+    family: str, upscaler: str, refused: bool
+) -> None:
+    names = {"fake": "sd15", "other": family}
+    files = [AssetFile(name, Path(name), of, 64, 1) for name, of in names.items()]
+    bench = Bench(FakeCheckpoint("fake"), FakeCheckpoint("other"), assets=files)
+    bench.checkpoint.paints = bench.models.known["other"].paints = True
+    asked = {"hires_upscaler": upscaler, "denoising_strength": 0.4}
+    for strength in (0.4, 0.0):  # without a second pass it is never handed on
+        asked["denoising_strength"] = strength
+        (job,) = bench.add(large(hires_checkpoint="other", **asked))
+        bench.run()
+        error = job.future.exception(0)
+        assert isinstance(error, InvalidInput) == (refused and strength > 0)
+        assert error is None or getattr(error, "field", "") == "hires_upscaler"
+    if refused:
+        assert bench.models.loads == ["fake"]
 
 
 def test_pictures_go_through_the_vae_once_for_all_that_begin_alike() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -20,6 +21,7 @@ from farm.worker.engine.denoiser import Denoiser
 from farm.worker.engine.encodes import Encodes
 from farm.worker.engine.job import Job
 from farm.worker.engine.jobs import Jobs
+from farm.worker.engine.kinship import check_kinship
 from farm.worker.engine.limits import RowLimits
 from farm.worker.engine.pictures import Pictures
 from farm.worker.engine.pulse import Pulse
@@ -84,7 +86,8 @@ class Core:
         obey(profile, device)
         meter, experience = Meter(device), experience or Experience()
         shared = Shared(shared_bytes, lambda: version_of(assets))
-        self.jobs = Jobs(self._texts, shared, meter)
+        check = partial(check_kinship, assets=assets)
+        self.jobs = Jobs(self._texts, shared, meter, check=check)
         self.pulse = Pulse(accountant)
         self._limits = limits = RowLimits(models, profile, experience=experience, meter=meter)
         self.calibration = Calibration(models, profile, device, experience=experience, meter=meter)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from farm.errors import Cancelled, FarmError
+from farm.spec.job import JobSpec
 from farm.worker.engine.failures import DeviceLost, device_lost, explained
 from farm.worker.engine.job import Job
 from farm.worker.engine.requests import Crop, EncodeText, Resize
@@ -22,10 +23,22 @@ log = logging.getLogger(__name__)
 
 
 class Jobs:
-    """All jobs of one engine, the oldest first."""
+    """All jobs of one engine, the oldest first.
 
-    def __init__(self, texts: TextCache, shared: Shared, meter: Meter) -> None:
+    Args:
+        check: raises for a job that cannot be made, before anything is made of it.
+    """
+
+    def __init__(
+        self,
+        texts: TextCache,
+        shared: Shared,
+        meter: Meter,
+        *,
+        check: Callable[[JobSpec], None] = lambda _: None,
+    ) -> None:
         self._texts = texts
+        self._check = check
         self._shared = shared
         self._meter = meter
         self._jobs: dict[int, Job] = {}
@@ -63,6 +76,7 @@ class Jobs:
         """Take in a job younger than all others."""
         self._jobs[job.order] = job
         with self.blame([job]):
+            self._check(job.spec)
             self._answer(job)
 
     def send(self, job: Job, value: Any) -> None:

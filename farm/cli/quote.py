@@ -6,71 +6,30 @@ from typing import Any
 
 from farm.cli import output
 from farm.cli.batches import AsJson, reason
-from farm.cli.submit import (
-    Axes,
-    Checkpoint,
-    Count,
-    Format,
-    Guidance,
-    Height,
-    HiresScale,
-    HiresSteps,
-    Lossless,
-    Priority,
-    Quality,
-    Sampler,
-    Steps,
-    Strength,
-    What,
-    Width,
-    output_of,
-    request_of,
-)
+from farm.cli.request import Asked, of_a_batch
 from farm.client import Farm
+from farm.errors import InvalidInput
 
 _UNFIT_SHOWN = 5
 
 
-def quote(
-    what: What,
-    *,
-    count: Count = None,
-    checkpoint: Checkpoint = None,
-    width: Width = None,
-    height: Height = None,
-    steps: Steps = None,
-    sampler: Sampler = None,
-    cfg_scale: Guidance = None,
-    hires_scale: HiresScale = None,
-    hires_steps: HiresSteps = None,
-    denoising_strength: Strength = None,
-    axis: Axes = None,
-    format: Format = None,
-    quality: Quality = None,
-    lossless: Lossless = False,
-    priority: Priority = None,
-    as_json: AsJson = False,
-) -> None:
+@of_a_batch
+def quote(asked: Asked, *, as_json: AsJson = False) -> None:
     """Say what a batch would take at today's load; nothing is submitted.
 
     Example: farm quote examples/sweep.yaml -n 100
     """
-    options = {
-        "count": count,
-        "checkpoint": checkpoint,
-        "width": width,
-        "height": height,
-        "steps": steps,
-        "sampler": sampler,
-        "cfg_scale": cfg_scale,
-        "hires_scale": hires_scale,
-        "hires_steps": hires_steps,
-        "denoising_strength": denoising_strength,
-        "output": output_of(format, quality, lossless=lossless),
-        "priority": int(priority) if priority and priority.isdecimal() else priority,
-    }
+    if asked.listed:
+        raise InvalidInput(
+            f"{asked.what}: a file of one job a line is not quoted.",
+            field="file",
+            value=asked.what,
+            remedy="Quote some of its jobs as `jobs` of a .yaml or .json; farm submit --dry-run "
+            "checks and counts all.",
+        )
+    request = asked.request()
     with Farm() as farm:
-        told = farm.quote(request_of(what, options, axis or []))
+        told = farm.quote(request)
     if as_json:
         output.print_json(told)
         return
@@ -87,7 +46,8 @@ def quote(
     for notice in told["notices"]:
         screen.print(notice, markup=False)
     if told["refusal"]:
-        screen.print(f"It would be refused: {reason(told['refusal'])}", markup=False)
+        becomes = "It would wait" if request.get("wait_for_worker") else "It would be refused"
+        screen.print(f"{becomes}: {reason(told['refusal'])}", markup=False)
 
 
 def _memory(told: dict[str, Any]) -> None:

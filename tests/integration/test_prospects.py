@@ -194,6 +194,10 @@ def test_the_command_line(served: str, small: Database, monkeypatch: pytest.Monk
     assert "1008x1008" in refused.output
     quoted = CliRunner().invoke(app, ["quote", *large])
     assert "It would be refused" in quoted.output
+    quoted = CliRunner().invoke(app, ["quote", *large, "--wait-for-worker"])
+    assert "It would wait: width: 2048x2048" in quoted.output
+    tagged = ["a lion", "-c", "demo", "--tag", "a100"]
+    assert "tagged a100" in CliRunner().invoke(app, ["quote", *tagged]).output
     waits = CliRunner().invoke(app, ["submit", *large, "--wait-for-worker"])
     assert waits.exit_code == 0
     assert "gpu0, the largest" in waits.output

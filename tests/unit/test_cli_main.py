@@ -132,3 +132,17 @@ def test_a_mistake_of_ours_is_not_hidden(command: SimpleNamespace) -> None:
 
     command.run = fail
     assert isinstance(runner.invoke(main.app, ["probe"]).exception, ZeroDivisionError)
+
+
+def test_a_quote_takes_what_a_submission_does() -> None:
+    from farm.cli.quote import quote
+    from farm.cli.submit import submit
+
+    submitted, quoted = (set(inspect.signature(each).parameters) for each in (submit, quote))
+    assert submitted - quoted == {"name", "dry_run", "watch", "download"}
+
+
+def test_a_file_of_lines_is_no_prompt_to_quote() -> None:
+    refused = runner.invoke(main.app, ["quote", "jobs.ndjson"])
+    assert refused.exit_code == main.BAD_INPUT
+    assert "jobs.ndjson: a file of one job a line is not quoted" in refused.output

@@ -144,6 +144,22 @@ def test_what_is_kept_is_bounded_and_forgotten_with_its_checkpoint() -> None:
     assert len(bench.checkpoint.forwards) == 6 * 2 * FIRST - kept * FIRST + 2 * FIRST
 
 
+def test_what_is_made_while_a_file_is_replaced_is_not_kept() -> None:
+    files = [AssetFile("fake", Path("fake"), "sd15", 64, 1, marks=((1, 1, 1),))]
+    bench = Bench(assets=files)
+    bench.add(large())
+    while len(bench.checkpoint.forwards) < 2:
+        bench.core.turn()
+    files[0] = replace(files[0], marks=((1, 2, 1),))
+    bench.add(large(seed=2))
+    bench.run()
+    before = len(bench.checkpoint.forwards)
+    bench.render(large(denoising_strength=0.3))
+    assert len(bench.checkpoint.forwards) - before == 2 * FIRST
+    bench.render(large(seed=2, denoising_strength=0.3))
+    assert len(bench.checkpoint.forwards) - before == 3 * FIRST
+
+
 def sharing(count: int = 3, **changes: Any) -> tuple[Bench, list[Job]]:
     """Jobs that share a first pass of ten steps, five of which are made."""
     bench = Bench()
@@ -226,6 +242,15 @@ def test_precision_is_climbed_by_each_pass_for_itself() -> None:
     assert made.stats.precision == "precision 1"
     assert bench.checkpoint.lifts.count(1) == 2 * FIRST  # a row at a time
     np.testing.assert_allclose(made.image, in_two_passes(bench.jobs[0].spec), rtol=0, atol=1e-3)
+
+
+def test_in_which_precision_a_first_pass_was_made_is_said_by_all_that_waited_for_it() -> None:
+    bench = Bench()
+    bench.checkpoint.rungs = 1
+    bench.checkpoint.overflowing["a cat"] = 1
+    changes = {"hires_prompt": "a dog", "denoising_strength": 0.4}
+    made = bench.render(large(hires_prompt="a dog"), large(**changes), large("a bus"))
+    assert [each.stats.precision for each in made] == ["precision 1", "precision 1", None]
 
 
 def test_a_cancel_in_the_second_pass_ends_one_job() -> None:

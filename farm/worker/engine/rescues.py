@@ -56,8 +56,11 @@ class Rescues:
 
     def done(self, job: Job, checkpoint: Checkpoint) -> None:
         """A latent is finished: remember the precision if it took a higher one."""
-        if job.lift:
-            self._saved[checkpoint.identity, job.lift] += 1
+        if not job.lift:
+            return
+        self._saved[checkpoint.identity, job.lift] += 1
+        for each in self._jobs.together(job):
+            each.ledger.precision = checkpoint.precision(job.lift)
 
     def _restart(self, job: Job, lift: int, checkpoint: Checkpoint) -> None:
         job.restart(lift)

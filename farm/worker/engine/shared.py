@@ -32,6 +32,7 @@ class Shared:
         self._bytes = 0
         self._kept: OrderedDict[str, tuple[Tensor, torch.device]] = OrderedDict()
         self._waiting: dict[str, list[Job]] = {}
+        self._begun_with: dict[str, object] = {}
 
     def find(self, job: Job) -> Tensor | None:
         """What a job waits for, if it was made before and is still here."""
@@ -52,6 +53,8 @@ class Shared:
         """A job waits for what others may wait for too."""
         if job.shares is None:
             return
+        if job.shares not in self._waiting:
+            self._begun_with[job.shares] = self._origin()
         waiting = self._waiting.setdefault(job.shares, [])
         before = waiting[0] if waiting else None
         waiting.append(job)
@@ -73,8 +76,10 @@ class Shared:
         """
         if job.shares is None:
             return [job]
-        self._keep(job.shares, value)
         waiting = self._waiting.pop(job.shares, [job])
+        # Of two kinds of weights it is nobody's who comes later.
+        if self._begun_with.pop(job.shares, None) == self._origin() == self._made_with:
+            self._keep(job.shares, value)
         for one in waiting:
             one.leads = True
         return waiting
@@ -91,7 +96,7 @@ class Shared:
             return
         waiting.remove(job)
         if not waiting:
-            del self._waiting[job.shares or ""]
+            del self._waiting[job.shares or ""], self._begun_with[job.shares or ""]
         elif job.leads:
             waiting[0].leads = True
             if midway:

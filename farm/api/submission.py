@@ -67,9 +67,9 @@ def submit(
     refuse_idle(user)
     frozen = checked(db, request)
     notices = waits_for(db, request, frozen, glance=glance)
-    is_spec = isinstance(frozen, BatchSpec)
-    new = replace(new, spec=frozen) if is_spec else replace(new, jobs=frozen)
-    return batches.accept(db, new, quota=quota), notices
+    spec = frozen if isinstance(frozen, BatchSpec) else None
+    jobs = None if isinstance(frozen, BatchSpec) else frozen
+    return batches.accept(db, replace(new, spec=spec, jobs=jobs), quota=quota), notices
 
 
 def waits_for(

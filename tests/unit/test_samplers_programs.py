@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from farm.errors import InvalidInput
-from farm.spec.job import MAX_STEPS
+from farm.spec.fields import MAX_STEPS
 from farm.spec.samplers import SAMPLERS, SCHEDULERS, SECOND_ORDER
 from farm.spec.sampling import MAX_SIGMA, SamplingOptions
 from farm.worker.samplers import Program, compile_program

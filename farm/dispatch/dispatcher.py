@@ -54,7 +54,7 @@ class Dispatcher:
         self._reaper = Reaper(publisher)
         self._accounts = Accounts()
         self._survey = Survey(db, self._accounts)
-        self._placed = time.monotonic()
+        self._decided = time.monotonic()
         self._tidied = 0.0
         self._seen_all = -math.inf
 
@@ -104,9 +104,9 @@ class Dispatcher:
         found = place(snapshot)
         placed = leases.claim(self._db, found.claims)
         self._accounts.charge(placed, snapshot)
-        self._survey.wait(found, now - self._placed)
+        self._survey.wait(found, now - self._decided)
         self._survey.note(found.claims, placed, snapshot)
-        self._placed = now
+        self._decided = now
         if placed:
             self._publisher.publish(placed)
         return len(placed)

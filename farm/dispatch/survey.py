@@ -87,9 +87,15 @@ class Survey:
             self._last[lease.session_id] = kinds[lease.batch_id]
 
     def wait(self, found: Placed, seconds: float) -> None:
-        """Count the seconds for which batches are passed over, until a job of theirs is placed."""
+        """Count the seconds for which batches are passed over, until a job of theirs is placed.
+
+        Args:
+            seconds: since places were last given out, which does not count for who gives way for
+                the first time: they may have come a moment ago.
+        """
         for batch_id in found.passed:
-            self._passed[batch_id] = self._passed.get(batch_id, 0.0) + seconds
+            before = self._passed.get(batch_id)
+            self._passed[batch_id] = 0.0 if before is None else before + seconds
             self._heads.turn(batch_id)
         for claim in found.claims:
             self._passed.pop(claim.batch_id, None)

@@ -38,13 +38,17 @@ class _Open:
         self.part = 0
         self.next = 0
         self.left = batch.parts[0].jobs
-        self.passed = 0.0
+        self.passed: float | None = None
         # Of its own, so that a job takes the same whatever policy places it, and where.
         self._random = Random(f"{seed} {id}")
 
     @property
     def head(self) -> Part:
         return self.batch.parts[self.part]
+
+    def give_way(self, seconds: float) -> None:
+        """It is passed over, once more so many seconds after the last time or for the first."""
+        self.passed = 0.0 if self.passed is None else self.passed + seconds
 
     def take(self) -> Job:
         """Its next job."""
@@ -85,7 +89,7 @@ class World:
         self._last: dict[int, Kind] = {}
         self._ended: list[Spent] = []
         self._events: list[tuple[float, int]] = []
-        self._due, self._cycled = inf, -inf
+        self._due, self._cycled, self._decided = inf, -inf, 0.0
         self.record = Record(trace)
 
     def run(self) -> Record:
@@ -140,10 +144,12 @@ class World:
         leases = [lease for claim in found.claims for lease in self._claim(now, claim)]
         self._accounts.charge(leases, snapshot)
         for batch_id in found.passed:
-            self._open[batch_id].passed += min(now - self._cycled, IDLE)
+            self._open[batch_id].give_way(now - self._decided)
         for claim in found.claims:
             self._served(claim.batch_id)
         self._cycled = now
+        if any(seat.held < seat.capacity for seat in snapshot.seats):
+            self._decided = now
         # Nothing placed and nobody passed over: until something happens, nothing else would be.
         self._due = now + IDLE if self._open and (leases or found.passed) else inf
         self.record.cycle(now, [self._open[run.batch_id].batch for run in self._runs()])
@@ -170,7 +176,7 @@ class World:
                     part.checkpoint,
                     batch.batch.priority,
                     batch.left,
-                    batch.passed,
+                    batch.passed or 0.0,
                     user=user,
                     cost=costs.estimate(part.checkpoint, part.size),
                     size=part.size,
@@ -213,8 +219,8 @@ class World:
         batch = self._open.get(id)
         if batch is None:
             return
-        self.record.passed(batch.passed)
-        batch.passed = 0.0
+        self.record.passed(batch.passed or 0.0)
+        batch.passed = None
         if not batch.left:
             del self._open[id]
             queue = self._queues[batch.batch.user]

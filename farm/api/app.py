@@ -19,6 +19,7 @@ from farm.api.routes import (
     reports,
     streams,
     usage,
+    users,
     workers,
 )
 
@@ -45,6 +46,7 @@ def create_app(services: Services) -> FastAPI:
         prompts,
         pruning,
         usage,
+        users,
     ):
         app.include_router(routes.router)
     app.add_middleware(Guard, local=services.local)

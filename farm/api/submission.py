@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -63,13 +64,18 @@ def submit(
     )
     # What was accepted once is: workers, checkpoints and quotas may be others by now.
     if key is not None and loading.used(db, user.id, key):
-        return loading.repeated(db, new), []
+        accepted = loading.repeated(db, new)
+        notices: list[str] = []
+        with suppress(InvalidInput):
+            waiting = request.model_copy(update={"wait_for_worker": True})
+            notices = waits_for(db, waiting, checked(db, request), glance=glance)
+        return accepted, notices
     refuse_idle(user)
     frozen = checked(db, request)
-    notices = waits_for(db, request, frozen, glance=glance)
+    found = waits_for(db, request, frozen, glance=glance)
     spec = frozen if isinstance(frozen, BatchSpec) else None
     jobs = None if isinstance(frozen, BatchSpec) else frozen
-    return batches.accept(db, replace(new, spec=spec, jobs=jobs), quota=quota), notices
+    return batches.accept(db, replace(new, spec=spec, jobs=jobs), quota=quota), found
 
 
 def waits_for(

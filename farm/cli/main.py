@@ -47,6 +47,7 @@ _COMMANDS = {
         "farm.cli.workers:workers", "List workers; drain, resume or trace one.", _FARM
     ),
     "usage": _Lazy("farm.cli.usage:usage", "Show what GPUs spent their seconds on.", _FARM),
+    "share": _Lazy("farm.cli.share:share", "Show or change users' parts of the farm.", _FARM),
     "prune": _Lazy("farm.cli.prune:prune", "Remove old batches and their images.", _FARM),
     "keep": _Lazy("farm.cli.prune:keep", "Keep batches, however old.", _FARM),
     "model": _Lazy("farm.cli.model:model", "List, add, warm and evict model files.", _FARM),
@@ -58,7 +59,6 @@ _COMMANDS = {
     "api": _Lazy("farm.cli.processes:api", "Run the API.", _PROCESSES),
     "dispatcher": _Lazy("farm.cli.processes:dispatcher", "Run the dispatcher.", _PROCESSES),
     "migrate": _Lazy("farm.cli.processes:migrate", "Bring the database up to date.", _PROCESSES),
-    "share": _Lazy("farm.cli.share:share", "Show or change users' parts of the farm.", _PROCESSES),
     "key": _Lazy("farm.cli.key:key", "Issue an API key.", _PROCESSES),
 }
 

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from farm.cli import output
+from farm.client import Farm
+from farm.errors import NotFound
 
 
 def share(
@@ -18,7 +20,8 @@ def share(
         typer.Option(min=0.001, max=1000, help="Their part, relative to others'; 1 at first."),
     ] = None,
     cap: Annotated[
-        int | None, typer.Option(min=0, help="Most of their jobs that workers hold at once.")
+        int | None,
+        typer.Option(min=0, max=2**31 - 1, help="Most of their jobs that workers hold at once."),
     ] = None,
     no_cap: Annotated[bool, typer.Option("--no-cap", help="Take the cap away.")] = False,
     quota: Annotated[
@@ -30,29 +33,26 @@ def share(
 ) -> None:
     """Show or change users' parts of the farm; the dispatcher heeds it at once.
 
-    Run it where FARM_DATABASE_URL is set. Example: farm share anna --weight 2 --cap 64
+    For administrators. Example: farm share anna --weight 2 --cap 64
     """
-    from farm.db import users
-    from farm.db.database import Database
-    from farm.settings import Settings
-
-    with Database(Settings().required("database_url"), max_size=1, name="farm share") as db:
-        if name is not None:
-            users.set_share(
-                db,
-                name,
-                weight=weight,
-                cap=cap,
-                uncap=no_cap,
-                quota=quota,
-                unquota=no_quota,
-            )
-        rows = [_row(row) for row in users.shares(db) if name in (None, row["name"])]
+    limits = {"weight": weight, "cap": cap, "quota": quota}
+    change: dict[str, float | None] = {n: each for n, each in limits.items() if each is not None}
+    change |= {n: None for n, gone in (("cap", no_cap), ("quota", no_quota)) if gone}
+    with Farm() as farm:
+        if name is not None and change:
+            farm.set_share(name, **change)
+        rows = [_row(user) for user in farm.users() if name in (None, user["name"])]
+    if name is not None and not rows:
+        raise NotFound(
+            f"There is no user {name[:100]}.",
+            field="user",
+            value=name,
+            remedy="`farm share` lists them; `farm key NAME` makes one.",
+        )
     columns = ("user", ">weight", ">cap", ">quota", ">waiting", "administrator")
     output.console().print(output.table("", columns, rows))
 
 
 def _row(user: Mapping[str, Any]) -> tuple[Any, ...]:
     admin = "yes" if user["admin"] else ""
-    numbers = (user["max_in_flight"], user["max_waiting"], user["waiting"])
-    return user["name"], f"{user['weight']:g}", *numbers, admin
+    return user["name"], f"{user['weight']:g}", user["cap"], user["quota"], user["waiting"], admin

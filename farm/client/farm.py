@@ -141,6 +141,14 @@ class Farm:
         body = {"older_than_days": older_than_days, "dry_run": dry_run}
         return dict(self._transport.post("/v1/prune", body))
 
+    def users(self) -> list[dict[str, Any]]:
+        """Users with their weights, caps, quotas and jobs that wait; for administrators."""
+        return list(self._transport.get("/v1/users")["users"])
+
+    def set_share(self, user: str, **share: float | None) -> dict[str, Any]:
+        """Change a user's ``weight``, ``cap`` or ``quota``; None takes a limit away."""
+        return dict(self._transport.patch(f"/v1/users/{_path(user)}", share))
+
     def workers(self) -> list[dict[str, Any]]:
         return list(self._transport.get("/v1/workers")["workers"])
 

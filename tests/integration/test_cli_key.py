@@ -37,21 +37,3 @@ def test_a_key_needs_a_database_and_a_name(database_url: str) -> None:
     refused = farm("key", " ", FARM_DATABASE_URL=database_url)
     assert refused.returncode == 2
     assert "1 to 100 characters" in refused.stderr
-
-
-def test_shares_are_shown_and_changed(db: Database, database_url: str) -> None:
-    for name, admin in (("anna", False), ("root", True)):
-        users.create_key(db, name, admin=admin)
-
-    def share(*words: str) -> subprocess.CompletedProcess[str]:
-        return farm("share", *words, FARM_DATABASE_URL=database_url)
-
-    assert share("anna", "--weight", "2.5", "--cap", "64").returncode == 0
-    rows = {row["name"]: row for row in users.shares(db)}
-    assert (rows["anna"]["weight"], rows["anna"]["max_in_flight"]) == (2.5, 64)
-    assert rows["root"]["weight"] == 1
-    assert share("anna", "--no-cap").stdout.split()[-4:] == ["2.5", "-", "-", "0"]
-    assert "root" in share().stdout
-    unknown = share("nobody", "--weight", "2")
-    assert (unknown.returncode, "no user nobody" in unknown.stderr) == (3, True)
-    assert share("anna", "--weight", "0").returncode == 2

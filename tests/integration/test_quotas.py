@@ -10,11 +10,9 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
-from typer.testing import CliRunner
 
 from farm.api.app import create_app
 from farm.api.deps import Services
-from farm.cli.main import app
 from farm.db import batches, users
 from farm.db.batches import NewBatch
 from farm.db.database import Database
@@ -150,13 +148,3 @@ def test_a_long_stream_stops_where_the_quota_is_reached(
     stored = services.db.one("SELECT count(*) AS jobs FROM inputs")
     assert stored
     assert stored["jobs"] <= MOST, "and what came before goes with the batch"
-
-
-def test_the_command_line(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    users.create_key(services.db, "anna")
-    monkeypatch.setenv("FARM_DATABASE_URL", services.db.url)
-    told = CliRunner().invoke(app, ["share", "anna", "--quota", "5000"])
-    assert told.exit_code == 0, told.output
-    assert "5000" in told.output
-    assert "5000" not in CliRunner().invoke(app, ["share", "anna", "--no-quota"]).output
-    assert CliRunner().invoke(app, ["share", "anna", "--quota", "-1"]).exit_code == 2

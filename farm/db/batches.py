@@ -145,10 +145,11 @@ def accept(db: Database, batch: NewBatch, *, quota: int | None = None) -> Accept
         row = connection.execute(_INSERT, values).fetchone()
         if row is None:
             return accepted_before(connection, batch)
-        if quota is not None:
-            quotas.check(connection, batch.user_id, most=quota, added=total)
         if batch.jobs:
             copy_inputs(connection, row["id"], batch.jobs)
+        # At the end: others of this user wait from here on.
+        if quota is not None:
+            quotas.check(connection, batch.user_id, most=quota, added=total)
         connection.execute(queries.WAKE)
     return Accepted(row["id"], created=True)
 

@@ -70,9 +70,10 @@ def append(
     total = first + len(jobs)
     with db.connection() as connection:
         user_id = _go_on(connection, batch_id, total)
+        copy_inputs(connection, batch_id, jobs, first=first)
+        # At the end: others of this user wait from here on.
         if quota is not None:
             quotas.check(connection, user_id, most=quota, added=total)
-        copy_inputs(connection, batch_id, jobs, first=first)
 
 
 def complete(db: Database, batch_id: int, batch: NewBatch, *, total: int) -> Accepted:

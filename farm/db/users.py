@@ -26,7 +26,10 @@ class User:
 
 LOCAL = "local"
 
-# The update of nothing makes the conflicting row come back, whichever process was first.
+_FIND = "SELECT id, name, admin, max_in_flight FROM users WHERE name = %(name)s"
+
+# The update of nothing makes the conflicting row come back, whichever process was first. It waits
+# for who has the row, and so is not how one looks for a user.
 _ENSURE = """
 INSERT INTO users (name) VALUES (%(name)s)
 ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id, name, admin, max_in_flight
@@ -139,7 +142,8 @@ def set_share(
 
 
 def _ensure(db: Database, name: str) -> User:
-    row = db.one(_ENSURE, {"name": name})
+    values = {"name": name}
+    row = db.one(_FIND, values) or db.one(_ENSURE, values)
     assert row is not None
     return User(**row)
 

@@ -13,11 +13,12 @@ from starlette.testclient import TestClient
 
 from farm.api.app import create_app
 from farm.api.deps import Services
-from farm.db import batches, users
+from farm.db import batches, loading, users
 from farm.db.batches import NewBatch
 from farm.db.database import Database
 from farm.errors import QuotaExceeded
 from farm.spec.batch import BatchSpec
+from farm.spec.job import JobSpec
 from tests.conftest import eventually
 from tests.records import TEMPLATE
 from tests.standin import StandIn
@@ -148,3 +149,30 @@ def test_a_long_stream_stops_where_the_quota_is_reached(
     stored = services.db.one("SELECT count(*) AS jobs FROM inputs")
     assert stored
     assert stored["jobs"] <= MOST, "and what came before goes with the batch"
+
+
+@pytest.mark.parametrize("kind", ["listed", "stream"])
+def test_jobs_are_stored_before_others_of_the_user_have_to_wait(
+    services: Services, kind: str
+) -> None:
+    """And whoever only wants to know who the user is waits for nobody."""
+    db, jobs = services.db, [JobSpec(**TEMPLATE)] * 2  # type: ignore[arg-type]
+    user = users.local(db).id
+
+    def submit() -> None:
+        if kind == "listed":
+            batches.accept(db, NewBatch(user, jobs=jobs), quota=MOST)
+        else:
+            loading.append(db, loading.begin(db, user), 0, jobs, quota=MOST)
+
+    thread = threading.Thread(target=submit)
+    with Database(db.url) as other:
+        with other.connection() as connection:
+            connection.execute("SELECT FROM users FOR NO KEY UPDATE")
+            thread.start()
+            eventually(lambda: db.all("SELECT FROM pg_locks WHERE NOT granted"))
+            assert users.local(db).id == user
+            stored = "SELECT FROM pg_locks WHERE relation = 'inputs'::regclass AND granted"
+            assert db.all(stored)
+        thread.join()
+    assert len(db.all("SELECT FROM inputs")) == 2

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bench import card as cards
-from bench import engine, loading
+from bench import contenders, engine, loading, peaks, workloads
 from farm.worker.memory import profiles
 from farm.worker.models.catalogue import builtin_folder
 from tests.checkpoints import make_tiny
@@ -42,22 +42,22 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def write(path: Path, family: str) -> None:
         make_tiny(path.parent, family, name=path.stem)
 
-    def workloads(_: str) -> list[engine.Workload]:
+    def few_jobs(_: str) -> list[workloads.Workload]:
         few: dict[str, Any] = {"steps": 2}
         return [
-            engine.Workload("breaks", "sd15", engine.jobs("nothing", 1, 64, **few)),
-            engine.Workload("two jobs", "sd15", engine.jobs("sd15", 2, 64, **few)),
+            workloads.Workload("breaks", "sd15", workloads.jobs("nothing", 1, 64, **few)),
+            workloads.Workload("two jobs", "sd15", workloads.jobs("sd15", 2, 64, **few)),
         ]
 
     plain = {name: replace(profiles.by_name(name), slots=2) for name in ("24gb", "12gb", "8gb")}
     by_name = profiles.by_name
     monkeypatch.setattr(profiles, "by_name", lambda name: plain.get(name) or by_name(name))
-    monkeypatch.setattr(engine.full_size, "write", write)
-    monkeypatch.setattr(engine, "workloads", workloads)
-    monkeypatch.setattr(engine, "overhead", lambda: None)
+    monkeypatch.setattr(contenders.full_size, "write", write)
+    monkeypatch.setattr(workloads, "workloads", few_jobs)
+    monkeypatch.setattr(engine.beside, "overhead", lambda: None)
     monkeypatch.setattr(engine, "STREAMED", {"cuda": 64})
-    monkeypatch.setattr(engine, "CAPPED", (("sd15", 64), ("nothing", 64)))
-    monkeypatch.setattr(engine, "mixed", lambda *_: engine.jobs("sd15", 2, 64, steps=2))
+    monkeypatch.setattr(peaks, "CAPPED", (("sd15", 64), ("nothing", 64)))
+    monkeypatch.setattr(workloads, "mixed", lambda *_: workloads.jobs("sd15", 2, 64, steps=2))
     monkeypatch.setattr(cards, "_row", lambda *_: 10**9)
     monkeypatch.setattr(cards, "_picture", lambda *_: 10**9)
     monkeypatch.setitem(cards.peak.__kwdefaults__, "side", 16)  # type: ignore[arg-type]

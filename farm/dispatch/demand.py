@@ -22,7 +22,7 @@ MOST = 3.0
 WORTH = 12.0
 """Loads that the work waiting for a checkpoint must be worth, for each card that holds it: what
 loads of busy cards cost is then less than a twelfth of what they bring."""
-LITTLE_WORTH = 3.0
+LITTLE_WORTH = 2.0
 """The same where cards are left that have nothing to do: their time is free, but not what a load
 takes of disks, nor the checkpoints that must go for it."""
 

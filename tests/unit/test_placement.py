@@ -291,11 +291,11 @@ def test_no_card_idles_for_the_sake_of_a_first_batch_that_is_not_worth_another_l
     assert placed(seats, [replace(few, priority=60), many]) == []
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [(29.0, []), (31.0, [(1, "t", 4)])])
-def test_urgent_jobs_load_once_more_for_three_loads_of_work(
+@pytest.mark.parametrize(("seconds", "expected"), [(19.0, []), (21.0, [(1, "t", 4)])])
+def test_urgent_jobs_load_once_more_for_two_loads_of_work(
     seconds: float, expected: list[tuple[int, str, int]]
 ) -> None:
-    assert LITTLE_WORTH == 3.0
+    assert LITTLE_WORTH == 2.0
     full = seat("s", warm="a", held=4 + INTERACTIVE_EXTRA)
     urgent = run(1, "a", count=4, cost=seconds / 4, load=10.0, priority=90)
     assert [claim[:2] for claim in placed([full, seat("t")], [urgent])] == [

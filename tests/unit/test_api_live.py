@@ -31,6 +31,7 @@ def batch(succeeded: int, *, total: int = 3, eta: str | None = None) -> Batch:
             "user": "local",
             "tags": [],
             "keep": False,
+            "output": {"format": "png"},
             "state": "running",
             "ended": succeeded == total,
             "priority": 50,

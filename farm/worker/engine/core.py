@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from time import monotonic, perf_counter
 from typing import Any
 
 import torch
 
-from farm.errors import FarmError
 from farm.spec.networks import Loras
 from farm.worker.accountant import Accountant
 from farm.worker.engine.batcher import Batcher
@@ -30,6 +29,7 @@ from farm.worker.engine.reports import OnPreview, Preview, Progress, Reports
 from farm.worker.engine.requests import EncodeImage, EncodeText
 from farm.worker.engine.shared import Shared
 from farm.worker.engine.texts import TextCache
+from farm.worker.engine.wardrobe import Wardrobe
 from farm.worker.memory.experience import Experience
 from farm.worker.memory.matmul import obey
 from farm.worker.memory.meter import Meter
@@ -38,10 +38,8 @@ from farm.worker.models.cache import ModelCache
 from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.checkpoint import Checkpoint
 from farm.worker.models.embeddings import EmbeddingShelf
-from farm.worker.models.kinds import EMBEDDING, LORA
 from farm.worker.models.library import version_of
-from farm.worker.models.lora_shelf import LoraShelf
-from farm.worker.models.patches import SIDES, Side
+from farm.worker.models.patches import Side
 from farm.worker.models.preview import Previews
 
 
@@ -74,13 +72,7 @@ class Core:
         experience: Experience | None = None,
     ) -> None:
         self._models = models
-        self._profile = profile
-        self._loras = LoraShelf(assets)
-        self._device = device
-        self._assets = assets
-        self._version: object = None
-        self._networks_here: tuple[AssetFile, ...] = ()
-        self._known = self._networks()
+        self._wardrobe = Wardrobe(models, profile, assets)
         # A checkpoint of another file reads texts otherwise, as do LoRAs and embeddings.
         self._texts = TextCache(text_cache_bytes, lambda: version_of(assets))
         obey(profile, device)
@@ -128,7 +120,9 @@ class Core:
 
     def turn(self) -> None:
         """Do the one thing that is best done next."""
-        self._refresh()
+        if self._wardrobe.changed():
+            self._denoiser.settle()
+            self._wardrobe.clear()
         self._reports.deliver()
         self._encodes.book()
         self._decodes.book()
@@ -170,29 +164,6 @@ class Core:
         self._models.need(())
         self.pulse.accountant.rest()
 
-    def _refresh(self) -> None:
-        """Take LoRAs off that may no longer be what they were."""
-        now = self._networks()
-        if now is self._known:
-            return
-        self._known = now
-        self._denoiser.settle()
-        for name in self._models.resident:
-            # It may have been let go of meanwhile, and its file be gone.
-            with suppress(FarmError), self._models.use(name) as checkpoint:
-                for side in SIDES:
-                    checkpoint.wear(side, (), self._loras.get, spare=0)
-
-    def _networks(self) -> tuple[AssetFile, ...]:
-        """LoRAs and embeddings; the same object as long as they are the same."""
-        version = version_of(self._assets)
-        if version != self._version:
-            self._version = version
-            now = tuple(file for file in self._assets if file.kind in (LORA, EMBEDDING))
-            if now != self._networks_here:
-                self._networks_here = now
-        return self._networks_here
-
     def _load(self, checkpoint: str) -> None:
         """Load for all who wait for this checkpoint; if it fails, it fails for all of them."""
         waiting = (job for job in self.jobs if not job.aside)
@@ -228,11 +199,7 @@ class Core:
             return
         self._denoiser.settle()
         with self._loading(jobs, loras=[lora.name for lora in loras]):
-            relieved(self._models, lambda: self._put_on(checkpoint, side, loras))
-
-    def _put_on(self, checkpoint: Checkpoint, side: Side, loras: Loras) -> None:
-        spare = self._profile.weights_bytes - self._models.bytes
-        checkpoint.wear(side, loras, self._loras.get, spare=spare)
+            relieved(self._models, lambda: self._wardrobe.put_on(checkpoint, side, loras))
 
     @contextmanager
     def _loading(self, jobs: Sequence[Job], **detail: Any) -> Iterator[None]:

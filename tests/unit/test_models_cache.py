@@ -428,7 +428,7 @@ def test_memory_that_runs_out_during_a_warm_ends_the_warm(disk: Disk) -> None:
         warming = pool.submit(cache.warm, "c")
         assert gate.reached.wait(30)
         shedding = pool.submit(cache.shed)
-        eventually(lambda: cache._short)
+        eventually(lambda: cache._precedence.short)
         gate.open()
         assert not shedding.result(30)
         with pytest.raises(DoesNotFit, match="ran out of memory"):
@@ -446,7 +446,7 @@ def test_a_warm_stands_back_where_a_job_waits_for_another_checkpoint(disk: Disk)
         warming = pool.submit(cache.warm, "c")
         assert gate.reached.wait(30)
         getting = pool.submit(cache.get, "a")
-        eventually(lambda: cache._hurried)
+        eventually(lambda: cache._precedence.hurried)
         gate.open()
         getting.result(30)
         warming.result(30)
@@ -461,7 +461,7 @@ def test_a_warm_that_a_job_has_come_to_wait_for_goes_on(disk: Disk) -> None:
         warming = pool.submit(cache.warm, "c")
         assert gate.reached.wait(30)
         getting = pool.submit(cache.get, "c")
-        eventually(lambda: cache._hurried)
+        eventually(lambda: cache._precedence.hurried)
         gate.open()
         getting.result(30)
         warming.result(30)
@@ -473,13 +473,13 @@ def test_a_warm_that_never_has_its_turn_says_so(disk: Disk) -> None:
 
     def somebody_comes(name: str) -> None:
         if name == "c":
-            cache._hurried.append("a")
+            cache._precedence.hurried.append("a")
             threading.Timer(0, left).start()
 
     def left() -> None:
-        with cache._loading, cache._unhurried:
-            cache._hurried.clear()
-            cache._unhurried.notify_all()
+        with cache._loading, cache._precedence._told:
+            cache._precedence.hurried.clear()
+            cache._precedence._told.notify_all()
 
     disk.gate = somebody_comes
     with pytest.raises(Unavailable, match="had to wait for another checkpoint"):

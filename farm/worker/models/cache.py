@@ -10,21 +10,15 @@ from functools import partial
 
 import torch
 
-from farm.errors import Conflict, DoesNotFit, Unavailable
+from farm.errors import Conflict
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.checkpoint import Checkpoint
+from farm.worker.models.precedence import Precedence
 from farm.worker.models.prefetch import Prefetcher
 from farm.worker.models.reader import Turn
 from farm.worker.models.statistics import CacheStatistics
 from farm.worker.models.tiers import Tiers
-
-WARMS = 5
-"""Times that a warm is begun, if others have to be loaded meanwhile."""
-
-
-class _GaveWay(DoesNotFit):
-    """A warm has made room for a load that jobs wait for; what left for it does not come back."""
 
 
 class ModelCache:
@@ -57,11 +51,9 @@ class ModelCache:
         self._prefetcher = Prefetcher(self._missing, self._tiers.fetch)
         self._coming: Counter[str] = Counter()
         self._needed: Collection[str] = ()
-        self._short = False
+        self._precedence = Precedence()
         self._loading = threading.Lock()
         self._state = self._tiers.state
-        self._hurried: list[str] = []
-        self._unhurried = threading.Condition()
 
     @property
     def resident(self) -> tuple[str, ...]:
@@ -125,18 +117,8 @@ class ModelCache:
             DoesNotFit: it does not fit beside what jobs need.
             Unavailable: others had to be loaded each time.
         """
-        for _ in range(WARMS):
-            with self._unhurried:
-                self._unhurried.wait_for(lambda: not self._hurried)
-            with suppress(_GaveWay):
-                self._obtain(name, pins=0, busy=True)
-                return
-        raise Unavailable(
-            f"{name} was not loaded: each time jobs came that had to wait for another checkpoint.",
-            field="checkpoint",
-            value=name,
-            remedy="Warm it when there is less to do.",
-        )
+        load = partial(self._obtain, name, pins=0, busy=True)
+        self._precedence.patiently(name, load)
 
     def prefetch(self, names: Sequence[str]) -> None:
         """These will be asked for, the first one next: have them in host memory by then, as many
@@ -188,9 +170,9 @@ class ModelCache:
         Returns:
             Whether anything left.
         """
-        self._short = True
+        self._precedence.short = True
         with self._loading:
-            self._short = False
+            self._precedence.short = False
             with self._state:
                 idle = self._tiers.device.idle
                 here = self._tiers.device.checkpoints
@@ -221,26 +203,15 @@ class ModelCache:
     def _obtain(self, name: str, *, pins: int, busy: bool = False) -> Checkpoint:
         if found := self._tiers.use(name, pins):
             return found
-        with nullcontext() if busy else self._hurry(name), self._announced(name), self._loading:
+        hurry = nullcontext() if busy else self._precedence.hurry(name)
+        with hurry, self._announced(name), self._loading:
             if found := self._tiers.use(name, pins):
                 return found
-            giving_way = partial(self._giving_way, name)
-            keep, turn = (self._needed, giving_way) if busy else ((), nullcontext)
+            aside = partial(self._precedence.turn, name)
+            keep, turn = (self._needed, aside) if busy else ((), nullcontext)
             return self._tiers.back(name, pins=pins, keep=keep, turn=turn) or self._read(
                 name, pins=pins, keep=keep, turn=turn, busy=busy
             )
-
-    @contextmanager
-    def _hurry(self, name: str) -> Iterator[None]:
-        """In the block somebody waits for it, so that no warm of another one goes on."""
-        with self._unhurried:
-            self._hurried.append(name)
-        try:
-            yield
-        finally:
-            with self._unhurried:
-                self._hurried.remove(name)
-                self._unhurried.notify_all()
 
     @contextmanager
     def _announced(self, name: str) -> Iterator[None]:
@@ -265,16 +236,3 @@ class ModelCache:
     ) -> Checkpoint:
         with self._prefetcher.standing_aside():
             return self._tiers.read(name, pins=pins, keep=keep, turn=turn, busy=busy)
-
-    @contextmanager
-    def _giving_way(self, name: str) -> Iterator[None]:
-        """A turn of a load that jobs do not wait for."""
-        if set(self._hurried) - {name}:
-            raise _GaveWay("Others have to be loaded first.")
-        if self._short:
-            raise DoesNotFit(
-                "It was given up, as the device ran out of memory for its jobs.",
-                field="checkpoint",
-                remedy="Warm it when there is less to do.",
-            )
-        yield

@@ -199,6 +199,7 @@ class FakeModels:
         self.idle = 0
         self.recorded = False
         self.loading = False
+        self.replaced = 0
         self.needed: set[str] = set()
 
     def get(self, name: str) -> FakeCheckpoint:

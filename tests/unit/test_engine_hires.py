@@ -144,6 +144,18 @@ def test_what_is_kept_is_bounded_and_forgotten_with_its_checkpoint() -> None:
     assert len(bench.checkpoint.forwards) == 6 * 2 * FIRST - kept * FIRST + 2 * FIRST
 
 
+def test_what_the_file_before_made_is_forgotten_once_that_has_left() -> None:
+    files = [AssetFile("fake", Path("fake"), "sd15", 64, 1, marks=((1, 1, 1),))]
+    bench = Bench(assets=files)
+    files[0] = replace(files[0], marks=((1, 2, 1),))
+    bench.render(large())  # the old one was in use, and is here still
+    bench.models.replaced += 1
+    read, made = len(bench.checkpoint.encoded), len(bench.checkpoint.forwards)
+    bench.render(large())
+    assert len(bench.checkpoint.encoded) == 2 * read
+    assert len(bench.checkpoint.forwards) == 2 * made
+
+
 def test_what_is_made_while_a_file_is_replaced_is_not_kept() -> None:
     files = [AssetFile("fake", Path("fake"), "sd15", 64, 1, marks=((1, 1, 1),))]
     bench = Bench(assets=files)

@@ -288,8 +288,12 @@ def test_a_replaced_file_is_read_anew_unless_it_is_broken(disk: Disk) -> None:
     for name in ("a", "b", "c"):
         cache.get(name)
     files[:] = [file("a", 2), file("b", 2, error="b is cut short")]  # c is gone
+    with cache.use("a"):
+        cache.drop_changed()
+        assert cache.replaced == 0
     cache.drop_changed()
     assert cache.resident == ("b", "c")
+    assert cache.replaced == 1
 
 
 def test_speed_is_given_up_before_weights_leave(disk: Disk) -> None:

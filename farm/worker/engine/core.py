@@ -73,11 +73,15 @@ class Core:
     ) -> None:
         self._models = models
         self._wardrobe = Wardrobe(models, profile, assets)
-        # A checkpoint of another file reads texts otherwise, as do LoRAs and embeddings.
-        self._texts = TextCache(text_cache_bytes, lambda: version_of(assets))
+
+        def made_with() -> object:
+            """A checkpoint of another file reads texts otherwise, as do LoRAs and embeddings."""
+            return version_of(assets), models.replaced
+
+        self._texts = TextCache(text_cache_bytes, made_with)
         obey(profile, device)
         meter, experience = Meter(device), experience or Experience()
-        shared = Shared(shared_bytes, lambda: version_of(assets))
+        shared = Shared(shared_bytes, made_with)
         check = partial(check_kinship, assets=assets)
         self.jobs = Jobs(self._texts, shared, meter, check=check)
         self.pulse = Pulse(accountant)

@@ -37,6 +37,10 @@ class ModelCache:
             :class:`farm.worker.models.library.Library` that changes.
         profile: its ``weights_bytes`` is the budget of the device.
         host_bytes: budget of host memory for checkpoints that are not on the device.
+
+    Attributes:
+        replaced: how many were let go of as another file goes by their name. Until then they made
+            what they make of the file before, whatever the assets say.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class ModelCache:
         self._needed: Collection[str] = ()
         self._precedence = Precedence()
         self._loading = threading.Lock()
+        self.replaced = 0
         self._state = self._tiers.state
 
     @property
@@ -199,6 +204,7 @@ class ModelCache:
             if now.get(name, file).marks != file.marks:
                 with suppress(Conflict):
                     self.evict(name)
+                    self.replaced += 1
 
     def _obtain(self, name: str, *, pins: int, busy: bool = False) -> Checkpoint:
         if found := self._tiers.use(name, pins):

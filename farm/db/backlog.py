@@ -78,7 +78,7 @@ FROM working w CROSS JOIN LATERAL (
     SELECT *, row_number() OVER (ORDER BY priority DESC, id) AS place
     FROM (SELECT * FROM batches
           WHERE user_id = w.user_id AND ended_at IS NULL AND state = 'open' AND cursor < total
-            AND priority >= %(least)s
+            AND priority >= %(least)s AND id <> ALL(%(aside)s::bigint[])
           ORDER BY user_id, priority DESC, id LIMIT %(each)s) first) b
 ORDER BY b.place, b.priority DESC, b.id LIMIT %(limit)s
 """
@@ -122,13 +122,15 @@ ORDER BY w.number, r.not_before, r.ord
 """
 
 
-def open_batches(db: Database, *, least: int, each: int, limit: int) -> list[OpenBatch]:
+def open_batches(
+    db: Database, *, least: int, each: int, limit: int, aside: Collection[int] = ()
+) -> list[OpenBatch]:
     """Open batches with unclaimed jobs: of each user the first, then the second, and so on.
 
     A user's batches come in the order in which they are to be served: highest priority first,
-    then oldest. Only those of priority ``least`` and up.
+    then oldest. Only those of priority ``least`` and up, and none of ``aside``.
     """
-    values = {"least": least, "each": each, "limit": limit}
+    values = {"least": least, "each": each, "limit": limit, "aside": list(aside)}
     return [OpenBatch(**row) for row in db.all(_OPEN, values)]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 from farm.db import backlog
 from farm.db.backlog import OpenBatch
@@ -15,11 +16,16 @@ MANY = 2000
 """Batches that are looked at."""
 EACH = 64
 """Of them, those of one user at most."""
+ASIDE = 10_000
+"""Batches that are left aside, at most."""
 
 
 class Heads:
     """Knows the open batches from one cycle to the next: only the leader moves their cursors, so
     that they are read again only when something else about them may have changed.
+
+    Attributes:
+        news: they were read again since this was last set to False.
 
     Args:
         make: the run at the head of a batch; None for one that is left alone.
@@ -28,8 +34,31 @@ class Heads:
     def __init__(self, make: Callable[[OpenBatch], Run | None]) -> None:
         self._make = make
         self._known = False
+        self.news = False
         self._open: dict[int, OpenBatch] = {}
         self._runs: dict[int, Run | None] = {}
+        self._aside: set[int] = set()
+
+    @property
+    def waiting_behind(self) -> set[int]:
+        """Users of whom other batches may wait behind those that are looked at."""
+        if len(self._open) >= MANY:
+            return {batch.user_id for batch in self._open.values()}
+        counts = Counter(batch.user_id for batch in self._open.values())
+        return {user for user, count in counts.items() if count >= EACH}
+
+    def leave_aside(self, batches: Iterable[int]) -> None:
+        """Look at others instead of these from the next time on, as long as they are not many."""
+        more = set(islice(batches, max(0, ASIDE - len(self._aside))))
+        if more:
+            self._aside |= more
+            self.look_again()
+
+    def take_back(self) -> None:
+        """Look at all again."""
+        if self._aside:
+            self._aside.clear()
+            self.look_again()
 
     def look_again(self) -> None:
         """Read them again next time."""
@@ -68,11 +97,11 @@ class Heads:
 
     def _read(self, db: Database) -> None:
         before = self._open
-        found = backlog.open_batches(db, least=0, each=EACH, limit=MANY)
+        found = backlog.open_batches(db, least=0, each=EACH, limit=MANY, aside=self._aside)
         self._open = {batch.id: batch for batch in found}
         self._runs = {
             batch.id: self._runs[batch.id]
             for batch in found
             if batch.id in self._runs and batch == before.get(batch.id)
         }
-        self._known = True
+        self._known = self.news = True

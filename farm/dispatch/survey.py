@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,9 @@ _log = logging.getLogger(__name__)
 
 MANY, BATCHES = 2000, 100
 """Jobs to retry that are looked at, and batches that have some."""
+_PASSED_BY, _ROUNDS = 60.0, 16
+"""Seconds after which batches that were left aside are looked at again, as what fits a card may
+have changed; and how often others are looked for at once."""
 
 
 class Survey:
@@ -46,6 +50,8 @@ class Survey:
         self._passed: dict[int, float] = {}
         self._heads = Heads(self._head)
         self._last: dict[str, Kind] = {}
+        self._crowd: set[tuple[str, frozenset[str], frozenset[str] | None]] = set()
+        self._passed_by = 0.0
 
     def refresh(self, db: Database) -> None:
         """Read what changes seldom: which files there are, what fits where; think anew of costs."""
@@ -75,6 +81,7 @@ class Survey:
         free = max((seat.capacity - seat.held for seat in seats), default=-INTERACTIVE_EXTRA)
         if free <= -INTERACTIVE_EXTRA:
             return Snapshot(seats, ())
+        self._pass_by(db, seats)
         runs = self._runs(db, least=0 if free > 0 else INTERACTIVE_FROM)
         users = backlog.entitled(db, {run.user for run in runs})
         return Snapshot(seats, runs, self._accounts.claimants(users, runs))
@@ -100,6 +107,26 @@ class Survey:
         for claim in found.claims:
             self._passed.pop(claim.batch_id, None)
             self._heads.turn(claim.batch_id)
+
+    def _pass_by(self, db: Database, seats: Sequence[Seat]) -> None:
+        """Leave batches aside that none of these sessions can make, as long as it is these, so
+        that they hide none behind them."""
+        crowd = {(seat.session_id, seat.tags, seat.can_load) for seat in seats}
+        if crowd != self._crowd or time.monotonic() - self._passed_by > _PASSED_BY:
+            self._crowd, self._passed_by = crowd, time.monotonic()
+            self._heads.take_back()
+        for _ in range(_ROUNDS):
+            heads = self._heads.runs(db, least=0)
+            if not self._heads.news:
+                return
+            self._heads.news = False
+            behind = self._heads.waiting_behind
+            stuck = [
+                run.batch_id
+                for run in heads
+                if run.user in behind and not any(seat.suits(run) for seat in seats)
+            ]
+            self._heads.leave_aside(stuck)
 
     def _seat(self, session: Session) -> Seat:
         last = self._last.get(session.id)
@@ -141,6 +168,7 @@ class Survey:
     def _head(self, batch: OpenBatch) -> Run | None:
         need = self._need(batch.id, batch.cursor)
         if need is None:
+            self._heads.leave_aside([batch.id])
             return None
         count = min(need.until, batch.total) - batch.cursor
         return self._run(batch, need, batch_id=batch.id, count=count)

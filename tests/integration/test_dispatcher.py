@@ -345,6 +345,21 @@ def test_many_batches_hide_nobody_elses(
     assert in_flight(db)[last] == 2
 
 
+def test_batches_that_nobody_can_take_hide_none_behind_them(
+    db: Database, dispatcher: Dispatcher
+) -> None:
+    tagged = [submit(db, 1, tags=["nowhere"]) for _ in range(3 * heads.EACH)]
+    possible = submit(db, 2)
+    worker(db)
+    assert dispatcher.cycle() == 2
+    assert in_flight(db) == {possible: 2}
+
+    with db.connection() as connection:
+        connection.execute("UPDATE sessions SET tags = ARRAY['nowhere'], capacity = 5")
+    assert dispatcher.cycle() == 3
+    assert in_flight(db) == {possible: 2, **dict.fromkeys(tagged[:3], 1)}
+
+
 def test_what_jobs_truly_took_decides_who_is_next(
     db: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from farm.dispatch.prospects import Jobs, prospects
 from farm.errors import Forbidden, InvalidInput
 from farm.spec.batch import BatchRequest, BatchSpec, freeze
 from farm.spec.job import JobSpec
+from farm.spec.kinship import check_batch
 from farm.spec.listing import freeze_listed
 from farm.spec.output import PNG, Output
 
@@ -98,7 +99,9 @@ def checked(db: Database, request: BatchRequest) -> BatchSpec | list[JobSpec]:
     """The batch as it would run, or its listed jobs; InvalidInput names what is wrong."""
     refuse_unstorable(dict(request))
     known = assets.defaults(db)
-    return freeze(request, known) if request.jobs is None else freeze_listed(request, known)
+    frozen = freeze(request, known) if request.jobs is None else freeze_listed(request, known)
+    check_batch(frozen, assets.families(db))
+    return frozen
 
 
 def refuse_idle(user: User) -> None:

@@ -15,6 +15,7 @@ from farm.dispatch.prospects import Gate
 from farm.errors import InvalidInput
 from farm.spec.batch import MAX_JOBS, BatchRequest
 from farm.spec.job import JobSpec
+from farm.spec.kinship import check_job
 from farm.spec.listing import OPTIONS, Listing, options, parsed
 from farm.spec.output import PNG, Output
 
@@ -49,6 +50,7 @@ class Upload:
         self._request = BatchRequest()
         self._listing: Listing | None = None
         self._gate: Gate | None = None
+        self._family = assets.families(db)
         self._line = 0
         self._jobs = 0
         self._batch_id: int | None = None
@@ -135,6 +137,15 @@ class Upload:
             waits = self._request.wait_for_worker
             self._gate = Gate(self._db, self._request.tags, waits=waits)
         self._gate.admit(job, where)
+        try:
+            check_job(job, self._family)
+        except InvalidInput as error:
+            raise InvalidInput(
+                f"{where}.{error.message}",
+                field=f"{where}.{error.field}",
+                value=error.value,
+                remedy=error.remedy,
+            ) from None
         return job
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -199,6 +199,17 @@ def sizes(db: Database) -> dict[str, Size]:
         {"kind": CHECKPOINT},
     )
     return {row["name"]: Size(row["family"], row["dtype"], row["bytes"]) for row in rows}
+
+
+def families(db: Database) -> Callable[[str], str | None]:
+    """The family of each usable checkpoint by name, read when it is first asked for."""
+    known: dict[str, Size] = {}
+
+    def family(name: str) -> str | None:
+        known.update(known or sizes(db))
+        return known[name].family if name in known else None
+
+    return family
 
 
 def forget_hosts(db: Database, *, days: float) -> int:

@@ -238,3 +238,26 @@ def test_what_was_accepted_is_whatever_the_checks_would_say_now(
     assert again.json()["id"] == first.json()["id"]
     assert refused.status_code in (403, 422, 429), "as something new it is refused"
     assert small.one("SELECT count(*) FROM batches WHERE state = 'open'") == {"count": 1}
+
+
+def test_latents_that_the_next_checkpoint_takes_for_something_else_are_refused(
+    api: TestClient, services: Services
+) -> None:
+    of = {"first": "sd15", "second": "sdxl"}
+    found = [Asset(name, family, MIB, f"/{name}", DEFAULTS, None) for name, family in of.items()]
+    assets.register(services.db, "here", found)
+    body = {"prompt": "a lion", "checkpoint": "first", "hires_scale": 2}
+    line = {**body, "hires_checkpoint": "second"}
+    kinds = {"content-type": "application/x-ndjson"}
+    refused = {
+        "hires_upscaler": api.post("/v1/batches", json=line),
+        "line 2.hires_upscaler": api.post(
+            "/v1/batches", content="\n".join(map(json.dumps, (body, line))), headers=kinds
+        ),
+    }
+    for field, answer in refused.items():
+        told = answer.json()
+        assert (answer.status_code, told["field"]) == (422, field)
+        assert told["detail"].startswith(f"{field}: 'first' makes latents of SD")
+    assert services.db.all("SELECT FROM batches WHERE state <> 'pruned'") == []
+    assert api.post("/v1/batches", json={**line, "hires_upscaler": "Lanczos"}).status_code == 202

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from farm.spec.kinship import check_job
 from farm.spec.networks import Loras
 from farm.worker.accountant import Accountant
 from farm.worker.engine.batcher import Batcher
@@ -20,7 +21,6 @@ from farm.worker.engine.denoiser import Denoiser
 from farm.worker.engine.encodes import Encodes
 from farm.worker.engine.job import Job
 from farm.worker.engine.jobs import Jobs
-from farm.worker.engine.kinship import check_kinship
 from farm.worker.engine.limits import RowLimits
 from farm.worker.engine.pictures import Pictures
 from farm.worker.engine.pulse import Pulse
@@ -38,7 +38,7 @@ from farm.worker.models.cache import ModelCache
 from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.checkpoint import Checkpoint
 from farm.worker.models.embeddings import EmbeddingShelf
-from farm.worker.models.library import version_of
+from farm.worker.models.library import family_of, version_of
 from farm.worker.models.patches import Side
 from farm.worker.models.preview import Previews
 
@@ -82,7 +82,7 @@ class Core:
         obey(profile, device)
         meter, experience = Meter(device), experience or Experience()
         shared = Shared(shared_bytes, made_with)
-        check = partial(check_kinship, assets=assets)
+        check = partial(check_job, family=partial(family_of, assets))
         self.jobs = Jobs(self._texts, shared, meter, check=check)
         self.pulse = Pulse(accountant)
         self._limits = limits = RowLimits(models, profile, experience=experience, meter=meter)

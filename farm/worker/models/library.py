@@ -9,7 +9,7 @@ from pathlib import Path
 
 from farm.errors import CheckpointError, EmbeddingError, LoraError
 from farm.worker.models.catalogue import AssetFile, scan
-from farm.worker.models.kinds import EMBEDDING, LORA, SUFFIX
+from farm.worker.models.kinds import CHECKPOINT, EMBEDDING, LORA, SUFFIX
 
 NEAR_NAMES = 5
 _ERRORS = {LORA: LoraError, EMBEDDING: EmbeddingError}
@@ -62,6 +62,11 @@ class Library:
 def version_of(assets: Iterable[AssetFile]) -> object:
     """What is not equal to what it was once the assets are not; of a library it costs nothing."""
     return assets.version if isinstance(assets, Library) else tuple(assets)
+
+
+def family_of(assets: Iterable[AssetFile], name: str) -> str | None:
+    """The family of the checkpoint of this name; None where there is none."""
+    return next((one.family for one in assets if one.kind == CHECKPOINT and one.name == name), None)
 
 
 def find(files: Sequence[AssetFile], kind: str, name: str) -> AssetFile:

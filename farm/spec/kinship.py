@@ -1,0 +1,63 @@
+"""Which checkpoints mean the same by a latent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+from farm.errors import InvalidInput
+from farm.spec.batch import BatchSpec
+from farm.spec.hires import HIRES_SIZES, LATENT_UPSCALERS, PICTURE_UPSCALERS
+from farm.spec.job import JobSpec
+
+KIN = {"sd15": "SD", "sd2": "SD", "sdxl": "SDXL", "sdxl-refiner": "SDXL", "ssd1b": "SDXL"}
+"""Families by whose VAE their latents are; of any other one they become noise."""
+
+_HANDED_ON = ("checkpoint", "hires_checkpoint", "hires_upscaler")
+
+Family = Callable[[str], str | None]
+"""The family of a checkpoint; None where that is not known."""
+
+
+def check_job(job: JobSpec, family: Family) -> None:
+    """Raise :class:`InvalidInput` if a latent would be handed to a checkpoint that means something
+    else by it. What is not known is not refused."""
+    _check(job.passes[0].checkpoint, job.passes[-1].checkpoint, job.hires_upscaler, family)
+
+
+def check_batch(batch: BatchSpec | Sequence[JobSpec], family: Family) -> None:
+    """The same of all jobs; of a batch with axes, without counting its cells."""
+    if not isinstance(batch, BatchSpec):
+        for job in batch:
+            check_job(job, family)
+        return
+    axes = dict(batch.axes)
+    if all(value in (0, 1) for field in HIRES_SIZES for value in _values(field, batch, axes)):
+        return
+    if not any(_values("denoising_strength", batch, axes)):
+        return
+    choices = (_values(field, batch, axes) for field in _HANDED_ON)
+    for first, second, upscaler in product(*choices):
+        _check(first, second or first, upscaler, family)
+
+
+def _values(field: str, batch: BatchSpec, axes: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
+    default = JobSpec.model_fields[field].default
+    return axes.get(field, (batch.template.get(field, default),))
+
+
+def _check(first: str, last: str, upscaler: str, family: Family) -> None:
+    names = [name.removesuffix(".safetensors") for name in (first, last)]
+    if names[0] == names[1] or upscaler not in LATENT_UPSCALERS:
+        return
+    kin = [KIN.get(family(name) or "") for name in names]
+    if None in kin or kin[0] == kin[1]:
+        return
+    raise InvalidInput(
+        f"hires_upscaler: {names[0]!r} makes latents of {kin[0]}, and {names[1]!r} would take "
+        f"them for those of {kin[1]}.",
+        field="hires_upscaler",
+        value=upscaler,
+        remedy=f"Use one for pictures: {', '.join(PICTURE_UPSCALERS)}.",
+    )

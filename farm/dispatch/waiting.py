@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 from statistics import median_low
 
@@ -30,6 +31,9 @@ class Open:
         self.left = run.count
 
 
+ByUser = dict[int, list[Open]]
+
+
 class Line:
     """Users with jobs of one kind, the one who has had least first.
 
@@ -37,23 +41,16 @@ class Line:
     is too far ahead, and is put right when it is looked at.
     """
 
-    def __init__(self) -> None:
-        self.runs: dict[int, list[Open]] = {}
-        self.order: list[tuple[float, int]] = []
+    def __init__(self, runs: ByUser, times: Mapping[int, float]) -> None:
+        self.runs = runs
+        self.order = sorted((times[user], user) for user in runs)
 
     @property
     def count(self) -> int:
         return sum(map(len, self.runs.values()))
 
-    def add(self, open_run: Open, time: float) -> None:
-        user = open_run.run.user
-        if user not in self.runs:
-            self.runs[user] = []
-            insort(self.order, (time, user))
-        self.runs[user].append(open_run)
 
-
-_NOBODY = Line()
+_NOBODY = Line({}, {})
 
 
 class Waiting:
@@ -72,16 +69,8 @@ class Waiting:
         self.checkpoints: dict[int, list[str]] = {}
         """Of each class, those that are waited for, or were."""
         self._lines: dict[tuple[int, Sequence[object]], Line] = {}
-        turns = [self.times[user] for user in contenders(snapshot.runs)]
-        level_with = median_low(turns) if turns else inf
-        levels: dict[tuple[int, int], int] = {}
-        for run in snapshot.runs:
-            level = levels.get((run.priority, run.user))
-            if level is None:
-                level = _class(run.priority, self.times[run.user] - level_with)
-                levels[run.priority, run.user] = level
-            self._add(Open(run, level))
-        self.levels = sorted(set(levels.values()), reverse=True)
+        self._line_up(snapshot.runs)
+        self.levels = sorted({level for level, key in self._lines if not key}, reverse=True)
         cards = len(snapshot.seats)
         classes = {level: self._lines[level, ()].runs for level in self.levels}
         self.pace = {
@@ -142,18 +131,30 @@ class Waiting:
         if (room := self._rooms[run.user]) is not None:
             self._rooms[run.user] = room - 1
 
-    def _add(self, open_run: Open) -> None:
-        run, level = open_run.run, open_run.level
-        time = self.times[run.user]
-        whole = level, run.checkpoint
-        self.backlog[whole] = self.backlog.get(whole, 0.0) + run.cost * run.count
-        self.loads[run.checkpoint] = run.load
-        if (level, (run.checkpoint,)) not in self._lines:
-            self.checkpoints.setdefault(level, []).append(run.checkpoint)
-        for key in ((level, ()), (level, (run.checkpoint,))):
-            if key not in self._lines:
-                self._lines[key] = Line()
-            self._lines[key].add(open_run, time)
+    def _line_up(self, runs: Sequence[Run]) -> None:
+        """Everybody by class, and by class and checkpoint. There are thousands, so this is what
+        placing takes longest for."""
+        turns = [self.times[user] for user in contenders(runs)]
+        level_with = median_low(turns) if turns else inf
+        levels: dict[tuple[int, int], int] = {}
+        classes: defaultdict[int, ByUser] = defaultdict(lambda: defaultdict(list))
+        wholes: defaultdict[tuple[int, str], ByUser] = defaultdict(lambda: defaultdict(list))
+        for run in runs:
+            user, checkpoint = run.user, run.checkpoint
+            level = levels.get((run.priority, user))
+            if level is None:
+                level = _class(run.priority, self.times[user] - level_with)
+                levels[run.priority, user] = level
+            whole, waiting = (level, checkpoint), Open(run, level)
+            classes[level][user].append(waiting)
+            wholes[whole][user].append(waiting)
+            self.backlog[whole] = self.backlog.get(whole, 0.0) + run.cost * run.count
+            self.loads[checkpoint] = run.load
+        for level, users in classes.items():
+            self._lines[level, ()] = Line(users, self.times)
+        for (level, checkpoint), users in wholes.items():
+            self.checkpoints.setdefault(level, []).append(checkpoint)
+            self._lines[level, (checkpoint,)] = Line(users, self.times)
 
     def _line(self, level: int, key: tuple[object, ...]) -> Line | None:
         """The line of a kind; those of LoRAs and sizes are drawn up when they are asked for."""
@@ -168,10 +169,13 @@ class Waiting:
             if one.run.loras == key[1] and key[2:] in ((), (one.run.shape,))
         ]
         # Mostly all are alike, and one line will do.
-        line = whole if len(alike) == whole.count else Line()
-        if line is not whole:
+        if len(alike) == whole.count:
+            line = whole
+        else:
+            runs: ByUser = {}
             for user, one in alike:
-                line.add(one, self.times[user])
+                runs.setdefault(user, []).append(one)
+            line = Line(runs, self.times)
         self._lines[level, key] = line
         return line
 

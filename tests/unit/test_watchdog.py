@@ -77,7 +77,7 @@ def test_a_step_that_hangs_ends_the_process(capfd: pytest.CaptureFixture[str]) -
 def test_a_lock_that_is_never_let_go_of_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     watched, gate = Watched(), Gate()
     core: Any = watched.engine._core
-    monkeypatch.setattr(core, "_refresh", gate)
+    monkeypatch.setattr(core._wardrobe, "changed", gate)
     with watched.engine:
         future = watched.engine.submit("a", spec())
         watched.dog.watch(watched.engine)
@@ -114,7 +114,7 @@ def test_an_engine_that_dies_ends_the_process(monkeypatch: pytest.MonkeyPatch) -
     def dies() -> None:
         raise SystemExit
 
-    monkeypatch.setattr(watched.engine._core, "_refresh", dies)
+    monkeypatch.setattr(watched.engine._core._wardrobe, "changed", dies)
     watched.engine.submit("a", spec())
     watched.engine.start()
     watched.dog.watch(watched.engine)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from farm.spec.job import JobSpec
@@ -18,6 +19,15 @@ from farm.worker.models.catalogue import AssetFile
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 PLAIN = replace(by_name("24gb"), dtype="float32")
 """A card's profile in the precision in which a CPU makes the same bits."""
+
+PRETENDED = (
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.skipif(
+        torch.cuda.is_available() or not torch.backends.cuda.is_built(),
+        reason="there is a card, or a torch that knows none",
+    ),
+)
+"""Marks of tests on a pretended card."""
 
 CROWD: tuple[dict[str, Any], ...] = (
     {},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,23 +15,11 @@ from bench import card as cards
 from bench import contenders, engine, loading, peaks, workloads
 from farm.worker.memory import profiles
 from farm.worker.models.catalogue import builtin_folder
+from tests.card_bench import PRETENDED
 from tests.checkpoints import make_tiny
-from tests.pretended_card import Card, pretended
+from tests.pretended_card import Card
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.skipif(
-        torch.cuda.is_available() or not torch.backends.cuda.is_built(),
-        reason="there is a card, or a torch that knows none",
-    ),
-]
-
-
-@pytest.fixture
-def card() -> Iterator[Card]:
-    with pretended() as card:
-        yield card
-    assert card.races == []
+pytestmark = [*PRETENDED]
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@ of on a real one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,32 +20,14 @@ from farm.worker.models.cache import ModelCache
 from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.library import Library
 from farm.worker.recipes.txt2img import txt2img
-from tests.card_bench import CPU, CROWD, CUDA, PLAIN, engine, rendered, same, spec
+from tests.card_bench import CPU, CROWD, CUDA, PLAIN, PRETENDED, engine, rendered, same, spec
 from tests.checkpoints import make_tiny, make_vae, tiny_file
 from tests.contract.test_overflows import HALF, UNET_IN, VAE_IN, cache, planted, times
 from tests.contract.test_overflows import job as hot_job
 from tests.networks import make_embedding, make_lora, make_tiny_decoder
-from tests.pretended_card import Card, pretended
+from tests.pretended_card import Card
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.skipif(
-        torch.cuda.is_available() or not torch.backends.cuda.is_built(),
-        reason="there is a card, or a torch that knows none",
-    ),
-]
-
-
-@pytest.fixture
-def card() -> Iterator[Card]:
-    with pretended() as card:
-        yield card
-    assert card.races == []
-
-
-@pytest.fixture(scope="module")
-def sd15(tmp_path_factory: pytest.TempPathFactory) -> AssetFile:
-    return tiny_file(tmp_path_factory.mktemp("sd15"), "sd15")
+pytestmark = [*PRETENDED]
 
 
 def test_memory_is_read_before_anything_else_was_done_on_the_card(card: Card) -> None:

@@ -2,35 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-import torch
-
 from farm.worker.models.catalogue import AssetFile
-from tests.card_bench import CPU, CUDA, engine, same, spec
-from tests.checkpoints import tiny_file
-from tests.pretended_card import Card, pretended
+from tests.card_bench import CPU, CUDA, PRETENDED, engine, same, spec
+from tests.pretended_card import Card
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.skipif(
-        torch.cuda.is_available() or not torch.backends.cuda.is_built(),
-        reason="there is a card, or a torch that knows none",
-    ),
-]
-
-
-@pytest.fixture
-def card() -> Iterator[Card]:
-    with pretended() as card:
-        yield card
-    assert card.races == []
-
-
-@pytest.fixture(scope="module")
-def sd15(tmp_path_factory: pytest.TempPathFactory) -> AssetFile:
-    return tiny_file(tmp_path_factory.mktemp("sd15"), "sd15")
+pytestmark = [*PRETENDED]
 
 
 SWEEP = [

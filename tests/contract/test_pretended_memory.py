@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,31 +24,13 @@ from farm.worker.models.catalogue import AssetFile, scan
 from farm.worker.models.forwards import Forwards
 from farm.worker.models.graphs import WARM, CudaRecorder, Graphs
 from farm.worker.models.offload import Streamed, window_bytes
-from tests.card_bench import CPU, CUDA, PLAIN, engine, rendered, same, spec
+from tests.card_bench import CPU, CUDA, PLAIN, PRETENDED, engine, rendered, same, spec
 from tests.checkpoints import make_tiny, tiny_file
 from tests.conftest import eventually
-from tests.pretended_card import GIB, Card, Graph, pretended
+from tests.pretended_card import GIB, Card, Graph
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.skipif(
-        torch.cuda.is_available() or not torch.backends.cuda.is_built(),
-        reason="there is a card, or a torch that knows none",
-    ),
-]
+pytestmark = [*PRETENDED]
 RECORDED = replace(PLAIN, cuda_graphs=True)
-
-
-@pytest.fixture
-def card() -> Iterator[Card]:
-    with pretended() as card:
-        yield card
-    assert card.races == []
-
-
-@pytest.fixture(scope="module")
-def sd15(tmp_path_factory: pytest.TempPathFactory) -> AssetFile:
-    return tiny_file(tmp_path_factory.mktemp("sd15"), "sd15")
 
 
 @pytest.fixture

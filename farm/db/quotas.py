@@ -37,8 +37,8 @@ def check(connection: Connection, user_id: int, *, most: int, added: int) -> Non
     if row["waiting"] > row["most"]:
         before = row["waiting"] - added
         raise QuotaExceeded(
-            f"{row['name']} may have {row['most']} jobs that wait, has {before} and wants "
-            f"{added} more.",
+            f"The quota of {row['name']}'s waiting jobs is {row['most']}: {before} wait, and these "
+            f"would be {added} more.",
             field="quota",
             value=row["waiting"],
             remedy="Submit it when some have been made, cancel what is not needed any more "

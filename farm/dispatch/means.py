@@ -17,7 +17,7 @@ from farm.errors import DoesNotFit, FarmError, InvalidInput
 
 GIB = 2**30
 FRESH = 2.0
-_LATER = "If a worker that can is to come, say so with wait_for_worker."
+_LATER = "If a worker that can is to come, say so: wait_for_worker, or --wait-for-worker."
 
 
 class Shape(NamedTuple):

@@ -6,7 +6,7 @@ import io
 from dataclasses import dataclass
 from typing import IO, Any
 
-from PIL import ExifTags, PngImagePlugin
+from PIL import ExifTags, PngImagePlugin, UnidentifiedImageError
 from PIL import Image as Pillow
 
 from farm.errors import InvalidInput
@@ -66,12 +66,18 @@ def inspected(file: IO[bytes]) -> ImageFile:
             return ImageFile(str(image.format).lower(), *image.size, _text(image))
     except InvalidInput:
         raise
+    except UnidentifiedImageError:
+        raise _unreadable("it is none of these formats") from None
     except Exception as error:  # Pillow raises whatever a damaged file leads to
-        raise InvalidInput(
-            f"It is no image that can be read: {error}.",
-            field="file",
-            remedy="Give a PNG, WebP, JPEG or AVIF, whole and as it was made.",
-        ) from error
+        raise _unreadable(str(error)) from error
+
+
+def _unreadable(why: str) -> InvalidInput:
+    return InvalidInput(
+        f"It is no image that can be read: {why}.",
+        field="file",
+        remedy="Give a PNG, WebP, JPEG or AVIF, whole and as it was made.",
+    )
 
 
 def _carrying(infotext: str, format: str) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def test_who_has_too_much_waiting_is_told_and_nothing_is_kept(
     problem = answer.json()
     assert (answer.status_code, problem["type"]) == (429, "urn:farm:quota-exceeded")
     assert problem["field"] == "quota"
-    assert "may have 10 jobs that wait, has 7 and wants 4 more" in problem["detail"]
+    assert "waiting jobs is 10: 7 wait, and these would be 4 more" in problem["detail"]
     assert "farm share local --quota" in problem["remedy"]
     assert kept(services.db) == 7
     assert services.db.all("SELECT FROM inputs") == []
@@ -106,9 +106,9 @@ def test_each_user_has_their_own_and_an_administrator_may_change_it(
     assert submit(api, 1, headers=anna).status_code == 429
     users.set_share(db, "anna", unquota=True)
     refused = submit(api, 1, headers=anna).json()
-    assert "may have 10 jobs that wait, has 25" in refused["detail"]
+    assert "waiting jobs is 10: 25 wait" in refused["detail"]
     users.set_share(db, "local", quota=0)
-    assert "has 10 and wants 1" in submit(api, 1).json()["detail"]
+    assert "10 wait, and these would be 1 more" in submit(api, 1).json()["detail"]
 
 
 def test_two_submissions_at_once_cannot_both_pass(services: Services) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench import workloads
 from farm.worker.engine.job import Job
 from farm.worker.engine.runner import Stepped
 from farm.worker.models.catalogue import AssetFile
@@ -37,6 +38,14 @@ def test_a_crowd_of_different_jobs_gets_what_each_gets_by_hand(
     for job, made in zip(MIXED, bench.render(*MIXED), strict=True):
         np.testing.assert_allclose(made.image, by_hand(job), rtol=0, atol=2e-4)
     assert len(bench.checkpoint.forwards) < sum(job.steps for job in MIXED) / 2
+
+
+def test_sixteen_mixed_jobs_take_a_quarter_of_a_loop_s_forwards() -> None:
+    """The benchmark's mixture, within the rows that a CPU's profile allows."""
+    jobs = workloads.mixed("fake", 16, 64)
+    bench = Bench()
+    bench.render(*jobs)
+    assert 4 * len(bench.checkpoint.forwards) <= sum(job.steps for job in jobs)
 
 
 def test_jobs_that_join_later_get_the_same_image() -> None:

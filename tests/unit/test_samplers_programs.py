@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from farm.errors import InvalidInput
 from farm.spec.fields import MAX_STEPS
-from farm.spec.samplers import SAMPLERS, SCHEDULERS, SECOND_ORDER
+from farm.spec.samplers import SAMPLERS, SCHEDULERS, SECOND_ORDER, sampler_name
 from farm.spec.sampling import MAX_SIGMA, SamplingOptions
 from farm.worker.samplers import Program, compile_program
 from farm.worker.samplers.algebra import A, B, C, D, U, X, Z
@@ -241,6 +241,50 @@ def test_an_adaptive_sampler_that_meets_no_number_ends() -> None:
 )
 def test_a_sampler_is_known_as_people_write_it(written: str, name: str) -> None:
     assert compiled(written).name == name
+
+
+WEBUI = {
+    "k_dpmpp_2m_ka": "DPM++ 2M Karras",
+    "k_dpmpp_sde_ka": "DPM++ SDE Karras",
+    "k_dpmpp_2m_sde_exp": "DPM++ 2M SDE Exponential",
+    "k_dpmpp_2m_sde_ka": "DPM++ 2M SDE Karras",
+    "k_euler_a": "Euler a",
+    "k_euler": "Euler",
+    "k_lms": "LMS",
+    "k_heun": "Heun",
+    "k_dpm_2": "DPM2",
+    "k_dpm_2_a": "DPM2 a",
+    "k_dpmpp_2s_a": "DPM++ 2S a",
+    "k_dpmpp_2m": "DPM++ 2M",
+    "k_dpmpp_sde": "DPM++ SDE",
+    "k_dpmpp_2m_sde": "DPM++ 2M SDE",  # which has the Karras one's alias there
+    "k_dpmpp_2m_sde_heun": "DPM++ 2M SDE Heun",
+    "k_dpmpp_2m_sde_heun_ka": "DPM++ 2M SDE Heun Karras",
+    "k_dpmpp_2m_sde_heun_exp": "DPM++ 2M SDE Heun Exponential",
+    "k_dpmpp_3m_sde": "DPM++ 3M SDE",
+    "k_dpmpp_3m_sde_ka": "DPM++ 3M SDE Karras",
+    "k_dpmpp_3m_sde_exp": "DPM++ 3M SDE Exponential",
+    "k_dpm_fast": "DPM fast",
+    "k_dpm_ad": "DPM adaptive",
+    "k_lms_ka": "LMS Karras",
+    "k_dpm_2_ka": "DPM2 Karras",
+    "k_dpm_2_a_ka": "DPM2 a Karras",
+    "k_dpmpp_2s_a_ka": "DPM++ 2S a Karras",
+    "restart": "Restart",
+    "ddim": "DDIM",
+    "plms": "PLMS",
+    "unipc": "UniPC",
+    "k_lcm": "LCM",
+}
+"""webui 1.8's samplers by their aliases; Euler a has another, ``k_euler_ancestral``."""
+
+
+def test_all_of_webui_s_names_and_aliases_are_known() -> None:
+    assert len(WEBUI) == 31
+    assert {alias: sampler_name(alias) for alias in WEBUI} == WEBUI
+    assert [sampler_name(name) for name in WEBUI.values()] == list(WEBUI.values())
+    assert sampler_name("k_euler_ancestral") == "Euler a"
+    assert SAMPLERS.keys() - set(WEBUI.values()) == {"TCD", "Euler a CFG++"}
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,8 @@ def _hires(spec: JobSpec) -> dict[str, object]:
 
 
 def _sampling(spec: JobSpec) -> dict[str, object]:
-    """What differs from how the sampler usually is, and has an effect on it."""
-    sampler, usual = SAMPLERS[spec.sampler], SamplingOptions()
+    """What differs from how samplers usually are, and has an effect on that of some pass."""
+    samplers, usual = [SAMPLERS[each.sampler] for each in spec.passes], SamplingOptions()
     set_by: dict[str, object] = {
         "Noise Schedule": "Zero Terminal SNR" if spec.zero_terminal_snr else None,
         "Discard penultimate sigma": spec.discard_penultimate or None,
@@ -84,20 +84,22 @@ def _sampling(spec: JobSpec) -> dict[str, object]:
         "Schedule rho": _number(spec.rho),
         "SGM noise multiplier": spec.sgm_noise_multiplier or None,
     }
-    if sampler.eta is not None and spec.eta not in (None, sampler.eta):
-        set_by["Eta DDIM" if sampler.name == "DDIM" else "Eta"] = _number(spec.eta)
-    if sampler.churn and spec.s_churn:
+    for sampler in samplers:
+        if sampler.eta is not None and spec.eta not in (None, sampler.eta):
+            set_by["Eta DDIM" if sampler.name == "DDIM" else "Eta"] = _number(spec.eta)
+    if spec.s_churn and any(sampler.churn for sampler in samplers):
         set_by["Sigma churn"] = _number(spec.s_churn)
         set_by["Sigma tmin"] = _number(spec.s_tmin or None)
         set_by["Sigma tmax"] = _number(spec.s_tmax)
-    if sampler.s_noise and spec.s_noise != usual.s_noise:
+    if spec.s_noise != usual.s_noise and any(sampler.s_noise for sampler in samplers):
         set_by["Sigma noise"] = _number(spec.s_noise)
     return set_by
 
 
 def _guidance(spec: JobSpec) -> dict[str, object]:
     """What differs from plain guidance, and has an effect."""
-    emphasised = set("([") & set(spec.prompt + spec.negative_prompt)
+    prompts = (text for each in spec.passes for text in (each.prompt, each.negative_prompt))
+    emphasised = any(mark in text for text in prompts for mark in "([")
     emphasis = spec.emphasis if emphasised and spec.emphasis != "Original" else None
     if not any(each.guided for each in spec.passes):
         return {"Emphasis": emphasis}

@@ -147,8 +147,26 @@ HIRES = "Denoising strength: 0.7, RNG: CPU, Hires upscale: 2, Hires upscaler: La
             'Hires prompt: "a lion, (big:1.2)", Hires negative prompt: fog, Hires upscale: 2, '
             "Hires steps: 12, Hires upscaler: Lanczos, Hires CFG Scale: 5, Extra noise: 0.05",
         ),
+        # What has an effect in the second pass alone is written too.
+        (
+            {
+                "hires_scale": 2,
+                "hires_sampler": "Euler",
+                "hires_prompt": "(big)",
+                "s_churn": 5,
+                "s_noise": 1.01,
+                "emphasis": "None",
+            },
+            HIRES.replace("Hires up", "Hires sampler: Euler, Hires prompt: (big), Hires up", 1)
+            + ", Sigma churn: 5, Sigma noise: 1.01, Emphasis: None",
+        ),
+        (
+            {"sampler": "Euler", "hires_scale": 2, "hires_sampler": "DDIM", "eta": 0.5},
+            HIRES.replace("Hires up", "Hires sampler: DDIM, Hires up", 1) + ", Eta DDIM: 0.5",
+        ),
     ],
 )
 def test_a_second_pass_is_told_in_webui_s_words(settings: dict[str, Any], written: str) -> None:
     job = JobSpec.model_validate(JOB.model_dump() | settings)
-    assert infotext(job).splitlines()[1] == USUAL.replace("RNG: CPU", written)
+    usual = USUAL.replace("Euler a", job.sampler)
+    assert infotext(job).splitlines()[1] == usual.replace("RNG: CPU", written)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from farm.errors import InvalidInput
@@ -121,10 +122,10 @@ def parse_values(field: str, values: Any) -> list[Any]:
     else:
         parsed = [values]
     if not parsed or len(parsed) > MAX_VALUES:
+        count = f"more than {MAX_VALUES}" if parsed else "no"
         raise InvalidInput(
-            f"{where}: {len(parsed)} values.",
+            f"{where}: {count} values.",
             field=where,
-            value=len(parsed),
             remedy=f"Give between 1 and {MAX_VALUES} values.",
         )
     _check_kinds(field, parsed)
@@ -158,7 +159,9 @@ def _from_text(field: str, text: str) -> list[Any]:
         return parts
     if field in SWITCHES:
         return [_SWITCH.get(part.casefold(), part) for part in parts if part]
-    return [number for part in parts if part for number in _numbers(field, part)]
+    numbers = (number for part in parts if part for number in _numbers(field, part))
+    # A few characters may stand for thousands; one too many is enough to refuse them.
+    return list(islice(numbers, MAX_VALUES + 1))
 
 
 def _numbers(field: str, part: str) -> list[int] | list[float]:

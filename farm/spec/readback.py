@@ -13,7 +13,8 @@ from farm.errors import InvalidInput
 _FEWEST = 3
 """Parameters that make a line one of them, and no part of a prompt."""
 _NEGATIVE = "Negative prompt:"
-_KEY = re.compile(r"\s*(\w[\w \-/]*?)\s*:\s*")
+# What may follow the name is part of it, so that a long line is read once.
+_KEY = re.compile(r"\s*(\w[\w\s\-/]*):\s*")
 _VALUE = re.compile(r'(?P<quoted>"(?:\\.|[^\\"])*")\s*(?=,|\Z)|(?P<bare>[^,]*)')
 _SIZE = re.compile(r"(\d+)x(\d+)")
 
@@ -81,7 +82,8 @@ def _parameters(line: str) -> Iterator[tuple[str, str]]:
     while key := _KEY.match(line, place):
         value = _VALUE.match(line, key.end())
         assert value is not None
-        yield key[1], _unquoted(value["quoted"]) if value["quoted"] else value["bare"].strip()
+        said = _unquoted(value["quoted"]) if value["quoted"] else value["bare"].strip()
+        yield key[1].rstrip(), said
         place = value.end() + 1
 
 

@@ -118,6 +118,8 @@ def test_webui_s_own_is_read() -> None:
         ('a: 1, b: "x, y: z", a: 2', "", {"a": "2", "b": "x, y: z"}),
         ('a: 1, b: "unclosed, c: 2', "", {"a": "1", "b": '"unclosed', "c": "2"}),
         ('a: "b" c, d: , e: 5', "", {"a": '"b" c', "d": "", "e": "5"}),
+        ("a : 1, b c\t: 2, d: 3", "", {"a": "1", "b c": "2", "d": "3"}),
+        pytest.param("a" + " " * 200_000 + "b", "a" + " " * 200_000 + "b", {}, id="much space"),
         ("", "", {}),
     ],
 )

@@ -137,15 +137,7 @@ class Upload:
             waits = self._request.wait_for_worker
             self._gate = Gate(self._db, self._request.tags, waits=waits)
         self._gate.admit(job, where)
-        try:
-            check_job(job, self._family)
-        except InvalidInput as error:
-            raise InvalidInput(
-                f"{where}.{error.message}",
-                field=f"{where}.{error.field}",
-                value=error.value,
-                remedy=error.remedy,
-            ) from None
+        check_job(job, self._family, where=f"{where}.")
         return job
 
 

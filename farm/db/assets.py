@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any
 
 from psycopg.types.json import Jsonb
@@ -203,11 +204,11 @@ def sizes(db: Database) -> dict[str, Size]:
 
 def families(db: Database) -> Callable[[str], str | None]:
     """The family of each usable checkpoint by name, read when it is first asked for."""
-    known: dict[str, Size] = {}
+    known = cache(partial(sizes, db))
 
     def family(name: str) -> str | None:
-        known.update(known or sizes(db))
-        return known[name].family if name in known else None
+        size = known().get(name)
+        return size.family if size else None
 
     return family
 

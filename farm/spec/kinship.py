@@ -20,24 +20,31 @@ Family = Callable[[str], str | None]
 """The family of a checkpoint; None where that is not known."""
 
 
-def check_job(job: JobSpec, family: Family) -> None:
+def check_job(job: JobSpec, family: Family, *, where: str = "") -> None:
     """Raise :class:`InvalidInput` if a latent would be handed to a checkpoint that means something
-    else by it. What is not known is not refused."""
-    _check(job.passes[0].checkpoint, job.passes[-1].checkpoint, job.hires_upscaler, family)
+    else by it. What is not known is not refused.
+
+    Args:
+        where: what the error puts before the name of the field.
+    """
+    if not job.hires_checkpoint:  # Most have none, of a million lines.
+        return
+    last = job.passes[-1].checkpoint
+    _check(job.checkpoint, last, job.hires_upscaler, family, where=where)
 
 
 def check_batch(batch: BatchSpec | Sequence[JobSpec], family: Family) -> None:
     """The same of all jobs; of a batch with axes, without counting its cells."""
     if not isinstance(batch, BatchSpec):
-        for job in batch:
-            check_job(job, family)
+        for ord, job in enumerate(batch):
+            check_job(job, family, where=f"jobs[{ord}].")
         return
     axes = dict(batch.axes)
     if all(value in (0, 1) for field in HIRES_SIZES for value in _values(field, batch, axes)):
         return
     if not any(_values("denoising_strength", batch, axes)):
         return
-    choices = (_values(field, batch, axes) for field in _HANDED_ON)
+    choices = (dict.fromkeys(_values(field, batch, axes)) for field in _HANDED_ON)
     for first, second, upscaler in product(*choices):
         _check(first, second or first, upscaler, family)
 
@@ -47,17 +54,18 @@ def _values(field: str, batch: BatchSpec, axes: Mapping[str, Sequence[Any]]) -> 
     return axes.get(field, (batch.template.get(field, default),))
 
 
-def _check(first: str, last: str, upscaler: str, family: Family) -> None:
+def _check(first: str, last: str, upscaler: str, family: Family, *, where: str = "") -> None:
     names = [name.removesuffix(".safetensors") for name in (first, last)]
     if names[0] == names[1] or upscaler not in LATENT_UPSCALERS:
         return
     kin = [KIN.get(family(name) or "") for name in names]
     if None in kin or kin[0] == kin[1]:
         return
+    field = f"{where}hires_upscaler"
     raise InvalidInput(
-        f"hires_upscaler: {names[0]!r} makes latents of {kin[0]}, and {names[1]!r} would take "
-        f"them for those of {kin[1]}.",
-        field="hires_upscaler",
+        f"{field}: {names[0]!r} makes latents of {kin[0]}, and {names[1]!r} would take them for "
+        f"those of {kin[1]}.",
+        field=field,
         value=upscaler,
         remedy=f"Use one for pictures: {', '.join(PICTURE_UPSCALERS)}.",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -37,11 +38,12 @@ def test_no_latent_is_taken_for_something_else(
     given = tuple((field, tuple(values)) for field, values in axes.items())
     batch = BatchSpec(template={**TEMPLATE, **fields}, axes=given)
     jobs = [JobSpec.model_validate(batch.job(ord).model_dump()) for ord in range(batch.total)]
-    for asked in (batch, jobs):
+    for asked, named in ((batch, "hires_upscaler"), (jobs, r"jobs\[\d\]\.hires_upscaler")):
         if not refused:
             check_batch(asked, FAMILIES.get)
             continue
         with pytest.raises(InvalidInput, match="would take them for") as raised:
             check_batch(asked, FAMILIES.get)
-        assert raised.value.field == "hires_upscaler"
+        assert raised.value.field is not None
+        assert re.fullmatch(named, raised.value.field)
         assert "Lanczos" in str(raised.value.remedy)

@@ -12,6 +12,7 @@ from random import Random
 from farm.db.backlog import Entitled, Spent
 from farm.db.leases import Claim, Lease
 from farm.dispatch.accounts import Accounts
+from farm.dispatch.heads import EACH
 from farm.dispatch.simulator.policies import Policy
 from farm.dispatch.simulator.results import Record
 from farm.dispatch.simulator.trace import Batch, Part, Trace
@@ -19,8 +20,6 @@ from farm.dispatch.simulator.worker import Job, Worker
 from farm.dispatch.snapshot import Kind, Run, Seat, Snapshot
 from farm.spec.batch import rank
 
-EACH = 64
-"""Batches of one user that are looked at, as in the dispatcher."""
 IDLE = 1.0
 """Seconds between cycles when nothing happens, as in the dispatcher."""
 SPREAD = 0.1

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from farm.errors import DoesNotFit
+from farm.spec.sampling import MIN_SIDE, SIDE_STEP
 from farm.worker.memory.planner import GUIDED_ROWS, Learnt, Recorded, rows_allowed
 from farm.worker.memory.profiles import GIB, MemoryProfile
-
-SIDE_STEP, MIN_SIDE = 8, 64
 
 
 def check_fits(

@@ -80,5 +80,4 @@ class Encodes:
             share = seconds / len(jobs)
             self._pulse.worked("encode", {job.key: share for job in jobs})
             for job in jobs:
-                job.ledger.encode_seconds += seconds
-                job.ledger.gpu_seconds += share
+                job.ledger.charge("encode", seconds, share=share)

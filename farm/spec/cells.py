@@ -141,10 +141,7 @@ def _hires(cell: Mapping[str, Any]) -> HiresOptions:
 def check_levels(template: Template, axes: Axes) -> None:
     """Lower bounds of noise levels, and of guidance, lie below upper ones."""
     for low, high in (*LEVELS, SPAN):
-        lows, highs = (
-            axes.get(name, (template.get(name, JobSpec.model_fields[name].default),))
-            for name in (low, high)
-        )
+        lows, highs = (_values(name, template, axes) for name in (low, high))
         if None not in (*lows, *highs) and max(lows) >= min(highs):
             raise InvalidInput(
                 f"axes: in some cells {low}, up to {max(lows):g}, is not below {high}, "

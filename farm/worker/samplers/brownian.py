@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farm.worker.samplers.halving import Halving
+from farm.worker.samplers.philox import Words
 
 Numbers: TypeAlias = NDArray[np.float32]
 """For small latents numpy takes half of torch's time, and for large ones as much."""
 Normal: TypeAlias = Callable[[int], Numbers]
 """Standard normal noise from a seed, good until the next call."""
-Words: TypeAlias = NDArray[np.uint64]
-"""Words of 32 bits, each in 64, so that they can be multiplied."""
 
 POOL = 24
 

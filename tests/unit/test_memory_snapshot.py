@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from farm.db.leases import Ending, Started
 from farm.errors import Conflict
 from farm.storage import ImageStore
+from farm.worker.accountant import Accountant
+from farm.worker.attempt import Attempts
 from farm.worker.evidence import Evidence
 from farm.worker.memory.snapshot import PAUSE, Snapshot, Snapshots
 
@@ -100,3 +105,19 @@ def test_a_store_that_is_out_of_reach_costs_the_snapshot_alone(tmp_path: Path) -
     snapshots = Snapshots(CPU)
     snapshots.exhausted = Snapshot(at=1.0, content=b"lost")
     assert Evidence(snapshots, ImageStore(str(tmp_path))).since(0.0, "1-1.1") is None
+
+
+def test_the_attempt_that_was_there_names_it_in_its_statistics() -> None:
+    told: list[Ending] = []
+    started = Started(0, 0, True, 0.0, 0.0, 50)
+    parts: dict[str, Any] = {
+        "keeper": None,
+        "starter": SimpleNamespace(start=lambda *_, again: started),
+        "writer": SimpleNamespace(end=told.append),
+        "hashes": lambda *_: None,
+        "accountant": Accountant(),
+        "evidence": lambda _, attempt: f"memory/{attempt}.pickle",
+    }
+    nothing: Any = None
+    Attempts(nothing, nothing, profile="cpu", **parts).run(1, 2, 3)
+    assert [ending.stats for ending in told] == [{"memory_snapshot": "memory/1-2.3.pickle"}]

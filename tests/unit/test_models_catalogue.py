@@ -34,7 +34,7 @@ def only(files: list[AssetFile]) -> AssetFile:
 def test_the_builtin_demo() -> None:
     demo = only(scan([builtin_folder()]))
     assert (demo.name, demo.family, demo.native_side, demo.error) == ("demo", "sdxl", 128, None)
-    assert demo.bytes == DEMO.stat().st_size
+    assert demo.bytes == DEMO.stat().st_size <= 25e6, "it ships with the package"
     assert demo.defaults == {"width": 128, "height": 128, "cfg_scale": 3.0, "steps": 20}
 
 

@@ -28,7 +28,7 @@ from farm.worker.engine.relief import relieved
 from farm.worker.engine.reports import OnPreview, Preview, Progress, Reports
 from farm.worker.engine.requests import EncodeImage, EncodeText
 from farm.worker.engine.shared import Shared
-from farm.worker.engine.texts import TextCache
+from farm.worker.engine.texts import TextCache, text_bytes
 from farm.worker.engine.wardrobe import Wardrobe
 from farm.worker.memory.experience import Experience
 from farm.worker.memory.matmul import obey
@@ -78,7 +78,7 @@ class Core:
             """A checkpoint of another file reads texts otherwise, as do LoRAs and embeddings."""
             return version_of(assets), models.replaced
 
-        self._texts = TextCache(text_cache_bytes, made_with)
+        self._texts = TextCache(text_cache_bytes, made_with, text_bytes)
         obey(profile, device)
         meter, experience = Meter(device), experience or Experience()
         shared = Shared(shared_bytes, made_with)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from farm.worker.engine.job import Job
+from farm.worker.engine.kept import Kept
 from farm.worker.engine.transfer import download, upload
 
 
@@ -25,12 +25,8 @@ class Shared:
             all are forgotten.
     """
 
-    def __init__(self, budget_bytes: int, origin: Callable[[], object] = lambda: None) -> None:
-        self._budget = budget_bytes
-        self._origin = origin
-        self._made_with = origin()
-        self._bytes = 0
-        self._kept: OrderedDict[str, tuple[Tensor, torch.device]] = OrderedDict()
+    def __init__(self, budget_bytes: int, origin: Callable[[], object]) -> None:
+        self._kept: Kept[str, tuple[Tensor, torch.device]] = Kept(budget_bytes, origin, _bytes)
         self._waiting: dict[str, list[Job]] = {}
         self._begun_with: dict[str, object] = {}
 
@@ -38,23 +34,15 @@ class Shared:
         """What a job waits for, if it was made before and is still here."""
         if job.shares is None:
             return None
-        if self._origin() != self._made_with:
-            self._made_with = self._origin()
-            self._kept.clear()
-            self._bytes = 0
         known = self._kept.get(job.shares)
-        if known is None:
-            return None
-        self._kept.move_to_end(job.shares)
-        home, device = known
-        return home if device.type == "cpu" else upload(home, device)
+        return None if known is None else upload(*known)
 
     def join(self, job: Job) -> None:
         """A job waits for what others may wait for too."""
         if job.shares is None:
             return
         if job.shares not in self._waiting:
-            self._begun_with[job.shares] = self._origin()
+            self._begun_with[job.shares] = self._kept.made_with
         waiting = self._waiting.setdefault(job.shares, [])
         before = waiting[0] if waiting else None
         waiting.append(job)
@@ -78,8 +66,10 @@ class Shared:
             return [job]
         waiting = self._waiting.pop(job.shares, [job])
         # Of two kinds of weights it is nobody's who comes later.
-        if self._begun_with.pop(job.shares, None) == self._origin() == self._made_with:
-            self._keep(job.shares, value)
+        if self._begun_with.pop(job.shares, None) == self._kept.made_with:
+            # On a CPU it would be a part of what belongs to other jobs too.
+            home = value.clone() if value.device.type == "cpu" else download(value)
+            self._kept.put(job.shares, (home, value.device))
         for one in waiting:
             one.leads = True
         return waiting
@@ -102,13 +92,6 @@ class Shared:
             if midway:
                 waiting[0].take_over(job)
 
-    def _keep(self, key: str, value: Tensor) -> None:
-        if key in self._kept:
-            return
-        # On a CPU it would be a part of what belongs to other jobs too.
-        home = value.clone() if value.device.type == "cpu" else download(value)
-        self._kept[key] = home, value.device
-        self._bytes += home.nbytes
-        while self._bytes > self._budget:
-            _, (oldest, _) = self._kept.popitem(last=False)
-            self._bytes -= oldest.nbytes
+
+def _bytes(kept: tuple[Tensor, torch.device]) -> int:
+    return kept[0].nbytes

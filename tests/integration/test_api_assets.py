@@ -109,8 +109,12 @@ def farm(*words: str, code: int = 0) -> Result:
 def test_the_command_line_lists_shows_warms_and_evicts(
     shell: Path, services: Services, worker: StandIn, lora: None
 ) -> None:
+    sessions.beat(services.db, worker.session, lease=60, resident=["demo"], stats={})
     listed = farm("ls").stdout
-    assert "0123456789ab" in listed
+    rows = [line.split() for line in listed.splitlines()]
+    assert ["lora", "detail", "0123456789ab", "sdxl", "99", "B", "F16"] in rows
+    [held] = [row for row in rows if row[:2] == ["checkpoint", "demo"]]
+    assert "cpu0" in held
     assert "broken cannot be used: It is truncated." in listed
     assert json.loads(farm("ls", "lora", "--json").stdout)["assets"][0]["name"] == "detail"
     assert "ss_network_dim" in farm("show", "lora", "detail").stdout

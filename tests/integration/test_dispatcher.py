@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -83,6 +83,24 @@ def test_a_session_gets_no_more_than_it_can_hold(
     assert leases.start(db, lease)
     leases.end(db, session, "gpu0", [Ending(batch, 0, 1, Move.FAIL)])
     assert dispatcher.cycle() == 1
+
+
+def test_nothing_is_sent_before_others_can_see_its_lease(
+    db: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a worker could hear of an attempt that there is not, and drop its message."""
+    submit(db, 3)
+    worker(db)
+    seen: list[int] = []
+
+    def publish(messages: Sequence[object]) -> bool:
+        with Database(db.url) as other:
+            seen.append(len(other.all("SELECT FROM leases")))
+        return len(messages) == 3
+
+    monkeypatch.setattr(dispatcher._publisher, "publish", publish)
+    assert dispatcher.cycle() == 3
+    assert seen == [3]
 
 
 def test_a_batch_is_closed_when_an_attempt_of_it_has_ended_and_at_times_all_are_looked_at(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -275,6 +276,33 @@ def test_changed_while_it_is_read(
     with pytest.raises(CheckpointError, match="was changed while it was loaded"):
         load(file, FP32, CPU)
     assert next(counts) > reads_before
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_old_one_is_back_when_the_new_one_changed_while_it_was_read(
+    tmp_path: Path, change: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is room for one of them, so the old one had left."""
+    for seed, name in enumerate(("old", "new")):
+        make_tiny(tmp_path, "sd15", seed=seed, name=name)
+    room = prepare(scan([tmp_path])[0], FP32, CPU).bytes
+    cache = ModelCache(scan([tmp_path]), replace(FP32, weights_bytes=room), CPU, host_bytes=room)
+    before = cache.get("old").encode("a red apple").tokens
+    read = os.preadv
+
+    def read_then_change(*args: Any) -> int:
+        done = read(*args)
+        with contextlib.suppress(FileNotFoundError):
+            change(tmp_path / "new.safetensors")
+        return done
+
+    monkeypatch.setattr(os, "preadv", read_then_change)
+    with pytest.raises(CheckpointError, match="was changed while it was loaded"):
+        cache.get("new")
+    assert cache.resident == ("old",)
+    assert torch.equal(cache.get("old").encode("a red apple").tokens, before)
+    assert cache.statistics.disk_loads == 1
 
 
 def test_cut_in_the_middle_of_a_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

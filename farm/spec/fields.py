@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from farm.errors import InvalidInput
 from farm.spec import networks
+from farm.spec.names import named
 from farm.spec.problems import refusal
 from farm.spec.prompt.comments import without_comments
 from farm.spec.prompt.composition import parts
@@ -20,20 +20,6 @@ MAX_PROMPT = 20_000
 MAX_PIXELS = 16_777_216
 MAX_STEPS = 150
 MAX_GUIDANCE = 30.0
-
-
-def named(find: Callable[[str], str]) -> BeforeValidator:
-    """A name that may be written in several ways; ``find`` raises InvalidInput for others."""
-
-    def read(written: object) -> object:
-        if not isinstance(written, str):
-            return written
-        try:
-            return find(written)
-        except InvalidInput as error:
-            raise refusal(error) from None
-
-    return BeforeValidator(read)
 
 
 def _sound(prompt: str) -> str:

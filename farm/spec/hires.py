@@ -8,7 +8,8 @@ from typing import Annotated, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from farm.errors import InvalidInput
-from farm.spec.fields import MAX_GUIDANCE, MAX_PIXELS, MAX_STEPS, NegativePrompt, Prompt, named
+from farm.spec.fields import MAX_GUIDANCE, MAX_PIXELS, MAX_STEPS, NegativePrompt, Prompt
+from farm.spec.names import look_up, named
 from farm.spec.samplers import sampler_name
 from farm.spec.sampling import MAX_SIDE, MIN_SIDE, SIDE_STEP, OtherSide
 
@@ -24,6 +25,7 @@ LATENT_UPSCALERS = (
 PICTURE_UPSCALERS = ("None", "Lanczos", "Nearest")
 """They resize the decoded picture. None is Lanczos in one go."""
 UPSCALERS = (*LATENT_UPSCALERS, *PICTURE_UPSCALERS)
+_UPSCALERS = {name.casefold(): name for name in UPSCALERS}
 HIRES_SIZES = ("hires_scale", "hires_width", "hires_height")
 SIZE_FIELDS = ("width", "height", *HIRES_SIZES)
 """What decides how large a job's image becomes."""
@@ -37,16 +39,7 @@ def upscaler_name(written: str) -> str:
     Raises:
         InvalidInput: there is none.
     """
-    names = {name.casefold(): name for name in UPSCALERS}
-    known = names.get(" ".join(written.casefold().split()))
-    if known is None:
-        raise InvalidInput(
-            f"There is no upscaler {written!r}.",
-            field="hires_upscaler",
-            value=written,
-            remedy=f"Choose one of {', '.join(UPSCALERS)}.",
-        )
-    return known
+    return look_up(written, _UPSCALERS, kind="upscaler", field="hires_upscaler")
 
 
 def own(written: str) -> str:

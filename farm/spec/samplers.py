@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from farm.errors import InvalidInput
+from farm.spec.names import look_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,10 @@ _NAMES = {
     for sampler in _TABLE
     for known in (sampler.name, *sampler.aliases)
 }
+_SCHEDULES = {
+    known.casefold(): name for name, shown in SCHEDULERS.items() for known in (name, shown)
+}
+_SCHEDULES["normal"] = "uniform"  # webui has a second name for even timesteps
 
 
 def sampler_name(written: str) -> str:
@@ -116,15 +120,7 @@ def sampler_name(written: str) -> str:
     Raises:
         InvalidInput: there is none.
     """
-    known = _NAMES.get(" ".join(written.casefold().split()))
-    if known is None:
-        raise InvalidInput(
-            f"There is no sampler {written!r}.",
-            field="sampler",
-            value=written,
-            remedy=f"Choose one of {', '.join(SAMPLERS)}.",
-        )
-    return known
+    return look_up(written, _NAMES, kind="sampler", field="sampler")
 
 
 def scheduler_name(written: str) -> str:
@@ -133,14 +129,4 @@ def scheduler_name(written: str) -> str:
     Raises:
         InvalidInput: there is none.
     """
-    plain = "_".join(written.casefold().split())
-    # webui has a second name for even timesteps.
-    known = "uniform" if plain == "normal" else plain
-    if known not in SCHEDULERS:
-        raise InvalidInput(
-            f"There is no schedule {written!r}.",
-            field="scheduler",
-            value=written,
-            remedy=f"Choose one of {', '.join(SCHEDULERS)}.",
-        )
-    return known
+    return look_up(written, _SCHEDULES, kind="schedule", field="scheduler")

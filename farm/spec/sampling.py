@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from farm.errors import InvalidInput
-from farm.spec.problems import refusal
+from farm.spec.names import named
 from farm.spec.samplers import scheduler_name
 
 MAX_SEED = 2**63 - 1
@@ -18,15 +17,6 @@ LEVELS = (("sigma_min", "sigma_max"), ("s_tmin", "s_tmax"))
 
 OtherSide = Annotated[int, Field(ge=0, le=MAX_SIDE, multiple_of=SIDE_STEP)]
 Level = Annotated[float, Field(gt=0, le=MAX_SIGMA)]
-
-
-def _scheduler(written: object) -> object:
-    if not isinstance(written, str):
-        return written
-    try:
-        return scheduler_name(written)
-    except InvalidInput as error:
-        raise refusal(error) from None
 
 
 class SamplingOptions(BaseModel):
@@ -46,7 +36,7 @@ class SamplingOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    scheduler: Annotated[str, BeforeValidator(_scheduler)] = "automatic"
+    scheduler: Annotated[str, named(scheduler_name)] = "automatic"
     eta: float | None = Field(default=None, ge=0, le=5)
     s_churn: float = Field(default=0.0, ge=0, le=1000)
     s_tmin: float = Field(default=0.0, ge=0, le=MAX_SIGMA)

@@ -17,7 +17,8 @@ class Reach:
     """Names of the live workers that take jobs, sieved by what a job needs, and what would help.
 
     Attributes:
-        having: those whose host has its checkpoints.
+        checkpoints: that it needs.
+        having: those whose host has them.
         tagged: of these, those that have the batch's tags.
         fitting: of these, those that the job fits, or that do not say.
         holding: of these, those that have the checkpoint in memory.
@@ -28,6 +29,7 @@ class Reach:
         nearest: width and height nearest to the job's that fit one of them.
     """
 
+    checkpoints: tuple[str, ...] = ()
     having: tuple[str, ...] = ()
     tagged: tuple[str, ...] = ()
     fitting: tuple[str, ...] = ()
@@ -56,6 +58,7 @@ def reach(db: Database, spec: JobSpec, tags: Sequence[str]) -> Reach:
     fitting = [s for s in tagged if all(_fits(fits[s.id].get(n), largest[n]) for n in largest)]
     known = [each for found in fits.values() if (each := found.get(most))]
     return Reach(
+        checkpoints=spec.checkpoints,
         having=_names(having),
         tagged=_names(tagged),
         fitting=_names(fitting),

@@ -82,9 +82,10 @@ def _blocked(place: Place, facts: Facts, reach: Reach) -> Why | None:
     if not facts.workers:
         return _nobody(facts)
     if not reach.having:
+        named, several = " and ".join(map(repr, reach.checkpoints)), len(reach.checkpoints) > 1
         return Why(
-            f"No host with a live worker has the checkpoint {facts.checkpoint!r}.",
-            "Put it into a model folder there; `farm model ls` shows what there is.",
+            f"No host with a live worker has the checkpoint{'s' * several} {named}.",
+            "Put what is missing into a model folder there; `farm model ls` shows what there is.",
         )
     if not reach.tagged:
         return _untagged(facts, reach)

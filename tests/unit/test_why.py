@@ -29,7 +29,13 @@ FACTS = Facts(
     queued=0,
 )
 TWO = ("gpu0", "gpu1")
-REACH = Reach(having=("gpu0", "gpu1", "gpu2"), tagged=TWO, fitting=TWO, holding=("gpu0",))
+REACH = Reach(
+    checkpoints=("demo",),
+    having=("gpu0", "gpu1", "gpu2"),
+    tagged=TWO,
+    fitting=TWO,
+    holding=("gpu0",),
+)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +69,13 @@ REACH = Reach(having=("gpu0", "gpu1", "gpu2"), tagged=TWO, fitting=TWO, holding=
             {},
             {"having": ()},
             "No host with a live worker has the checkpoint 'demo'.",
+            "model folder",
+        ),
+        (
+            "pending",
+            {},
+            {"having": (), "checkpoints": ("demo", "large")},
+            "No host with a live worker has the checkpoints 'demo' and 'large'.",
             "model folder",
         ),
         (

@@ -84,7 +84,7 @@ def check_sizes(template: Template, axes: Axes) -> None:
 def largest(template: Template, axes: Axes, checkpoint: str) -> dict[str, int]:
     """Pixels of the largest picture by checkpoint, in cells of ``checkpoint``: its own, and those
     of the second passes that have another."""
-    own = _values("hires_checkpoint", template, axes)
+    own = given("hires_checkpoint", template, axes)
     found: dict[str, int] = {}
 
     def has(name: str, pixels: int) -> None:
@@ -104,7 +104,7 @@ def shapes(template: Template, axes: Axes) -> Iterator[list[tuple[str, int, int]
     depends on fields that decide these; each stands for as many cells as the next. In the order
     of the axes."""
     varied = [field for field, _ in axes.items() if field in SHAPE_FIELDS]
-    fixed = {field: _values(field, template, axes)[0] for field in SHAPE_FIELDS}
+    fixed = {field: given(field, template, axes)[0] for field in SHAPE_FIELDS}
     for values in product(*(axes[field] for field in varied)):
         cell = {**fixed, **dict(zip(varied, values, strict=True))}
         width, height = cell["width"], cell["height"]
@@ -123,14 +123,15 @@ def extreme_sizes(template: Template, axes: Axes) -> Iterator[dict[str, Any]]:
     """
     choices = []
     for field in SIZE_FIELDS:
-        given = _values(field, template, axes)
-        some = [value for value in given if value]
-        choices.append({min(given), max(given), *([min(some)] if some else [])})
-    for values in product(*choices):
-        yield dict(zip(SIZE_FIELDS, values, strict=True))
+        values = given(field, template, axes)
+        some = [value for value in values if value]
+        choices.append({min(values), max(values), *([min(some)] if some else [])})
+    for cell in product(*choices):
+        yield dict(zip(SIZE_FIELDS, cell, strict=True))
 
 
-def _values(field: str, template: Template, axes: Axes) -> tuple[Any, ...]:
+def given(field: str, template: Template, axes: Axes) -> tuple[Any, ...]:
+    """The values of a field in the cells."""
     return axes.get(field, (template.get(field, JobSpec.model_fields[field].default),))
 
 
@@ -141,7 +142,7 @@ def _hires(cell: Mapping[str, Any]) -> HiresOptions:
 def check_levels(template: Template, axes: Axes) -> None:
     """Lower bounds of noise levels, and of guidance, lie below upper ones."""
     for low, high in (*LEVELS, SPAN):
-        lows, highs = (_values(name, template, axes) for name in (low, high))
+        lows, highs = (given(name, template, axes) for name in (low, high))
         if None not in (*lows, *highs) and max(lows) >= min(highs):
             raise InvalidInput(
                 f"axes: in some cells {low}, up to {max(lows):g}, is not below {high}, "

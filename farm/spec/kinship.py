@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
-from typing import Any
 
 from farm.errors import InvalidInput
 from farm.spec.batch import BatchSpec
+from farm.spec.cells import given
 from farm.spec.hires import HIRES_SIZES, LATENT_UPSCALERS, PICTURE_UPSCALERS
 from farm.spec.job import JobSpec
 
@@ -39,19 +40,14 @@ def check_batch(batch: BatchSpec | Sequence[JobSpec], family: Family) -> None:
         for ord, job in enumerate(batch):
             check_job(job, family, where=f"jobs[{ord}].")
         return
-    axes = dict(batch.axes)
-    if all(value in (0, 1) for field in HIRES_SIZES for value in _values(field, batch, axes)):
+    values = partial(given, template=batch.template, axes=dict(batch.axes))
+    if all(value in (0, 1) for field in HIRES_SIZES for value in values(field)):
         return
-    if not any(_values("denoising_strength", batch, axes)):
+    if not any(values("denoising_strength")):
         return
-    choices = (dict.fromkeys(_values(field, batch, axes)) for field in _HANDED_ON)
+    choices = (dict.fromkeys(values(field)) for field in _HANDED_ON)
     for first, second, upscaler in product(*choices):
         _check(first, second or first, upscaler, family)
-
-
-def _values(field: str, batch: BatchSpec, axes: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
-    default = JobSpec.model_fields[field].default
-    return axes.get(field, (batch.template.get(field, default),))
 
 
 def _check(first: str, last: str, upscaler: str, family: Family, *, where: str = "") -> None:

@@ -73,7 +73,7 @@ def append(
         copy_inputs(connection, batch_id, jobs, first=first)
         # At the end: others of this user wait from here on.
         if quota is not None:
-            quotas.check(connection, user_id, most=quota, added=total)
+            quotas.check(connection, user_id, most=quota, added=len(jobs), earlier=first)
 
 
 def complete(db: Database, batch_id: int, batch: NewBatch, *, total: int) -> Accepted:

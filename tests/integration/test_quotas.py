@@ -138,14 +138,46 @@ def test_two_submissions_at_once_cannot_both_pass(services: Services) -> None:
     assert kept(db) == 6
 
 
+def test_what_waits_is_counted_only_where_too_much_may(
+    api: TestClient, services: Services, worker: StandIn
+) -> None:
+    """What came is added up; the sum over all batches is made when that is too much, or old."""
+    db = services.db
+
+    def told() -> int:
+        row = db.one("SELECT waiting_most FROM users WHERE name = 'local'")
+        assert row
+        return int(row["waiting_most"])
+
+    first = int(submit(api, 6).json()["id"])
+    worker.claim(first, 5)
+    assert submit(api, 4).status_code == 202
+    assert told() == 10, "nothing was taken off for what was begun"
+    assert submit(api, 5).status_code == 202
+    assert told() == 10, "it was counted: 1 + 4 + 5"
+    assert submit(api, 1).status_code == 429
+
+    # An API of the version before has taken more than this one knows of.
+    with db.connection() as connection:
+        connection.execute("UPDATE users SET waiting_most = 0")
+    assert submit(api, 1).status_code == 202
+    with db.connection() as connection:
+        connection.execute("UPDATE users SET counted_at = now() - interval '61 minutes'")
+    refused = submit(api, 1)
+    assert refused.status_code == 429
+    assert "11 wait, and these would be 1 more" in refused.json()["detail"]
+
+
 def test_a_long_stream_stops_where_the_quota_is_reached(
     api: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("farm.api.routes.streams._CHUNK", 64)
+    assert submit(api, 2).status_code == 202
     answer = send(api, 500)
     assert answer.status_code == 429
-    states = services.db.all("SELECT state, total FROM batches")
-    assert [row["state"] for row in states] == ["pruned"]
+    assert "10: 2 wait, and these would be" in answer.json()["detail"]
+    states = services.db.all("SELECT state FROM batches ORDER BY id")
+    assert [row["state"] for row in states] == ["open", "pruned"]
     stored = services.db.one("SELECT count(*) AS jobs FROM inputs")
     assert stored
     assert stored["jobs"] <= MOST, "and what came before goes with the batch"

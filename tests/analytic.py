@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import count
 from math import log
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,16 +41,17 @@ def path(sigma: float, following: float) -> NDArray[np.float64]:
     return 1.1 * np.cos(np.array([1.0, 2.0, 3.0]) * (log(sigma) + 2 * log(following)))
 
 
-def kept(rows: Any) -> Any:
-    """What is compared of a trajectory: all of a short one, every tenth row and the last of a
-    long one."""
-    return rows if len(rows) <= 40 else np.concatenate([rows[::10], rows[-1:]])
-
-
 def run(
-    program: Program, model: Model = denoised, begun: NDArray[np.float64] | float = 0.0
+    program: Program,
+    model: Model = denoised,
+    begun: NDArray[np.float64] | float = 0.0,
+    negative: Model | None = None,
 ) -> NDArray[np.float64]:
-    """The latents that the model sees under a program, one row a call, and the last one."""
+    """The latents that the model sees under a program, one row a call, and the last one.
+
+    Args:
+        negative: the model with the negative prompt; the same where there is none.
+    """
     draws = map(fresh, count())
     x = begun + next(draws) * program.start.noise
     if program.start.churn is not None:
@@ -64,8 +64,8 @@ def run(
         noise = np.zeros_like(x)
         if step.draw:
             noise = path(*step.draw.between) if step.draw.between else next(draws)
-        estimate = model(state[0], step.sigma)
-        held = np.stack([*state, estimate, estimate, noise])
+        estimates = (each(state[0], step.sigma) for each in (model, negative or model))
+        held = np.stack([*state, *estimates, noise])
         state = np.array(step.update) @ held
         pilot = program.pilot
         if pilot and not pilot.ended and len(seen) == len(program.steps):

@@ -167,11 +167,13 @@ def page(db: Database, *, limit: int, before: int | None = None) -> list[Batch]:
 
 def cancel(db: Database, batch_id: int) -> Batch | None:
     """Cancel what has not ended; running jobs stop at their next step. Doing it twice is fine."""
+    values = {"batch_id": batch_id}
     with db.connection() as connection:
-        if connection.execute(queries.CANCEL, {"batch_id": batch_id}).fetchone():
+        connection.execute(queries.HOLD, values)
+        if connection.execute(queries.CANCEL, values).fetchone():
             connection.execute(queries.WAKE)
     with db.connection() as connection:
-        connection.execute(queries.FLAG, {"batch_id": batch_id})
+        connection.execute(queries.FLAG, values)
     return fetch(db, batch_id)
 
 

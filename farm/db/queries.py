@@ -185,17 +185,18 @@ WHERE t.session_id = %(session_id)s AND t.result <> 'lost'
 """
 """What an END achieved whose answer was lost with its connection."""
 
+HOLD = "SELECT FROM batches WHERE id = %(batch_id)s FOR NO KEY UPDATE"
+"""Wait for the CLAIM of a batch that is under way: a statement that began before it cannot see its
+leases."""
+
 CANCEL = """
-WITH batch AS (
-    UPDATE batches SET state = 'cancelled'
-    WHERE id = %(batch_id)s AND state IN ('open', 'paused')
-      AND (cursor < total OR EXISTS (SELECT FROM leases WHERE batch_id = %(batch_id)s)
-           OR EXISTS (SELECT FROM requeue WHERE batch_id = %(batch_id)s))
-    RETURNING id
-)
-SELECT id FROM batch
+UPDATE batches SET state = 'cancelled'
+WHERE id = %(batch_id)s AND state IN ('open', 'paused')
+  AND (cursor < total OR EXISTS (SELECT FROM leases WHERE batch_id = %(batch_id)s)
+       OR EXISTS (SELECT FROM requeue WHERE batch_id = %(batch_id)s))
+RETURNING id
 """
-"""CANCEL a batch of which something is left: one row."""
+"""CANCEL a batch, which must be held, if something is left of it: one row."""
 
 # SKIP LOCKED: what is being ended needs no flag, and what is being started gets it a second later.
 FLAG = """

@@ -14,7 +14,7 @@ import redis
 
 from farm.broker.progress import client_url
 from farm.broker.queue import Publisher, queue_name
-from farm.db import assets, backlog, batches, leases, sessions, users
+from farm.db import assets, backlog, batches, leases, queries, sessions, users
 from farm.db.assets import Asset
 from farm.db.batches import Batch, NewBatch
 from farm.db.database import Database
@@ -484,6 +484,22 @@ def test_a_cancel_that_met_a_claim_stops_what_was_claimed(db: Database) -> None:
     started = leases.start(db, lease)
     assert started
     assert started.cancel_requested
+
+
+def test_a_cancel_that_waits_for_the_claim_of_the_last_jobs_is_not_lost(db: Database) -> None:
+    """What the claim leaves is decided by rows that a statement begun before cannot see."""
+    batch, session = submit(db, 2), worker(db)
+    values = {"batch_ids": [batch], "session_ids": [session], "counts": [2]}
+    waits = "SELECT pid FROM pg_locks WHERE NOT granted"
+    cancelling = threading.Thread(target=batches.cancel, args=(db, batch))
+    with db.connection() as claiming:
+        claiming.execute(queries.CLAIM, values)
+        cancelling.start()
+        eventually(lambda: db.one(waits))
+    cancelling.join()
+    assert fetched(db, batch).state == "cancelled"
+    flags = db.all("SELECT cancel_requested FROM leases")
+    assert flags == [{"cancel_requested": True}] * 2
 
 
 def wait(db: Database, batch: int, count: int) -> None:

@@ -46,11 +46,14 @@ class Listener:
         """Wait until somebody submits work or frees a place, at most ``seconds``.
 
         Returns:
-            False if all that is known to be new is a free place.
+            False if all that is known to be new is a free place. Having waited in vain counts as
+            news, having not waited does not.
         """
         with _reachable():
             told = list(self._connection.notifies(timeout=seconds, stop_after=1))
-        return not told or any(one.payload != queries.PLACE for one in told)
+        if not told:
+            return seconds > 0
+        return any(one.payload != queries.PLACE for one in told)
 
 
 @contextmanager

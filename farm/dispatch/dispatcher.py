@@ -82,10 +82,12 @@ class Dispatcher:
                 if began - beaten > BEAT:
                     lead.beat()
                     beaten = began
-                self.cycle(changed=changed)
+                placed = self.cycle(changed=changed)
                 # Several wishes that come together are served by one cycle.
                 stop.wait(max(0.0, began + _PAUSE - time.monotonic()))
-                changed = lead.wait(IDLE)
+                # Behind jobs that were placed there may be others, of another checkpoint, for the
+                # places that are left.
+                changed = lead.wait(0.0 if placed else IDLE)
 
     def cycle(self, *, changed: bool = True) -> int:
         """One round: tidy at times, place what waits, publish it. The number of jobs placed.

@@ -40,7 +40,7 @@ class Leadership:
         self.listener.beat(self.epoch)
 
     def wait(self, seconds: float) -> bool:
-        """Wait to be woken, at most so long; False if all that is new is a free place."""
+        """Wait to be woken, see :meth:`farm.db.wakeup.Listener.wait`."""
         return self.listener.wait(seconds)
 
 

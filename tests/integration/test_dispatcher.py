@@ -316,6 +316,28 @@ def test_a_place_that_becomes_free_wakes_the_dispatcher(
         assert not thread.is_alive()
 
 
+def test_jobs_that_alternate_between_checkpoints_fill_all_places_at_once(
+    db: Database, database_url: str, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a batch the leader sees the jobs up to the next checkpoint: it goes on until all places
+    are taken, and does not wait to be woken."""
+    monkeypatch.setattr(dispatching, "IDLE", 3600.0)
+    jobs = [JobSpec(**{**TEMPLATE, "checkpoint": name}) for name in "abcabc"]
+    worker(db, capacity=8)
+    submit(db, 6, spec=None, jobs=jobs)
+    stop = threading.Event()
+    with Database(database_url) as own:
+        thread = threading.Thread(
+            target=Dispatcher(own, Publisher(broker_url)).run, args=(stop,), daemon=True
+        )
+        thread.start()
+        eventually(lambda: len(db.all("SELECT FROM leases")) == 6, within=20)
+        stop.set()
+        submit(db, 1)  # wakes it, so that it sees the stop
+        thread.join(timeout=20)
+        assert not thread.is_alive()
+
+
 def submit_as(db: Database, name: str, total: int, **fields: Any) -> int:
     users.create_key(db, name)
     row = db.one("SELECT id FROM users WHERE name = %(name)s", {"name": name})

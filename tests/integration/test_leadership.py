@@ -104,3 +104,4 @@ def test_a_place_that_became_free_is_told_from_other_news(db: Database) -> None:
         say(queries.WAKE)
         assert listener.wait(30) is True
         assert listener.wait(0.01) is True
+        assert listener.wait(0) is False

@@ -8,8 +8,21 @@ from typing import Annotated, Any
 import typer
 
 from farm.cli import output
+from farm.cli.batches import AsJson
 from farm.client import Farm
 from farm.errors import NotFound
+
+_COLUMNS = (
+    "user",
+    ">weight",
+    ">cap",
+    ">quota",
+    ">waiting",
+    ">for",
+    ">waited",
+    ">GPU time",
+    "admin",
+)
 
 
 def share(
@@ -30,8 +43,12 @@ def share(
     no_quota: Annotated[
         bool, typer.Option("--no-quota", help="What the farm allows everybody counts again.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show or change users' parts of the farm; the dispatcher heeds it at once.
+
+    Shown are how many jobs wait, and for how long the first of them; of what ended in the last ten
+    minutes how long it had waited, as a median, and the GPU time that it took.
 
     For administrators. Example: farm share anna --weight 2 --cap 64
     """
@@ -41,18 +58,42 @@ def share(
     with Farm() as farm:
         if name is not None and change:
             farm.set_share(name, **change)
-        rows = [_row(user) for user in farm.users() if name in (None, user["name"])]
-    if name is not None and not rows:
+        told = farm.shares()
+    _show(told, name, as_json=as_json)
+
+
+def _show(told: Mapping[str, Any], name: str | None, *, as_json: bool) -> None:
+    """One user, or all of them and how equal their parts are."""
+    users = [user for user in told["users"] if name in (None, user["name"])]
+    if name is not None and not users:
         raise NotFound(
             f"There is no user {name[:100]}.",
             field="user",
             value=name,
             remedy="`farm share` lists them; `farm key NAME` makes one.",
         )
-    columns = ("user", ">weight", ">cap", ">quota", ">waiting", "administrator")
-    output.console().print(output.table("", columns, rows))
+    if as_json:
+        output.print_json({**told, "users": users})
+        return
+    screen = output.console()
+    screen.print(output.table("", _COLUMNS, map(_row, users)))
+    if name is None:
+        screen.print(_fairness(told["fairness"]))
 
 
 def _row(user: Mapping[str, Any]) -> tuple[Any, ...]:
+    waits = (output.duration(user[wait]) for wait in ("longest_wait", "median_wait"))
+    limits = (user["cap"], user["quota"], user["waiting"])
+    had = output.duration(user["gpu_seconds"]) if user["gpu_seconds"] else None
     admin = "yes" if user["admin"] else ""
-    return user["name"], f"{user['weight']:g}", user["cap"], user["quota"], user["waiting"], admin
+    return user["name"], f"{user['weight']:g}", *limits, *waits, had, admin
+
+
+def _fairness(told: Mapping[str, Any]) -> str:
+    minutes = f"{told['seconds'] / 60:.0f} minutes"
+    if told["jain"] is None:
+        return f"Shares are compared between users whose jobs have waited for {minutes}."
+    return (
+        f"Jain's index of the GPU time of {told['users']} users whose jobs have waited for "
+        f"{minutes}: {told['jain']:.3f} (1 is equal)"
+    )

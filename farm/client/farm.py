@@ -141,9 +141,10 @@ class Farm:
         body = {"older_than_days": older_than_days, "dry_run": dry_run}
         return dict(self._transport.post("/v1/prune", body))
 
-    def users(self) -> list[dict[str, Any]]:
-        """Users with their weights, caps, quotas and jobs that wait; for administrators."""
-        return list(self._transport.get("/v1/users")["users"])
+    def shares(self) -> dict[str, Any]:
+        """``users`` with their weights, caps, quotas, waiting and GPU-seconds, and the ``fairness``
+        between them; for administrators."""
+        return dict(self._transport.get("/v1/users"))
 
     def set_share(self, user: str, **share: float | None) -> dict[str, Any]:
         """Change a user's ``weight``, ``cap`` or ``quota``; None takes a limit away."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from farm.db.database import Database
 from farm.errors import InvalidInput, NotFound
+from farm.spec.batch import INTERACTIVE_FROM, NORMAL_FROM
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class User:
 
 
 LOCAL = "local"
+
+WINDOW = 600.0
+"""Seconds over which shares are compared."""
 
 _FIND = "SELECT id, name, admin, max_in_flight FROM users WHERE name = %(name)s"
 
@@ -46,13 +50,26 @@ RETURNING name, weight, max_in_flight, max_waiting, admin
 
 _SHARES = """
 SELECT u.name, u.weight, u.max_in_flight, u.max_waiting, u.admin,
-       coalesce(b.waiting, 0)::bigint AS waiting
+       coalesce(b.waiting, 0)::bigint AS waiting, b.longest_wait,
+       coalesce(b.throughout AND u.max_in_flight IS NULL, false) AS throughout,
+       coalesce(h.seconds, 0) AS gpu_seconds, h.median_wait
 FROM users u LEFT JOIN (
-    SELECT user_id, sum(total - cursor) AS waiting FROM batches
+    SELECT user_id, sum(total - cursor) AS waiting,
+           extract(epoch FROM now() - min(created_at) FILTER (WHERE {begun}))::float
+               AS longest_wait,
+           bool_or({begun} AND priority >= %(normal)s AND priority < %(interactive)s
+                   AND created_at < now() - make_interval(secs => %(seconds)s)) AS throughout
+    FROM batches
     WHERE ended_at IS NULL AND state IN ('loading', 'open', 'paused') GROUP BY user_id
 ) b ON b.user_id = u.id
+LEFT JOIN (
+    SELECT m.user_id, sum(a.gpu_seconds::float) AS seconds,
+           percentile_cont(0.5) WITHIN GROUP (ORDER BY a.queue_seconds) AS median_wait
+    FROM attempts a JOIN batches m ON m.id = a.batch_id
+    WHERE a.ended_at > now() - make_interval(secs => %(seconds)s) GROUP BY m.user_id
+) h ON h.user_id = u.id
 ORDER BY u.name
-"""
+""".format(begun="state = 'open' AND cursor < total")
 
 
 def local(db: Database) -> User:
@@ -95,9 +112,17 @@ def for_key(db: Database, key: str) -> User | None:
     return User(**row) if row else None
 
 
-def shares(db: Database) -> list[dict[str, Any]]:
-    """Every user's weight, cap and quota, and how many of their jobs wait; by name."""
-    return db.all(_SHARES)
+def shares(db: Database, *, seconds: float = WINDOW) -> list[dict[str, Any]]:
+    """Every user's part of the farm, what waits of theirs, and what they had of late; by name.
+
+    Beside weight, cap and quota: ``waiting`` jobs; ``longest_wait``, seconds since the oldest batch
+    came of which an open job waits, None for none; of attempts that ended in the last ``seconds``
+    the ``gpu_seconds`` and the ``median_wait``, seconds from their batches' coming to their start;
+    and ``throughout``, whether a normal job of theirs has waited for all of that time, and no cap
+    kept it.
+    """
+    values = {"seconds": seconds, "normal": NORMAL_FROM, "interactive": INTERACTIVE_FROM}
+    return db.all(_SHARES, values)
 
 
 def set_share(

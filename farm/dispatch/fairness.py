@@ -7,7 +7,7 @@ expected to cost when it is placed, and corrected when it has ended.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from statistics import median_low
 
 
@@ -45,3 +45,9 @@ class Shares:
     def charge(self, user: int, seconds: float, weight: float) -> None:
         """Add GPU-seconds to what a user has had; negative ones give back."""
         self._times[user] = self._times.get(user, 0.0) + seconds / weight
+
+
+def jain(values: Sequence[float]) -> float:
+    """Jain's index (Jain, Chiu and Hawe 1984): 1 if all are equal, 1/n if one has everything."""
+    squares = len(values) * sum(value**2 for value in values)
+    return sum(values) ** 2 / squares if squares else 1.0

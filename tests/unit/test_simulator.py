@@ -10,12 +10,13 @@ from collections import Counter
 
 import pytest
 
+from farm.dispatch.fairness import jain
 from farm.dispatch.placement import PATIENCE, Placed
 from farm.dispatch.simulator import bounds
 from farm.dispatch.simulator.fluid import fair_loads
 from farm.dispatch.simulator.generator import mixed
 from farm.dispatch.simulator.policies import fifo, ours, policies
-from farm.dispatch.simulator.results import Record, jain, result
+from farm.dispatch.simulator.results import Record, result
 from farm.dispatch.simulator.trace import Batch, Card, Checkpoint, Part, Trace, User
 from farm.dispatch.simulator.worker import Turn
 from farm.dispatch.simulator.world import SPREAD, World

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from farm.api.deps import Serving, administering
 from farm.db import users
+from farm.dispatch.fairness import jain
 from farm.errors import NotFound
 
 # Names of people and what they may do are nobody else's business.
@@ -26,14 +27,34 @@ class Shareholder(BaseModel):
         description="most of their jobs that may wait; null for what the farm allows everybody"
     )
     waiting: int = Field(description="their jobs that wait now")
+    longest_wait: float | None = Field(
+        description="seconds since the oldest batch came of which jobs wait; null for none"
+    )
+    median_wait: float | None = Field(
+        description="seconds from submission to start, of what ended in the last ten minutes"
+    )
+    gpu_seconds: float = Field(description="that they had in the last ten minutes")
+    throughout: bool = Field(
+        description="normal jobs have waited for all of that time, and no cap kept them"
+    )
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> Self:
         return cls(cap=row["max_in_flight"], quota=row["max_waiting"], **row)
 
 
+class Fairness(BaseModel):
+    """How equal the parts are of those who could have had more: Jain's index of their GPU-seconds
+    over their weights, 1 if all are equal and one over their number if one has everything."""
+
+    seconds: float = Field(description="that are looked back")
+    users: int = Field(description="who had normal jobs waiting throughout")
+    jain: float | None = Field(description="null where there are not two of them")
+
+
 class Users(BaseModel):
     users: list[Shareholder]
+    fairness: Fairness
 
 
 class Share(BaseModel):
@@ -54,7 +75,12 @@ class Share(BaseModel):
 
 @router.get("", summary="Users and their shares, by name")
 def list_users(services: Serving) -> Users:
-    return Users(users=[Shareholder.of(row) for row in users.shares(services.db)])
+    """With what each waits for and had of late, and how equal that is."""
+    rows = users.shares(services.db)
+    had = [row["gpu_seconds"] / row["weight"] for row in rows if row["throughout"]]
+    index = jain(had) if len(had) > 1 else None
+    fairness = Fairness(seconds=users.WINDOW, users=len(had), jain=index)
+    return Users(users=[Shareholder.of(row) for row in rows], fairness=fairness)
 
 
 @router.patch("/{name:path}", summary="Change a user's weight, cap or quota")

@@ -8,13 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
 
+from farm.db.users import WINDOW
+from farm.dispatch.fairness import jain
 from farm.dispatch.simulator.trace import Batch, Trace
 from farm.dispatch.simulator.worker import Turn
 from farm.dispatch.waiting import INTERACTIVE, NORMAL
 from farm.spec.batch import rank
-
-WINDOW = 600.0
-"""Seconds over which shares are compared."""
 
 
 class Record:
@@ -121,12 +120,6 @@ def result(record: Record) -> Result:
         done=record.done,
         left=record.left,
     )
-
-
-def jain(values: Sequence[float]) -> float:
-    """Jain's index (Jain, Chiu and Hawe 1984): 1 if all are equal, 1/n if one has everything."""
-    squares = len(values) * sum(value**2 for value in values)
-    return sum(values) ** 2 / squares if squares else 1.0
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:

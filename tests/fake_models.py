@@ -196,7 +196,7 @@ class FakeModels:
         self.prefetched: list[list[str]] = []
         self.resident: tuple[str, ...] = ()
         self.bytes = 0
-        self.idle = 0
+        self.idle = self.in_host = 0
         self.recorded = False
         self.loading = False
         self.replaced = 0
@@ -235,6 +235,11 @@ class FakeModels:
         """One more checkpoint that nobody uses leaves, or weights of one in use."""
         self.idle -= 1
         return self.idle >= 0 or any(self.known[name].stream() for name in self.resident)
+
+    def shed_host(self) -> bool:
+        """One more checkpoint in host memory goes."""
+        self.in_host -= 1
+        return self.in_host >= 0
 
 
 def profile(rows: int = 16) -> MemoryProfile:

@@ -142,7 +142,7 @@ def test_who_had_to_stand_aside_goes_on_with_the_noise_that_comes_next(
     ("error", "told"),
     [
         (ValueError("no noise"), pytest.raises(ValueError, match="no noise")),
-        # Fewer rows, fewer checkpoints or streamed weights would not help, so none are tried.
+        # Fewer rows, fewer checkpoints or streamed weights would not help: it is the host's.
         (MemoryError(), pytest.raises(Unavailable, match="memory for the noise")),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory"),
@@ -163,7 +163,7 @@ def test_noise_that_cannot_be_drawn_ends_its_own_job_only(
     noise = Noise()
     noise.fails_at, noise.fails_with = 0, error
     monkeypatch.setattr(bad.slot._drawing, "_noise", noise)
-    bench.models.idle = 1
+    bench.models.idle = bench.models.in_host = 1
     bench.run()
     with told:
         bad.future.result(0)

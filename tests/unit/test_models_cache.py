@@ -315,6 +315,33 @@ def test_shedding_leaves_only_what_is_in_use(disk: Disk) -> None:
         assert not cache.shed()
 
 
+def test_shedding_host_memory_is_for_good(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = make_cache(disk, host_bytes=8)
+    for name in ("a", "b", "c", "large"):
+        cache.get(name)
+    assert cache.in_host == ("b", "c")
+    monkeypatch.setattr(cache, "_device", torch.device("cuda"))
+    assert cache.shed_host()
+    assert (cache.resident, cache.in_host) == (("large",), ("c",))
+    cache.get("a")
+    cache.get("b")
+    cache.get("large")  # a and b leave, and have no room any more but in c's place
+    assert len(cache.in_host) == 1
+    assert cache.shed_host()
+    assert not cache.shed_host()
+    cache.get("a")
+    assert cache.in_host == ()
+
+
+def test_on_a_cpu_the_host_memory_is_the_device(disk: Disk) -> None:
+    cache = make_cache(disk)
+    cache.get("a")
+    with cache.use("b"):
+        assert cache.shed_host()
+        assert cache.resident == ("b",)
+        assert not cache.shed_host()
+
+
 def test_what_the_device_has_no_memory_for_is_streamed(disk: Disk) -> None:
     disk.too_large.add("large")
     files = [AssetFile(name, Path(name), "sd15", 512, 1) for name in ("a", "large")]

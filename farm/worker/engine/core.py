@@ -83,7 +83,7 @@ class Core:
         meter, experience = Meter(device), experience or Experience()
         shared = Shared(shared_bytes, made_with)
         check = partial(check_job, family=partial(family_of, assets))
-        self.jobs = Jobs(self._texts, shared, meter, check=check)
+        self.jobs = Jobs(self._texts, shared, meter, models=models, check=check)
         self.pulse = Pulse(accountant)
         self._limits = limits = RowLimits(models, profile, experience=experience, meter=meter)
         self.calibration = Calibration(models, profile, device, experience=experience, meter=meter)
@@ -115,8 +115,9 @@ class Core:
         )
         self._denoiser = Denoiser(
             self.jobs,
-            limits,
+            models,
             self.pulse,
+            limits=limits,
             decodes=self._decodes,
             device=device,
             reports=self._reports,
@@ -126,7 +127,7 @@ class Core:
         """Do the one thing that is best done next."""
         if self._wardrobe.changed():
             self._denoiser.settle()
-            self._wardrobe.clear()
+            relieved(self._models, self._wardrobe.clear)
         self._reports.deliver()
         self._encodes.book()
         self._decodes.book()

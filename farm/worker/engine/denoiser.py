@@ -20,13 +20,14 @@ from farm.worker.engine.job import Job
 from farm.worker.engine.jobs import Jobs
 from farm.worker.engine.limits import RowLimits
 from farm.worker.engine.pulse import Pulse
-from farm.worker.engine.relief import relieved
+from farm.worker.engine.relief import made_room, relieved
 from farm.worker.engine.reports import Reports
 from farm.worker.engine.requests import Denoise
 from farm.worker.engine.rescues import Rescues
 from farm.worker.engine.runner import Runner, Stepped
 from farm.worker.engine.slot import Slot
-from farm.worker.memory.exhaustion import out_of_memory
+from farm.worker.memory.exhaustion import HostExhausted, out_of_memory
+from farm.worker.models.cache import ModelCache
 from farm.worker.models.checkpoint import Checkpoint
 from farm.worker.samplers import compile_program
 
@@ -42,14 +43,16 @@ class Denoiser:
     def __init__(
         self,
         jobs: Jobs,
-        limits: RowLimits,
+        models: ModelCache,
         pulse: Pulse,
         *,
+        limits: RowLimits,
         decodes: Decodes,
         device: torch.device,
         reports: Reports,
     ) -> None:
         self._jobs = jobs
+        self._models = models
         self._limits = limits
         self._pulse = pulse
         self._decodes = decodes
@@ -64,7 +67,7 @@ class Denoiser:
         jobs = self._jobs.present(forward.orders)
         for job in jobs:
             with self._jobs.blame([job]):
-                relieved(self._limits, partial(self._open, job, checkpoint))
+                relieved(self._models, partial(self._open, job, checkpoint))
         slots = [job.slot for job in jobs if job.slot]
         if len(slots) < len(jobs):
             return
@@ -83,7 +86,7 @@ class Denoiser:
             return
         for job, slot in zip(jobs, slots, strict=True):
             with self._jobs.blame([job]):
-                slot.settle()
+                relieved(self._models, slot.settle)
         self.book()
         self._running = (stepped, jobs, checkpoint)
         if any(slot.finished for slot in slots):
@@ -211,20 +214,30 @@ class Denoiser:
         self._runner.forget()
         jobs = self._jobs.present(forward.orders)
         log.warning("a forward of %d jobs failed: %r", len(jobs), error)
-        if out_of_memory(error):
-            if self._device.type == "cuda":
-                torch.cuda.empty_cache()
-            if self._decodes.give_way():
-                return
-            shape = (forward.checkpoint, forward.width, forward.height)
-            if self._limits.halve(*shape, rows=forward.bucket) or self._limits.shed():
-                return
-            # In a precision of its own an image takes more than others of its size.
-            if not forward.lift:
-                self._limits.give_up(*shape)
+        if out_of_memory(error) and self._made_room(error, forward):
+            return
         if len(jobs) == 1:
             self._jobs.fail(jobs, error)
             return
         for job in jobs:
             with self._pulse.doing("denoise"):
                 self.forward(replace(forward, orders=(job.order,)), checkpoint)
+
+    def _made_room(self, error: Exception, forward: Forward) -> bool:
+        """Whether a forward that ran out of memory may be tried again: nothing is decoded beside
+        it from now on, or it has fewer rows, or something left."""
+        if isinstance(error, HostExhausted):  # fewer rows would take no less of the host's memory
+            return made_room(self._models, error)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        shape = (forward.checkpoint, forward.width, forward.height)
+        if (
+            self._decodes.give_way()
+            or self._limits.halve(*shape, rows=forward.bucket)
+            or made_room(self._models, error)
+        ):
+            return True
+        # In a precision of its own an image takes more than others of its size.
+        if not forward.lift:
+            self._limits.give_up(*shape)
+        return False

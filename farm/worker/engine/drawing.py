@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 from torch import Tensor
 
-from farm.errors import Unavailable
-from farm.worker.memory.exhaustion import out_of_memory
+from farm.worker.memory.exhaustion import on_host, out_of_memory
 from farm.worker.samplers import Draw
 from farm.worker.samplers.noise import ImageNoise
 
@@ -19,6 +19,11 @@ AHEAD = 2
 CHUNK, CHUNK_BYTES = 8, 256 * 2**10
 """Noises that are drawn together at most, and how large they may be; but one at least. Small ones
 take no time to speak of, and every hand-over takes some."""
+
+Chunk = Sequence[tuple[int, Draw]]
+"""Steps, and what each of them draws."""
+Drawn = tuple[dict[int, Tensor], BaseException | None]
+"""The noises of a chunk's first steps, and what went wrong with the next."""
 
 _threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="noise")
 """torch draws without Python's lock; more threads than cores would only hand it to and fro."""
@@ -41,7 +46,8 @@ class Drawing:
         self._left = [(place, draw) for place, draw in enumerate(wanted) if draw][::-1]
         self._most = max(1, min(CHUNK, CHUNK_BYTES // size))
         self._drawn: dict[int, Tensor] = {}
-        self._coming: Future[dict[int, Tensor]] | None = None
+        self._chunk: Chunk = ()
+        self._coming: Future[Drawn] | None = None
         # The first step waits for this, so it is one alone.
         self._begin(1)
 
@@ -49,8 +55,8 @@ class Drawing:
         """The noise of a step that draws some, counted from 0; the same whenever it is asked.
 
         Raises:
-            Unavailable: there was no memory for it, as there will be none when it is asked again.
-            Exception: whatever else went wrong when it was drawn.
+            HostExhausted: there was no memory for it; asked again it is drawn again.
+            Exception: whatever else went wrong when it was drawn, however often it is asked.
         """
         while place not in self._drawn:
             if self._coming is None:
@@ -61,7 +67,7 @@ class Drawing:
     def passed(self, place: int) -> None:
         """A step has been taken, and its noise is not asked for any more."""
         self._drawn.pop(place, None)
-        if self._coming and self._coming.done() and not self._coming.exception():
+        if self._coming and self._coming.done() and self._coming.result()[1] is None:
             self._receive()
         missing = AHEAD - len(self._drawn)
         if self._coming is None and missing > 0:
@@ -71,9 +77,9 @@ class Drawing:
         """Have some more drawn."""
         if not self._left:
             return
-        chunk = [self._left.pop() for _ in range(min(count, len(self._left)))]
+        self._chunk = [self._left.pop() for _ in range(min(count, len(self._left)))]
         self._coming = Future()
-        work = partial(_draw, self._noise, chunk, self._coming, iter([True]))
+        work = partial(_draw, self._noise, self._chunk, self._coming, iter([True]))
         try:
             _threads.submit(work)
         except RuntimeError:
@@ -82,29 +88,29 @@ class Drawing:
 
     def _receive(self) -> None:
         assert self._coming
-        try:
-            self._drawn |= self._coming.result()
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            # Fewer rows would make no room for it: it is the host's, and what is drawn is lost.
-            raise Unavailable(
-                "The worker's machine had no memory for the noise of an image.",
-                remedy="Give it more memory, or have less run beside the worker.",
-            ) from error
-        self._coming = None
+        drawn, error = self._coming.result()
+        self._drawn |= drawn
+        if error is None:
+            self._coming = None
+            return
+        if out_of_memory(error):
+            # What was not drawn has taken nothing from its generator yet.
+            self._left += [each for each in self._chunk if each[0] not in drawn][::-1]
+            self._coming = None
+            traceback.clear_frames(error.__traceback__)
+        with on_host("the noise of an image"):
+            raise error
 
 
-def _draw(
-    noise: ImageNoise,
-    chunk: Sequence[tuple[int, Draw]],
-    drawn: Future[dict[int, Tensor]],
-    turn: Iterator[bool],
-) -> None:
+def _draw(noise: ImageNoise, chunk: Chunk, drawn: Future[Drawn], turn: Iterator[bool]) -> None:
     """Draw a chunk, unless somebody else has begun it: work that was refused may still be done."""
     if not next(turn, False):
         return
+    made: dict[int, Tensor] = {}
+    failure = None
     try:
-        drawn.set_result({place: noise.draw(wanted) for place, wanted in chunk})
+        for place, wanted in chunk:
+            made[place] = noise.draw(wanted)
     except BaseException as error:
-        drawn.set_exception(error)
+        failure = error
+    drawn.set_result((made, failure))

@@ -6,9 +6,9 @@ import traceback
 
 import torch
 
-from farm.errors import DoesNotFit, FarmError, NumericFailure
+from farm.errors import DoesNotFit, FarmError, NumericFailure, Unavailable
 from farm.worker.engine.job import Job
-from farm.worker.memory.exhaustion import out_of_memory
+from farm.worker.memory.exhaustion import HostExhausted, out_of_memory
 
 
 class DeviceLost(BaseException):
@@ -30,6 +30,13 @@ def explained(error: Exception, job: Job) -> Exception:
     traceback.clear_frames(error.__traceback__)
     if isinstance(error, FarmError) or not out_of_memory(error):
         return error
+    if isinstance(error, HostExhausted):
+        lacking = Unavailable(
+            f"The worker's machine had {error}.",
+            remedy="Give it more memory, or have less run beside the worker.",
+        )
+        lacking.__cause__ = error
+        return lacking
     waiting = job.waiting
     size = f"{waiting.width}x{waiting.height}"
     refusal = DoesNotFit(

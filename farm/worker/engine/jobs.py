@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from farm.errors import Cancelled, FarmError
 from farm.spec.job import JobSpec
 from farm.worker.engine.failures import DeviceLost, device_lost, explained
 from farm.worker.engine.job import Job
+from farm.worker.engine.relief import Shedding, relieved
 from farm.worker.engine.requests import Crop, EncodeText, Resize
 from farm.worker.engine.shared import Shared
 from farm.worker.engine.slot import Slot
@@ -26,6 +28,7 @@ class Jobs:
     """All jobs of one engine, the oldest first.
 
     Args:
+        models: what makes room where memory runs out for what is answered at once.
         check: raises for a job that cannot be made, before anything is made of it.
     """
 
@@ -35,10 +38,12 @@ class Jobs:
         shared: Shared,
         meter: Meter,
         *,
+        models: Shedding,
         check: Callable[[JobSpec], None] = lambda _: None,
     ) -> None:
         self._texts = texts
         self._check = check
+        self._models = models
         self._shared = shared
         self._meter = meter
         self._jobs: dict[int, Job] = {}
@@ -123,7 +128,7 @@ class Jobs:
     def _answer(self, job: Job) -> None:
         """Hand a job all that is known already, or takes no time; let it wait for the rest."""
         while job.image is None:
-            made = self._at_once(job)
+            made = relieved(self._models, partial(self._at_once, job))
             if made is None:
                 self._shared.join(job)
                 return

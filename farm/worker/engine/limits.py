@@ -142,10 +142,6 @@ class RowLimits:
         )
         return peak <= self._profile.memory_bytes
 
-    def shed(self) -> bool:
-        """Give up what is needed least; see :meth:`farm.worker.models.cache.ModelCache.shed`."""
-        return self._models.shed()
-
     def halve(self, name: str, width: int, height: int, *, rows: int) -> bool:
         """Remember that ``rows`` of this size ran out of memory; False if fewer cannot be."""
         if rows == 1:

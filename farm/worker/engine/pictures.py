@@ -10,9 +10,10 @@ from torch import Tensor
 from farm.worker.engine.job import Job
 from farm.worker.engine.jobs import Jobs
 from farm.worker.engine.pulse import Pulse
-from farm.worker.engine.relief import relieved
+from farm.worker.engine.relief import made_room, relieved
 from farm.worker.engine.requests import EncodeImage, Resize
 from farm.worker.engine.stopwatch import Stopwatch
+from farm.worker.memory.exhaustion import HostExhausted, on_host
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.checkpoint import Checkpoint
 from farm.worker.models.resizing import resize_picture
@@ -45,13 +46,7 @@ class Pictures:
         for job in self._jobs:
             request = job.request
             if isinstance(request, Resize) and job.aside and job not in self._resized:
-                self._resized[job] = _resizing.submit(
-                    resize_picture,
-                    request.source.value,
-                    request.width,
-                    request.height,
-                    request.upscaler,
-                )
+                self._resized[job] = _resizing.submit(_enlarged, request)
 
     def settle(self) -> None:
         """Wait for one picture, and send its job on."""
@@ -75,6 +70,16 @@ class Pictures:
 
     def _send(self, job: Job) -> None:
         resized = self._resized.pop(job)
-        if job in self._jobs:
-            with self._jobs.blame([job]):
-                self._jobs.send(job, resized.result())
+        if job not in self._jobs:
+            return
+        error = resized.exception()
+        if isinstance(error, HostExhausted) and made_room(self._models, error):
+            return  # the next turn begins it anew
+        with self._jobs.blame([job]):
+            self._jobs.send(job, resized.result())
+
+
+def _enlarged(request: Resize) -> Tensor:
+    picture, upscaler = request.source.value, request.upscaler
+    with on_host("a larger picture"):
+        return resize_picture(picture, request.width, request.height, upscaler)

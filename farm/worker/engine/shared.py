@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 from farm.worker.engine.job import Job
 from farm.worker.engine.kept import Kept
 from farm.worker.engine.transfer import download, upload
+from farm.worker.memory.exhaustion import out_of_memory
+
+log = logging.getLogger(__name__)
 
 
 class Shared:
@@ -67,12 +71,22 @@ class Shared:
         waiting = self._waiting.pop(job.shares, [job])
         # Of two kinds of weights it is nobody's who comes later.
         if self._begun_with.pop(job.shares, None) == self._kept.made_with:
-            # On a CPU it would be a part of what belongs to other jobs too.
-            home = value.clone() if value.device.type == "cpu" else download(value)
-            self._kept.put(job.shares, (home, value.device))
+            self._keep(job.shares, value)
         for one in waiting:
             one.leads = True
         return waiting
+
+    def _keep(self, shares: str, value: Tensor) -> None:
+        """For those that come later, who can have it made anew: no memory for it is no harm."""
+        try:
+            # On a CPU it would be a part of what belongs to other jobs too.
+            home = value.clone() if value.device.type == "cpu" else download(value)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            log.warning("no memory to keep what several jobs may ask for: %r", error)
+            return
+        self._kept.put(shares, (home, value.device))
 
     def leave(self, job: Job, *, midway: bool = False) -> None:
         """A job waits no more.

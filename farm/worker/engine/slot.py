@@ -12,6 +12,7 @@ from farm.worker.engine.drawing import Drawing
 from farm.worker.engine.guide import Guide, Mix
 from farm.worker.engine.requests import Denoise
 from farm.worker.engine.transfer import upload
+from farm.worker.memory.exhaustion import on_host
 from farm.worker.samplers import Draw, Program, Step
 from farm.worker.samplers.noise import ImageNoise
 
@@ -37,8 +38,9 @@ class Slot:
         self.position = 0
         self._shape = (4, request.height // 8, request.width // 8)
         self._guide = Guide(request)
-        self._noise = ImageNoise(self._shape, request.seed, request.noise, program.halving)
-        started = self._started()
+        with on_host("the first noise of an image"):
+            self._noise = ImageNoise(self._shape, request.seed, request.noise, program.halving)
+            started = self._started()
         self._home, self._place = upload(started, device)[None], 0
         if request.begin:
             self._home[0, 0] += self._given(request.begin.latent.value, "begin").to(device)
@@ -109,7 +111,8 @@ class Slot:
         return self._drawing.at(self.position) if self.step.draw else torch.zeros(self._shape)
 
     def settle(self) -> None:
-        """Decide how to go on, where that depends on what the last step made."""
+        """Decide how to go on, where that depends on what the last step made. Where it fails for
+        want of memory it may be asked again."""
 
     def lives(self, home: Tensor, place: int) -> bool:
         """Whether its registers are the ``place``-th of ``home``."""

@@ -51,6 +51,7 @@ class ModelCache:
         *,
         host_bytes: int = 0,
     ) -> None:
+        self._device = device
         self._tiers = Tiers(files, profile, device, host_bytes)
         self._prefetcher = Prefetcher(self._missing, self._tiers.fetch)
         self._coming: Counter[str] = Counter()
@@ -188,6 +189,18 @@ class ModelCache:
         if left:
             torch.cuda.empty_cache()
         return left
+
+    def shed_host(self) -> bool:
+        """Make room, as the host's memory ran out: let go for good of what waits there, and keep
+        less from now on. On a CPU that is the device's memory: :meth:`shed`.
+
+        Returns:
+            Whether anything left.
+        """
+        if self._device.type == "cpu":
+            return self.shed()
+        with self._state:
+            return self._tiers.host.shrink()
 
     def give_up_speed(self) -> bool:
         """Do without recorded forwards; False where there were none. For the engine's thread."""

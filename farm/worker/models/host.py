@@ -74,6 +74,15 @@ class HostTier:
         if parcel:
             self.put(name, parcel)
 
+    def shrink(self) -> bool:
+        """Let go of the first to go, and keep no more than what is left from now on; False where
+        nothing is here."""
+        if not self._parcels:
+            return False
+        self._parcels.popitem(last=False)
+        self.budget = _bytes(self._parcels)
+        return True
+
     def _trim(self, keep: Collection[str]) -> None:
         for name in self:
             if _bytes(self._parcels) + self._promised <= self.budget:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from math import sqrt
 from typing import Protocol, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -85,8 +86,11 @@ class ImageNoise:
         sigma, following = wanted.between
         if self._path is None:
             self._path = BrownianPath(self._halving, seed=self._seed, noise=self._seeded())
+        # Taken first: where there is no memory for it, the path has not gone on without it.
+        noise = torch.empty(self._shape)
         # The way from high to low is the path backwards.
-        return torch.from_numpy(self._path.increment() * (-1 / sqrt(sigma - following)))
+        np.multiply(self._path.increment(), -1 / sqrt(sigma - following), out=noise.numpy())
+        return noise
 
     def _seeded(self) -> Callable[[int], Numbers]:
         source, noise = self._source(0), torch.empty(self._shape)

@@ -59,7 +59,7 @@ from farm import log  # noqa: E402
 from farm.broker.progress import Progress  # noqa: E402
 from farm.db import assets  # noqa: E402
 from farm.db.assets import Asset  # noqa: E402
-from farm.db.database import Database  # noqa: E402
+from farm.db.database import POOLS, Database  # noqa: E402
 from farm.db.sessions import NewSession  # noqa: E402
 from farm.dispatch.store import opened  # noqa: E402
 from farm.errors import Cancelled  # noqa: E402
@@ -143,7 +143,8 @@ def main() -> None:
     accountant = Accountant()
     engine = StandInEngine(float(os.environ.get("STANDIN_SECONDS", "0.1")), places, accountant)
     host = socket.gethostname()
-    with Database(settings.required("database_url"), max_size=4, name=settings.worker_name) as db:
+    url, name = settings.required("database_url"), settings.worker_name
+    with Database(url, max_size=POOLS["worker"], name=name) as db:
         demo = Asset("demo", "sdxl", 1, "/demo.safetensors", DEFAULTS, None)
         assets.register(db, host, [demo])
         progress = Progress(settings.required("broker_url"))

@@ -7,7 +7,7 @@ import uvicorn
 from farm import log
 from farm.api.app import create_app
 from farm.api.deps import Services
-from farm.db.database import Database
+from farm.db.database import POOLS, Database
 from farm.settings import Settings
 from farm.storage import ImageStore
 from farm.supervisor import watch_lifeline
@@ -17,7 +17,8 @@ def main() -> None:
     settings = Settings()
     log.configure("api", level=settings.log_level, as_json=settings.log_json)
     watch_lifeline()
-    with Database(settings.required("database_url"), max_size=16, name="farm api") as db:
+    url = settings.required("database_url")
+    with Database(url, max_size=POOLS["api"], name="farm api") as db:
         services = Services(
             db=db,
             images=ImageStore(settings.storage_url),

@@ -25,6 +25,9 @@ _QUIET = 1.0
 """Seconds after which a connection is asked whether it lives before it is used."""
 _RECONNECT = 2.0
 
+POOLS = {"api": 16, "dispatcher": 4, "worker": 4}
+"""Most connections that a process of a kind has; a dispatcher has one more, for what it hears."""
+
 LEADERSHIP = 0x65706F63
 """Advisory lock: shared by the transactions of a leader, exclusive in the one that follows it."""
 

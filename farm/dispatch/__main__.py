@@ -8,7 +8,7 @@ import uuid
 
 from farm import log
 from farm.broker.queue import Publisher
-from farm.db.database import Database
+from farm.db.database import POOLS, Database
 from farm.dispatch.dispatcher import Dispatcher
 from farm.dispatch.housekeeping import Housekeeper, Keep
 from farm.dispatch.store import opened
@@ -25,7 +25,8 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     name = f"farm-dispatcher-{uuid.uuid4().hex[:12]}"  # no two alike, see farm.db.leader
-    with Database(settings.required("database_url"), max_size=4, name=name) as db:
+    url = settings.required("database_url")
+    with Database(url, max_size=POOLS["dispatcher"], name=name) as db:
         publisher = Publisher(settings.required("broker_url"))
         keep = Keep(batches=settings.keep_days, attempts=settings.keep_attempts_days)
         housekeeper = Housekeeper(opened(db, settings.storage_url), publisher, keep)

@@ -25,7 +25,7 @@ _SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "shared_buffers": "64MB",
-    "max_connections": "100",
+    "max_connections": "300",  # enough for as many workers as any machine has cards
     "max_wal_size": "256MB",
     "wal_compression": "on",  # of pages that are written whole after a checkpoint
     "log_checkpoints": "off",

@@ -21,7 +21,7 @@ import torch
 from farm import log
 from farm.broker.progress import Progress
 from farm.db import health, sessions
-from farm.db.database import Database
+from farm.db.database import POOLS, Database
 from farm.db.sessions import NewSession
 from farm.dispatch.store import opened
 from farm.settings import Settings
@@ -63,7 +63,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.home / "compiled"))
     device = torch.device("cpu" if settings.device == "cpu" else "cuda")
-    with Database(settings.required("database_url"), max_size=4, name=settings.worker_name) as db:
+    url, name = settings.required("database_url"), settings.worker_name
+    with Database(url, max_size=POOLS["worker"], name=name) as db:
         _Worker(settings, db, device).work()
 
 

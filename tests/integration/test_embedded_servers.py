@@ -19,6 +19,7 @@ import psycopg
 import pytest
 import redis
 
+from farm.db.database import POOLS
 from farm.embedded import postgres, sockets, valkey
 from farm.errors import SetupError
 from farm.supervisor import Process, Supervisor
@@ -112,6 +113,18 @@ def test_nobody_else_can_connect(home: Path) -> None:
         assert sockets.valkey(home).stat().st_mode & 0o077 == 0
         for program in ("postgres", "valkey-server"):
             assert server_of(home, program).net_connections("inet") == []
+
+
+def test_as_many_workers_as_any_machine_has_cards_are_let_in(home: Path) -> None:
+    """At once with all their connections, two dispatchers, an API, and people beside them."""
+    workers, people = 64, 10
+    wanted = workers * POOLS["worker"] + 2 * (POOLS["dispatcher"] + 1) + POOLS["api"] + people
+    with running(home, "postgres"):
+        kept = query(home, "select current_setting('superuser_reserved_connections')::int")
+        most = query(home, "select current_setting('max_connections')::int")
+    assert isinstance(most, int)
+    assert isinstance(kept, int)
+    assert most - kept >= wanted
 
 
 def test_a_path_too_long_for_a_socket_is_no_obstacle(tmp_path: Path, made: Path) -> None:

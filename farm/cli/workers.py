@@ -92,8 +92,11 @@ def tag(
         signs[change[0]].append(change[1:])
     with Farm() as farm:
         farm.tag(name, add=signs["+"], remove=signs["-"])
-        (now,) = [worker["tags"] for worker in farm.workers() if worker["name"] == name]
-    typer.echo(f"{name} has the tags {', '.join(now)}." if now else f"{name} has no tags.")
+        found = [worker for worker in farm.workers() if worker["name"] == name]
+    for worker in found:
+        who = f"{name} on {worker['host']}" if len(found) > 1 else name
+        tags = ", ".join(worker["tags"])
+        typer.echo(f"{who} has the tags {tags}." if tags else f"{who} has no tags.")
 
 
 @workers.command()

@@ -105,8 +105,12 @@ WITH kept AS (
 )
 UPDATE sessions s SET state = 'quarantined' FROM kept
 WHERE s.host = kept.host AND s.worker = kept.worker AND s.ended_at IS NULL
-  AND s.state IN ('live', 'quarantined')
-RETURNING s.id
+  AND s.state = 'live'
+"""
+
+_THERE = """
+SELECT FROM sessions
+WHERE worker = %(worker)s AND (%(host)s::text IS NULL OR host = %(host)s) AND ended_at IS NULL
 """
 
 _RESUME = """
@@ -118,7 +122,6 @@ WITH over AS (
 UPDATE sessions SET state = 'live'
 WHERE worker = %(worker)s AND (%(host)s::text IS NULL OR host = %(host)s)
   AND ended_at IS NULL AND (state = 'quarantined' OR (state = 'draining' AND %(drained)s))
-RETURNING id
 """
 
 # A worker that dies of its canaries gets others: they are due again before it could answer.
@@ -176,7 +179,7 @@ def quarantine(
         host: only the one there; by default on every host.
         by_hand: no canary ends it.
     Returns:
-        how many of its sessions are in quarantine now.
+        how many sessions it has; those that drain go on with that.
     """
     first, longest = PAUSES
     values = {
@@ -189,7 +192,8 @@ def quarantine(
     }
     with db.connection() as connection:
         sessions.one_by_one(connection, worker)
-        return connection.execute(_QUARANTINE, values).rowcount
+        connection.execute(_QUARANTINE, values)
+        return connection.execute(_THERE, values).rowcount
 
 
 def resume(db: Database, worker: str, *, host: str | None = None, drained: bool = True) -> int:
@@ -202,9 +206,7 @@ def resume(db: Database, worker: str, *, host: str | None = None, drained: bool 
     with db.connection() as connection:
         sessions.one_by_one(connection, worker)
         connection.execute(_RESUME, values)
-        there = connection.execute(
-            "SELECT FROM sessions WHERE worker = %(worker)s AND ended_at IS NULL", values
-        ).rowcount
+        there = connection.execute(_THERE, values).rowcount
         connection.execute(queries.WAKE)
     return there
 

@@ -11,7 +11,8 @@ from typer.testing import CliRunner, Result
 
 from farm.api.deps import Services
 from farm.cli.main import app
-from farm.db import orders
+from farm.db import orders, sessions
+from farm.db.sessions import NewSession
 from farm.storage import trace_path
 from tests.standin import StandIn
 
@@ -33,6 +34,15 @@ def test_a_worker_is_drained_and_resumed(api: TestClient, worker: StandIn) -> No
         assert api.post("/v1/workers/cpu0:drain").status_code == 200
         assert states(api) == ["draining"]
     assert api.post("/v1/workers/cpu0:resume").json()["workers"][0]["state"] == "live"
+
+
+def test_a_worker_that_drains_can_be_quarantined(api: TestClient, worker: StandIn) -> None:
+    """It goes on draining; the quarantine is there when it has started anew."""
+    api.post("/v1/workers/cpu0:drain")
+    answer = api.post("/v1/workers/cpu0:quarantine", json={"reason": "fan is broken"})
+    assert answer.status_code == 200, answer.text
+    [told] = answer.json()["workers"]
+    assert (told["state"], told["quarantine"]["reason"]) == ("draining", "fan is broken")
 
 
 @pytest.mark.parametrize("what", ["drain", "resume", "tag", "trace"])
@@ -75,6 +85,11 @@ def test_the_command_line(
     assert "cpu0 takes jobs" in farm("resume", "cpu0").stdout
     assert farm("tag", "cpu0", "+red", "+x", "-y").stdout == "cpu0 has the tags red, x.\n"
     assert farm("tag", "cpu0", "-red", "-x").stdout == "cpu0 has no tags.\n"
+    elsewhere = NewSession("s-2", "cpu0", "other", 1, {}, "cpu", 1)
+    sessions.open(services.db, elsewhere, lease=60)
+    told = farm("tag", "cpu0", "+red").stdout.splitlines()
+    assert "cpu0 on other has the tags red." in told
+    assert len(told) == 2
     assert "Write +red or -red." in farm("tag", "cpu0", "red", code=2).output
     assert "no live worker gpu9" in farm("trace", "gpu9", code=3).output
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from time import monotonic
@@ -104,8 +104,13 @@ class Outlook:
         self._measured: frozenset[str] = frozenset()
         self._record = TrackRecord()
 
-    def now(self) -> Picture:
-        """The farm as it is, or as it was while somebody else looks."""
+    def now(self, asked: Set[str] = frozenset()) -> Picture:
+        """The farm as it is, or as it was while somebody else looks.
+
+        Args:
+            asked: checkpoints whose costs matter: what was not measured when costs were last learnt
+                may have been since.
+        """
         seen = self._picture
         if seen and monotonic() - self._seen < FRESH:
             return seen
@@ -113,15 +118,16 @@ class Outlook:
             return seen
         try:
             if self._picture is None or monotonic() - self._seen > FRESH:
-                self._learn()
+                self._learn(asked)
                 self._picture = self._look()
                 self._seen = monotonic()
             return self._picture
         finally:
             self._lock.release()
 
-    def _learn(self) -> None:
-        if self._learnt and monotonic() - self._learnt < LEARN:
+    def _learn(self, asked: Set[str]) -> None:
+        lasts = LEARN if asked <= self._measured else FRESH
+        if self._learnt and monotonic() - self._learnt < lasts:
             return
         known, self._costs = rates.measured(self._db), Costs()
         self._costs.know(known)

@@ -91,11 +91,12 @@ def quote(
     output: Output = PNG,
 ) -> Quote:
     """What ``batch`` of a user, for workers with all these tags, will take at today's load."""
-    parts, picture = parts_of(batch), outlook.now()
+    parts = parts_of(batch)
     names: dict[str, int] = {}
     for part in parts:
         for name in (part.checkpoint, *part.others):
             names[name] = names.get(name, 0) + part.jobs
+    picture = outlook.now(names.keys())
     jobs = sum(part.jobs for part in parts)
     able = picture.able(names, tags)
     eta, by_itself = _times(picture, parts, able, user=user.id, priority=priority)

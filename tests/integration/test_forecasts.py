@@ -117,6 +117,25 @@ def test_a_batch_that_cannot_be_read_leaves_the_others_their_eta(
     assert likely(api, good) > 0
 
 
+def test_a_quote_is_no_guess_any_more_once_a_job_was_timed(
+    api: TestClient, services: Services, worker: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though costs were learnt a moment ago; what was measured before is not read again."""
+    monkeypatch.setattr(outlook, "LEARN", 3600.0)
+    body = {"prompt": "a lion", "steps": 20}
+    assert not api.post("/v1/batches:quote", json=body).json()["measured"]
+    timed = int(submit(api, 1))
+    for gpu_seconds, quoted in ((6.0, 6.0), (60.0, 6.0)):
+        worker.finish(worker.claim(timed, 1))
+        with services.db.connection() as connection:
+            connection.execute(
+                "UPDATE attempts SET checkpoint = 'demo', units = 2.5, gpu_seconds = %s",
+                (gpu_seconds,),
+            )
+        told = api.post("/v1/batches:quote", json=body).json()
+        assert (told["measured"], told["gpu_seconds"]) == (True, pytest.approx(quoted))
+
+
 def test_a_quote_says_what_fits_no_worker_and_what_would(
     api: TestClient, services: Services
 ) -> None:

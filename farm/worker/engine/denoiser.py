@@ -202,7 +202,8 @@ class Denoiser:
         assert job.slot
         if position + 1 == len(job.slot.program.steps):
             self._rescues.done(job, checkpoint)
-            self._jobs.send(job, job.close())
+            with self._jobs.blame([job]):
+                self._jobs.send(job, relieved(self._models, job.close))
 
     def _recover(self, error: Exception, forward: Forward, checkpoint: Checkpoint) -> None:
         """After a forward that failed before any slot moved: smaller, or beside fewer

@@ -129,7 +129,7 @@ class Job:
     def close(self) -> Tensor:
         """End denoising, and return the latent."""
         assert self.slot is not None
-        latent, self.slot = self.slot.x, None
+        latent, self.slot = self.slot.result, None
         self.ledger.denoise_seconds += monotonic() - self._denoise_began
         return latent
 

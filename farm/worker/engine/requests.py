@@ -98,6 +98,23 @@ class Edit:
 
 
 @dataclass(frozen=True, slots=True)
+class Mask:
+    """Where an image is made anew; elsewhere it stays what it is.
+
+    Each estimate of the clean latent is ``share * estimate + (1 - share) * known``, and so is the
+    latent in the end, as in webui with the samplers of k-diffusion. (Its DDIM, PLMS and UniPC mix
+    what the model is shown instead, which leaves traces of noise outside.)
+
+    Attributes:
+        share: [height/8, width/8] float, from 0, known, to 1, made anew.
+        known: [4, height/8, width/8], clean.
+    """
+
+    share: Made[Tensor]
+    known: Made[Tensor]
+
+
+@dataclass(frozen=True, slots=True)
 class Denoise:
     """Sample a latent. Makes a [4, height/8, width/8] float32 tensor.
 
@@ -116,6 +133,7 @@ class Denoise:
         loras: on the UNet.
         begin: what with, and where in the schedule; None for noise alone, at its top.
         edit: the picture that a model for editing changes.
+        mask: where; None is everywhere.
         kept: others are likely to ask for the same: who does while it runs waits for it, and who
             does later finds it in a cache.
     """
@@ -136,6 +154,7 @@ class Denoise:
     loras: Loras = ()
     begin: Begin | None = None
     edit: Edit | None = None
+    mask: Mask | None = None
     kept: bool = field(default=False, compare=False)
 
     @property

@@ -9,6 +9,7 @@ from itertools import accumulate, count
 import torch
 from torch import Tensor
 
+from farm.worker.engine.areas import together
 from farm.worker.engine.guide import Mix
 from farm.worker.engine.slot import Slot
 from farm.worker.engine.transfer import upload
@@ -56,6 +57,7 @@ class Rows:
         hidden = range(shown, len(rows))
         rows += rows[:1] * self.padding
         self._pictures = _pictures(self.slots, [place for place, _ in rows], hidden)
+        self._area = together([slot.area for slot in slots])
 
         self._source = upload(torch.tensor([place for place, _ in rows]), device)
         texts = [text for _, text in rows]
@@ -87,6 +89,11 @@ class Rows:
             x = torch.cat([x, self._pictures], dim=1)
         outputs = [call.predict(checkpoint, x, t) for call in self._calls]
         return self._sum(outputs[0] if len(outputs) == 1 else torch.cat(outputs))
+
+    def masked(self, estimates: Tensor) -> Tensor:
+        """Estimates of clean latents, [S, 4, h, w], where slots are made anew; elsewhere what is
+        known of them."""
+        return estimates if self._area is None else self._area(estimates)
 
     @property
     def forwards(self) -> int:

@@ -75,7 +75,7 @@ class Runner:
         x = registers[:, 0]
         guided, away = rows.predict(checkpoint, x * c_in, t.flatten())
         seen = c_skip * x
-        estimates = seen + c_out * guided
+        estimates = rows.masked(seen + c_out * guided)
         taken = table[:, 2:].reshape(-1, len(update)) != 0
         used: list[bool] = np.logical_or.reduce(taken, axis=0).tolist()
         held = [*registers.unbind(1), estimates]

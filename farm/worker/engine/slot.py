@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from farm.errors import InvalidInput
+from farm.worker.engine.areas import Area, area
 from farm.worker.engine.drawing import Drawing
 from farm.worker.engine.guide import Guide, Mix
 from farm.worker.engine.requests import Denoise
@@ -27,9 +28,11 @@ class Slot:
             see :mod:`farm.worker.samplers.algebra`.
         position: calls of the model done.
         picture: [4, height/8, width/8], what it edits.
+        area: what its mask says; None where it is made anew everywhere.
 
     Raises:
-        InvalidInput: the latent to begin with, or the picture, has another size.
+        InvalidInput: the latent to begin with, the picture, or the mask has another size, or the
+            mask is none.
     """
 
     def __init__(self, request: Denoise, program: Program, device: torch.device) -> None:
@@ -47,6 +50,10 @@ class Slot:
         self.picture: Tensor | None = None
         if request.edit:
             self.picture = self._given(request.edit.picture.value, "edit").to(device)
+        self.area: Area | None = None
+        if request.mask:
+            known = self._given(request.mask.known.value, "mask.known").to(device)
+            self.area = area(request.mask.share.value, known)
         wanted = [step.draw for step in program.steps]
         self._drawing = Drawing(self._noise, wanted, size=started[0].nbytes)
 
@@ -78,6 +85,11 @@ class Slot:
     def x(self) -> Tensor:
         """[4, height/8, width/8], the latent now."""
         return self.registers[0]
+
+    @property
+    def result(self) -> Tensor:
+        """[4, height/8, width/8], the latent in the end."""
+        return self.area(self.x) if self.area else self.x
 
     @property
     def step(self) -> Step:

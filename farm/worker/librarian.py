@@ -13,6 +13,7 @@ from farm.db.assets import Asset, Unhashed
 from farm.db.database import Database
 from farm.errors import CheckpointError, Unavailable
 from farm.worker.models.catalogue import AssetFile, Identity
+from farm.worker.models.files import legible
 from farm.worker.models.hashes import hash_file
 from farm.worker.models.kinds import LORA
 from farm.worker.models.library import Library
@@ -91,7 +92,7 @@ class Librarian:
                 self._stop.wait(self._every)
 
     def _register(self) -> None:
-        folders = [str(folder) for folder in self._library.folders]
+        folders = [_plain(folder) for folder in self._library.folders]
         assets.register(self._db, self._host, map(_asset, self._library), folders=folders)
         self._sha256 = assets.hashes(self._db, self._host)
 
@@ -126,14 +127,20 @@ def _asset(file: AssetFile) -> Asset:
         name=file.name,
         family=file.family,
         bytes=file.bytes,
-        path=str(file.path),
+        path=_plain(file.path),
         defaults=dict(file.defaults),
-        error=file.error,
+        error=legible(file.error) if file.error else None,
         kind=file.kind,
         dtype=file.dtype,
-        metadata=dict(file.metadata),
+        # Makers put in what they like; Postgres takes no NUL and no half of a surrogate pair.
+        metadata={legible(name): legible(text) for name, text in file.metadata.items()},
         identity=":".join(map(str, file.identity)) if file.identity else None,
     )
+
+
+def _plain(path: Path) -> str:
+    """The path; bytes of it that are not UTF-8 are spelt, so that no two become one."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _identity(file: Unhashed) -> Identity:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +62,32 @@ def test_everything_is_registered_before_it_is_hashed(db: Database, librarian: L
     [known] = assets.listing(db)
     assert (known.kind, known.name, known.sha256) == ("lora", "first", None)
     assert librarian.sha256("lora", "first") is None
+
+
+def test_what_no_database_takes_is_spelt_otherwise(
+    db: Database, tmp_path: Path, loading: Loading
+) -> None:
+    """A file of any name and with anything in it must not keep a worker from its work."""
+    odd = {"odd\0key\ud800": "a\0b", "plain": "yes"}
+    folder = tmp_path / "Lora"
+    small_file(folder / "good.safetensors", **odd)
+    for name in (b"caf\xe9.safetensors", b"caf\xe8.safetensors"):
+        small_file(Path(os.fsdecode(os.fsencode(folder) + b"/" + name)))
+    strange = {"w\0": {"dtype": "F\0\ud800", "shape": [1], "data_offsets": [0, 1]}}
+    index = json.dumps(strange).encode()
+    (folder / "odd.safetensors").write_bytes(len(index).to_bytes(8, "little") + index + b"1")
+    librarian = Librarian(
+        db, Library([tmp_path]), host="h", loading=loading, scanned=lambda: None, every=0.05
+    )
+    librarian.start()
+    eventually(lambda: librarian.sha256("lora", "good"))
+    librarian.stop()
+    found = {known.name: known for known in assets.listing(db)}
+    assert found.keys() == {"good", "odd", "caf\ufffd"}
+    assert found["good"].metadata == {"odd\ufffdkey\ufffd": "a\ufffdb", "plain": "yes"}
+    assert "stores 'w\\x00' as F\ufffd\ufffd" in str(found["odd"].error)
+    assert "Rename it" in str(found["caf\ufffd"].error)
+    assert len(assets.files(db, "lora", "caf\ufffd")) == 2
 
 
 def test_hashes_are_those_of_the_file_and_of_its_weights(

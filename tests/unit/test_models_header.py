@@ -11,6 +11,7 @@ import pytest
 
 from farm.errors import CheckpointError
 from farm.worker.models.header import read_header
+from tests.nobody import as_nobody, open_folder
 
 ONE = {"w": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}
 
@@ -117,15 +118,18 @@ def test_order_and_empty_tensors_do_not_matter(
     assert read_header(write(tmp_path / "good.safetensors", halves(*places))).tensors
 
 
-def test_no_permission_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path / "a.safetensors", ONE)
-
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(CheckpointError, match="cannot be read: permission denied") as caught:
-        read_header(path)
+def test_no_permission_is_said() -> None:
+    with open_folder() as folder:
+        path = write(folder / "a.safetensors", ONE)
+        path.chmod(0)
+        with (
+            as_nobody(),
+            pytest.raises(CheckpointError, match="cannot be read: permission denied") as caught,
+        ):
+            read_header(path)
+        path.chmod(0o444)
+        with as_nobody():
+            assert read_header(path).tensors
     assert "the worker runs as" in str(caught.value.remedy)
 
 

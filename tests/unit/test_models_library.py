@@ -131,6 +131,31 @@ def test_a_broken_or_second_file_is_reported_and_hides_no_good_one(tmp_path: Pat
         library.find("lora", "empty")
 
 
+def test_of_two_the_good_one_is_used_wherever_it_lies(tmp_path: Path) -> None:
+    first, second = tmp_path / "a" / "Lora" / "m.safetensors", tmp_path / "b" / "Lora"
+    small_file(first)
+    first.write_bytes(first.read_bytes()[:-1])
+    good = small_file(second / "m.safetensors")
+    library = Library([tmp_path / "a", tmp_path / "b"])
+    assert library.find("lora", "m").path == good
+    assert "cut short" in str(next(file.error for file in library if file.path == first))
+
+
+def test_a_second_file_comes_into_its_right_when_the_first_is_gone(tmp_path: Path) -> None:
+    first = small_file(tmp_path / "a" / "Lora" / "m.safetensors")
+    second = small_file(tmp_path / "b" / "Lora" / "m.safetensors")
+    library = Library([tmp_path / "a", tmp_path / "b"])
+    assert library.find("lora", "m").path == first
+    assert not library.scan()
+    first.unlink()
+    assert library.scan()
+    assert library.find("lora", "m").path == second
+    assert [file.error for file in library] == [None]
+    small_file(first)
+    assert library.scan()
+    assert library.find("lora", "m").path == first
+
+
 def test_a_link_into_another_model_folder_is_fine(tmp_path: Path) -> None:
     real = add_checkpoint(tmp_path / "nas" / "m.safetensors")
     (tmp_path / "local").mkdir()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from farm.errors import CheckpointError
+from farm.worker.models.files import open_file
 from farm.worker.models.header import Header, damaged
 from farm.worker.models.sidecars import prediction_in_yaml
 
@@ -169,10 +170,13 @@ def unsupported(path: Path, what: str) -> CheckpointError:
 def read_config(path: Path) -> Mapping[str, Any]:
     """A JSON table; raises :class:`CheckpointError` where it is missing or broken."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        with open_file(path) as file:
+            config = json.load(file)
     except FileNotFoundError as error:
         raise damaged(path.parent, f"lacks its {path.name}") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise damaged(path, f"cannot be read: {error.strerror}", "Check the file.") from error
+    except (ValueError, RecursionError) as error:
         raise damaged(path, "cannot be read as JSON") from error
     if not isinstance(config, dict):
         raise damaged(path, "is not a JSON table")

@@ -11,16 +11,18 @@ The processor is ours because diffusers' own backends pass by the UNets of Stabl
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, TypeAlias
 
 import torch
 from diffusers.models.attention_processor import Attention as Layer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from farm.errors import InvalidInput
+from farm.worker.models.precision import computing_in
 
 Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """Queries [B, H, Q, D], keys and values [B, H, K, D], and what is added to the scores,
@@ -37,6 +39,7 @@ class Attention:
 
     def __init__(self, name: str) -> None:
         self._attend = backend(name)
+        self._narrow = name in NARROW
 
     def __call__(
         self,
@@ -47,7 +50,8 @@ class Attention:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        """What the layer ``attn`` adds to its input, or makes of it, of the input's shape."""
+        """What the layer ``attn`` adds to its input, or makes of it, of the input's shape and
+        precision; between them scores are in the precision of its queries."""
         hidden = (
             hidden_states if attn.spatial_norm is None else attn.spatial_norm(hidden_states, temb)
         )
@@ -67,12 +71,15 @@ class Attention:
                 (attn.to_v, context),
             )
         )
+        if attn.upcast_attention and self._narrow:
+            query, key = query.float(), key.float()
         if attention_mask is not None:
             attention_mask = attn.prepare_attention_mask(
                 attention_mask, key.shape[2], len(key)
             ).view(len(key), attn.heads, -1, attention_mask.shape[-1])
-        made: Tensor = self._attend(query, key, value, attention_mask).transpose(1, 2).flatten(2)
-        made = attn.to_out[1](attn.to_out[0](made.to(query.dtype)))
+        made: Tensor = self._attend(query, key, value.to(query.dtype), attention_mask)
+        made = made.transpose(1, 2).flatten(2).to(value.dtype)
+        made = attn.to_out[1](attn.to_out[0](made))
         if picture:
             made = made.transpose(1, 2).reshape(hidden_states.shape)
         if attn.residual_connection:
@@ -113,6 +120,27 @@ def lay(model: Any, name: str) -> None:
         if type(layer) is Layer:
             # Not a forward of its own, which would tie it to itself and outlive its last user.
             layer.__class__ = _Direct
+
+
+@contextmanager
+def scoring_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """In the block the attention of ``model`` makes its queries and keys in ``dtype``, and so its
+    scores and their weighted sums; all else stays in the precision of the weights."""
+    made = nn.ModuleList(
+        part
+        for layer in model.modules()
+        if isinstance(layer, Layer)
+        for part in (layer.to_q, layer.to_k)
+    )
+    hooks = [
+        part.register_forward_pre_hook(lambda _, given: (given[0].to(dtype),)) for part in made
+    ]
+    try:
+        with computing_in(made, dtype):
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def backend(name: str) -> Attend:
@@ -207,6 +235,9 @@ def _library() -> ModuleType:
 def _part(mask: Tensor, rows: slice, part: slice) -> Tensor:
     return mask[:, :, rows if mask.shape[2] > 1 else slice(None), part]
 
+
+NARROW = ("sub-quadratic", "sliced")
+"""Hold scores in the precision of the queries, where the kernels of the others have float32."""
 
 _BACKENDS: Mapping[str, Attend] = {
     "sdpa": _sdpa,

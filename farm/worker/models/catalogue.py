@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import farm
 from farm.errors import CheckpointError
-from farm.worker.models.architecture import MODEL_INDEX, recognise, recognise_folder
+from farm.worker.models.architecture import recognise, recognise_folder
 from farm.worker.models.defaults import defaults, native_side
+from farm.worker.models.files import legible, open_file
 from farm.worker.models.header import (
     damaged,
     file_identity,
@@ -20,21 +22,21 @@ from farm.worker.models.header import (
 )
 from farm.worker.models.kinds import (
     CHECKPOINT,
-    PICKLED,
+    CONFIG_SUFFIX,
     RESTRICTED,
     SUFFIX,
     VAE,
     VAE_SUFFIX,
-    is_webui,
-    kind_folders,
 )
+from farm.worker.models.places import Place, leads_out, places
 from farm.worker.models.vae import external_vae, lacks_vae
 
-CONFIG_SUFFIX = ".config"
 SIDECARS = (".json", ".yaml", CONFIG_SUFFIX, VAE_SUFFIX)
 BUNDLES = Path(__file__).parent / "bundles"
-MAX_METADATA = 2000
-"""Characters of the longest metadata value that is kept; trainers also store whole tag lists."""
+MAX_METADATA, MAX_PAIRS = 2000, 200
+"""Characters of the longest metadata name or value that is kept, as trainers also store whole tag
+lists; and how many are kept."""
+MAX_NAME = 200
 
 Identity: TypeAlias = tuple[int, int, int]
 
@@ -58,6 +60,7 @@ class AssetFile:
         metadata: the short ones of the text pairs that its maker put in.
         identity: (size, mtime in ns, inode) of the file; None for a folder or an unreadable one.
         has_vae: whether a checkpoint has its VAE in it.
+        shadowed: whether another file goes by its name, which is its ``error``.
         marks: identities of all files that this entry was made from, to see when one changes.
     """
 
@@ -73,6 +76,7 @@ class AssetFile:
     metadata: Mapping[str, str] = field(default_factory=dict)
     identity: Identity | None = None
     has_vae: bool = True
+    shadowed: bool = False
     marks: tuple[Identity | None, ...] = field(default=(), repr=False)
 
 
@@ -84,13 +88,14 @@ def builtin_folder() -> Path:
 def config_folder(path: Path, family: str) -> Path:
     """The configs of a single file: ``<stem>.config/`` beside it, else those of its family."""
     own = path.with_suffix(CONFIG_SUFFIX)
-    return own if own.is_dir() else BUNDLES / family
+    return own if os.path.isdir(own) else BUNDLES / family
 
 
 def scan(folders: Sequence[Path], known: Mapping[Path, AssetFile] | None = None) -> list[AssetFile]:
     """Every asset under ``folders``, by kind and name. Broken ones carry their ``error``.
 
-    Of two of one kind and name the first folder's is used; the other is listed with an error.
+    Of two of one kind and name the first folder's is used, or the one that is not broken; the
+    other is listed with an error.
 
     Args:
         folders: model folders. What lies in a folder named as in webui is of that kind;
@@ -98,18 +103,15 @@ def scan(folders: Sequence[Path], known: Mapping[Path, AssetFile] | None = None)
         known: entries of an earlier scan by path; a file is opened only if it, or a sidecar of
             it, has changed since.
     """
-    found: dict[tuple[str, str], AssetFile] = {}
-    shadowed: list[AssetFile] = []
+    named: dict[tuple[str, str], list[AssetFile]] = {}
     for folder in folders:
-        for place in _places(folder, folders):
+        for place in places(folder, folders):
             file = _entry(place, folders, known or {})
-            first = found.setdefault((file.kind, file.name), file)
-            if os.path.realpath(first.path) != os.path.realpath(file.path):
-                error = f"{file.name!r} is already the name of {first.path}. Rename one."
-                shadowed.append(replace(file, error=error))
-    vaes = [file.path for file in found.values() if file.kind == VAE]
-    complete = [_with_vae(file, vaes) for file in found.values()]
-    return sorted([*complete, *shadowed], key=lambda file: (file.kind, file.name, file.path))
+            named.setdefault((file.kind, file.name), []).append(file)
+    found = [file for files in named.values() for file in _one_name(files)]
+    vaes = [file.path for file in found if file.kind == VAE and not file.shadowed]
+    complete = [_with_vae(file, vaes) for file in found]
+    return sorted(complete, key=lambda file: (file.kind, file.name, file.path))
 
 
 def examine(path: Path, kind: str, *, within: Sequence[Path] = ()) -> AssetFile:
@@ -119,77 +121,48 @@ def examine(path: Path, kind: str, *, within: Sequence[Path] = ()) -> AssetFile:
         within: folders that links in it may lead into.
     """
     folders = [path.parent, Path(os.path.realpath(path)).parent, *within]
-    return _entry(_Place(path, kind, path.parent), folders, {})
+    return _entry(Place(path, kind, path.parent), folders, {})
 
 
-@dataclass(frozen=True)
-class _Place:
-    """A path that is, or pretends to be, an asset, and the folder its name counts from."""
-
-    path: Path
-    kind: str
-    base: Path
-
-    @property
-    def name(self) -> str:
-        """A name that is not UTF-8 could be neither stored nor sent, so it is shown with marks."""
-        shown = Path(self.path.name)
-        if self.kind == CHECKPOINT:
-            same = self.path == self.base
-            shown = Path(self.base.resolve().name) if same else self.path.relative_to(self.base)
-        return os.fsencode(shown.as_posix().removesuffix(SUFFIX)).decode(errors="replace")
-
-
-def _places(folder: Path, folders: Sequence[Path]) -> Iterator[_Place]:
-    """Everything in a model folder that has a kind."""
-    kinds = kind_folders(folder)
-    for base, kind in kinds.items():
-        yield from _walk(base, kind, folders)
-    if not is_webui(folder):
-        yield from _walk(folder, CHECKPOINT, folders, leave_out=kinds)
-
-
-def _walk(
-    base: Path,
-    kind: str,
-    folders: Sequence[Path],
-    leave_out: Mapping[Path, str] | None = None,
-) -> Iterator[_Place]:
-    for place, inner, names in os.walk(base):
-        here = Path(place)
-        if kind == CHECKPOINT and MODEL_INDEX in names:
-            inner.clear()
-            yield _Place(here, kind, base)
-            continue
-        # os.walk does not follow links; one that leads to a folder is listed to be refused.
-        outside = [here / name for name in sorted(inner) if _outside(folders, here / name)]
-        yield from (_Place(path, kind, base) for path in outside)
-        inner[:] = sorted(
-            name
-            for name in inner
-            if not name.startswith(".")
-            and not name.endswith(CONFIG_SUFFIX)
-            and here / name not in (leave_out or {})
-        )
-        for name in sorted(names):
-            if Path(name).suffix.lower() in {SUFFIX, *PICKLED}:
-                beside = kind == CHECKPOINT and name.endswith(VAE_SUFFIX)
-                yield _Place(here / name, VAE if beside else kind, base)
-
-
-def _entry(place: _Place, folders: Sequence[Path], known: Mapping[Path, AssetFile]) -> AssetFile:
+def _entry(place: Place, folders: Sequence[Path], known: Mapping[Path, AssetFile]) -> AssetFile:
     before = known.get(place.path)
     marks = _marks(place.path)
     if before is not None and before.marks == marks and marks[0] is not None:
-        return before if before.has_vae else replace(before, error=None)
+        beside = before.shadowed or not before.has_vae  # its error is of what lay beside it
+        return replace(before, error=None, shadowed=False) if beside else before
     file = AssetFile(place.name, place.path, None, None, 0, kind=place.kind, marks=marks)
     try:
+        _check_name(place)
         file = replace(file, bytes=_size(folders, place.path))
         return _checkpoint(file) if place.kind == CHECKPOINT else _other(file)
     except CheckpointError as error:
-        return replace(file, error=str(error))
+        # Who may read a file changes without a mark, and so may what a disk answers.
+        again = isinstance(error.__cause__, OSError)
+        return replace(file, error=str(error), marks=() if again else marks)
     except OSError as error:
-        return replace(file, error=f"{place.path.name} cannot be read: {error.strerror}.")
+        told = f"{legible(place.path.name)} cannot be read: {error.strerror}."
+        return replace(file, error=told, marks=())
+
+
+def _one_name(files: Sequence[AssetFile]) -> Iterator[AssetFile]:
+    """Files of one kind and name: one of them is it. Others that are links to it are no files of
+    their own."""
+    first = next((file for file in files if not file.error), files[0])
+    yield first
+    for file in files:
+        if os.path.realpath(file.path) == os.path.realpath(first.path):
+            continue
+        told = f"{file.name!r} is already the name of {first.path}. Rename one."
+        yield file if file.error else replace(file, error=told, shadowed=True)
+
+
+def _check_name(place: Place) -> None:
+    if place.refusal:
+        raise damaged(place.path, place.refusal, "Take it away, or let the worker's user read it.")
+    if legible(str(place.path)) != str(place.path):
+        raise damaged(place.path, "has a path that is not plain UTF-8", "Rename it.")
+    if len(place.name) > MAX_NAME:
+        raise damaged(place.path, f"has a name of more than {MAX_NAME} characters", "Rename it.")
 
 
 def _checkpoint(file: AssetFile) -> AssetFile:
@@ -226,22 +199,31 @@ def _with_vae(file: AssetFile, vaes: Sequence[Path]) -> AssetFile:
 
 def _other(file: AssetFile) -> AssetFile:
     if file.path.suffix.lower() in RESTRICTED.get(file.kind, ()):
-        return replace(file, identity=file_identity(file.path.stat()))
+        with open_file(file.path) as opened:
+            return replace(file, identity=file_identity(os.fstat(opened.fileno())))
     refuse_pickle(file.path)
     header = read_header(file.path)
     return replace(file, identity=header.identity, metadata=_short(header.metadata))
 
 
 def _short(metadata: Mapping[str, str]) -> dict[str, str]:
-    return {name: text for name, text in metadata.items() if len(text) <= MAX_METADATA}
+    fitting = (pair for pair in metadata.items() if max(map(len, pair)) <= MAX_METADATA)
+    return dict(islice(fitting, MAX_PAIRS))
 
 
 def _marks(path: Path) -> tuple[Identity | None, ...]:
     """Identities of the path and of all that says how to read it."""
-    inner = sorted(path.rglob("*")) if path.is_dir() else []
     beside = [path.with_suffix(suffix) for suffix in SIDECARS]
-    configs = sorted(beside[2].rglob("*")) if beside[2].is_dir() else []
-    return tuple(_identity(one) for one in (path, *inner, *beside, *configs))
+    all = [path, *_inside(path), *beside, *_inside(path.with_suffix(CONFIG_SUFFIX))]
+    return tuple(map(_identity, all))
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What is in a folder and below, in an order that stays; of all else nothing. Files may come
+    and go meanwhile."""
+    return sorted(
+        Path(place, name) for place, inner, names in os.walk(folder) for name in (*inner, *names)
+    )
 
 
 def _identity(path: Path) -> Identity | None:
@@ -254,19 +236,12 @@ def _identity(path: Path) -> Identity | None:
 def _size(folders: Sequence[Path], path: Path) -> int:
     """Bytes on disk. Raises for a link out of the model folders: it would make files from
     elsewhere on the machine into assets."""
-    paths = [path, *path.rglob("*")] if path.is_dir() else [path]
+    paths = [path, *_inside(path)]
     for one in paths:
-        if _outside(folders, one):
+        if leads_out(folders, one):
             raise damaged(
                 one,
                 "is a link that leaves the model folders",
                 "Give the folder it leads to as a model folder of its own.",
             )
-    return sum(one.stat().st_size for one in paths if one.is_file())
-
-
-def _outside(folders: Sequence[Path], path: Path) -> bool:
-    if not path.is_symlink():
-        return False
-    target = Path(os.path.realpath(path))
-    return not any(target.is_relative_to(os.path.realpath(folder)) for folder in folders)
+    return sum(one.stat().st_size for one in paths if os.path.isfile(one))

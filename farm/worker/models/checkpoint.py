@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Container, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from farm.spec.measurement import Call, Work
+from farm.spec.measurement import Call
 from farm.spec.networks import Loras
 from farm.spec.reading import ReadingOptions
 from farm.worker.memory.profiles import MemoryProfile
-from farm.worker.models.decoder import FACTOR, Decoder, Draft
+from farm.worker.models.calls import call_of
+from farm.worker.models.decoder import Decoder, Draft
 from farm.worker.models.embeddings import EmbeddingShelf
-from farm.worker.models.forwards import Forwards
 from farm.worker.models.lora import LoraFile
 from farm.worker.models.patches import Patches, Side
-from farm.worker.models.precision import above, computing_in, rungs_above
+from farm.worker.models.predictor import Predictor
 from farm.worker.models.residence import TEXT_ENCODERS, Residence, lay_out
 from farm.worker.models.text import PLAINLY, TextEncoder, TextEncoding
-
-EDIT_CHANNELS, INPAINT_CHANNELS = 8, 9
 
 
 class Checkpoint:
@@ -34,7 +31,7 @@ class Checkpoint:
         identity: name and files; another one that goes by the name some day has another.
         family: such as ``sd15``, see :data:`farm.worker.models.architecture.FAMILIES`.
         prediction: what the UNet returns: ``epsilon`` or ``v_prediction``.
-        dtype, device: of the UNet.
+        device: of the UNet.
         alphas_cumprod: 1000 values in float64, from the scheduler's betas.
         load_seconds: what loading took.
         vae_call: how its decodes are measured; of no pixels.
@@ -62,29 +59,26 @@ class Checkpoint:
         self.alphas_cumprod = alphas_cumprod
         self.device = device
         self.load_seconds = load_seconds
-        self.dtype: torch.dtype = getattr(torch, profile.dtype)
         lay_out(modules, profile)
         self._residence = Residence(modules, device, streams=streams)
         self._patches = Patches(modules, family)
-        self._computing, self._plainly = self.dtype, False
-        self._unet = cast("Any", modules["unet"])
-        self._forwards = Forwards(self._unet, profile, device)
+        self._unet = modules["unet"]
         self._decoder = Decoder(
             modules["vae"],
             tile_over=profile.vae_tile_over,
             tile=profile.vae_tile,
-            tiny=tiny and tiny.to(self.dtype),
+            tiny=tiny and tiny.to(getattr(torch, profile.dtype)),
         )
-        self._unet_call = _call("denoise", family, self._unet, profile.attention)
-        self.vae_call = _call("decode", family, modules["vae"], "taesd" if tiny else "whole")
-        self._inpaints = self._unet.config.in_channels == INPAINT_CHANNELS
+        self._predictor = Predictor(self._unet, profile, device, unpainted=self._decoder.unpainted)
+        self._unet_call = call_of("denoise", family, self._unet, profile.attention)
+        self.vae_call = call_of("decode", family, modules["vae"], "taesd" if tiny else "whole")
         texts = [modules[part] for part in TEXT_ENCODERS if part in modules]
         self._text = TextEncoder(texts, family, device)
 
     @property
     def edits(self) -> bool:
         """Whether it is a model for editing, which is shown a picture."""
-        return bool(self._unet.config.in_channels == EDIT_CHANNELS)
+        return self._predictor.edits
 
     @property
     def bytes(self) -> int:
@@ -127,7 +121,7 @@ class Checkpoint:
     @property
     def side(self) -> int:
         """Pixels of the side that its UNet was made for."""
-        return int(self._unet.config.sample_size) * FACTOR
+        return self._predictor.side
 
     def stream(self) -> bool:
         """Have the UNet's weights leave the device, and pass through it in each forward.
@@ -137,7 +131,7 @@ class Checkpoint:
         """
         if not self._residence.may_stream:
             return False
-        self._forwards.forget()
+        self._predictor.forwards.forget()
         self._residence.stream()
         return True
 
@@ -152,16 +146,16 @@ class Checkpoint:
         Returns:
             Whether that made room.
         """
-        return self._forwards.give_up()
+        return self._predictor.forwards.give_up()
 
     @property
     def recorded_bytes(self) -> int | None:
         """Memory of ``device`` that recorded forwards hold; None where none are recorded."""
-        return self._forwards.recorded_bytes
+        return self._predictor.forwards.recorded_bytes
 
     def to_host(self, needed: Container[nn.Module]) -> None:
         """Move the weights to host memory, but for models ``needed`` by other checkpoints."""
-        self._forwards.forget()
+        self._predictor.forwards.forget()
         self._residence.to_host(needed)
         self._decoder.rest()
 
@@ -191,29 +185,20 @@ class Checkpoint:
     @property
     def rungs(self) -> int:
         """How many precisions there are above that of the UNet's weights."""
-        return rungs_above(self.dtype)
+        return self._predictor.rungs
 
     def precision(self, rungs: int) -> str:
         """The name of the precision so many above that of the UNet's weights."""
-        return str(above(self.dtype, rungs)).removeprefix("torch.")
+        return self._predictor.precision(rungs)
 
-    @contextmanager
-    def lifted(self, rungs: int, *, plainly: bool = False) -> Iterator[None]:
+    def lifted(self, rungs: int, *, plainly: bool = False) -> AbstractContextManager[None]:
         """In the block the UNet computes so many precisions higher than its weights are held in.
 
         Args:
             plainly: whether it computes as it is, neither recorded nor compiled: bit for bit the
                 same at any time.
         """
-        self._plainly = plainly
-        try:
-            with ExitStack() as stack:
-                if rungs:
-                    self._computing = above(self.dtype, rungs)
-                    stack.enter_context(computing_in(self._unet, self._computing))
-                yield
-        finally:
-            self._computing, self._plainly = self.dtype, False
+        return self._predictor.lifted(rungs, plainly=plainly)
 
     def encode(
         self,
@@ -234,51 +219,17 @@ class Checkpoint:
         pooled: Tensor | None = None,
         size_ids: Tensor | None = None,
     ) -> Tensor:
-        """One UNet forward.
-
-        Args:
-            x: [R, 4, h, w] float32 latents, already scaled by c_in; and behind them, [R, 8, h, w],
-                what a model for editing sees. If it is given only latents it sees nothing, and an
-                inpainting model is told that all of the picture is to be painted.
-            t: [R] float32 timesteps in 0..999, fractions allowed.
-            tokens: [R, T, C].
-            pooled: [R, P]; the SDXL families only.
-            size_ids: [R, 6] height and width of the original, top and left of the crop, height
-                and width of the target, in pixels; SDXL only. For its refiner [R, 5]: instead of
-                the target the aesthetic score.
-
-        Returns:
-            [R, 4, h, w] float32: the noise or the velocity, see ``prediction``.
-        """
-        missing = self._unet.config.in_channels - x.shape[1]
-        if self._inpaints and missing:
-            x = torch.cat([x, self._decoder.unpainted(*x.shape[2:]).expand(len(x), -1, -1, -1)], 1)
-        elif missing:
-            x = nn.functional.pad(x, (0, 0, 0, 0, 0, missing))
-        inputs = (
-            x.to(self._computing),
-            t,
-            tokens.to(self._computing),
-            None if pooled is None else pooled.to(self._computing),
-            None if size_ids is None else size_ids.float(),
+        """One UNet forward; see :meth:`Predictor.predict`."""
+        return self._predictor.predict(
+            x, t, tokens, pooled=pooled, size_ids=size_ids, plainly=self._residence.streams
         )
-        unusual = self._computing != self.dtype or self._residence.streams
-        return self._forwards(inputs, plainly=self._plainly or unusual).float()
 
     def draft(self, latent: Tensor, *, whole: bool = False) -> Draft:
         """Queue the decoding of a latent [4, h, w] float32; see :meth:`Decoder.draft`."""
         return self._decoder.draft(latent, whole=whole)
 
     def decode(self, latent: Tensor, *, after: Draft | None = None, whole: bool = False) -> Tensor:
-        """A latent [4, h, w] float32 to pixels [8h, 8w, 3] uint8 on the CPU.
-
-        Args:
-            after: a draft of it that was not finite.
-            whole: see :meth:`Decoder.draft`.
-
-        Raises:
-            NumericFailure: the latent, or the image even in float32, is not finite.
-        """
+        """A latent [4, h, w] float32 to pixels [8h, 8w, 3] uint8; see :meth:`Decoder.decode`."""
         return self._decoder.decode(latent, after=after, whole=whole)
 
     def encode_picture(self, picture: Tensor) -> Tensor:
@@ -289,10 +240,3 @@ class Checkpoint:
         with all else, so that its latent is another each time.
         """
         return self._decoder.encode(picture.permute(2, 0, 1).float() / 255 * 2 - 1)
-
-
-def _call(work: Work, family: str, module: nn.Module, mode: str) -> Call:
-    weights = list(module.parameters())
-    dtype = str(weights[0].dtype).removeprefix("torch.")
-    numbers = sum(weight.numel() for weight in weights)
-    return Call(work, family, numbers, dtype, mode, pixels=0, rows=1)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from farm.errors import InvalidInput
+from farm.spec.job import JobSpec
+from farm.spec.problems import validated
 from farm.worker.models.architecture import Architecture, read_config
 from farm.worker.models.header import damaged
 
@@ -38,11 +42,12 @@ def defaults(sidecar: Path, side: int, architecture: Architecture) -> dict[str, 
     that name too, so keys other than ours are left alone.
 
     Raises:
-        CheckpointError: the sidecar is not JSON, or one of our keys has a value of wrong kind.
+        CheckpointError: the sidecar is not JSON, or one of our keys has a value that no job
+            may have.
     """
     chosen: dict[str, Any] = {"width": side, "height": side, "steps": 20, "cfg_scale": 7.0}
     chosen |= FEW_STEPS.get(architecture.few_steps or "", {})
-    if not sidecar.is_file():
+    if not os.path.isfile(sidecar):
         return chosen
     for key, value in read_config(sidecar).items():
         if key not in KINDS:
@@ -50,4 +55,9 @@ def defaults(sidecar: Path, side: int, architecture: Architecture) -> dict[str, 
         if isinstance(value, bool) or not isinstance(value, KINDS[key]):
             raise damaged(sidecar, f"has {value!r} for {key}", "Correct it or remove the file.")
         chosen[key] = value
+    try:
+        validated(JobSpec, {"checkpoint": "any", "seed": 0, **chosen})
+    except InvalidInput as error:
+        told = f"gives what no job may have: {error.message.rstrip('.')}"
+        raise damaged(sidecar, told, error.remedy or "Correct it or remove the file.") from error
     return chosen

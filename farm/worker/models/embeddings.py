@@ -7,7 +7,6 @@ encoders for that prompt alone, and never enter a table that others read.
 
 from __future__ import annotations
 
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,10 @@ from torch import Tensor
 from farm.errors import CheckpointError, EmbeddingError
 from farm.spec.prompt.chunks import CHUNK
 from farm.worker.models.catalogue import AssetFile
+from farm.worker.models.files import legible
 from farm.worker.models.header import read_header
 from farm.worker.models.kinds import EMBEDDING, SUFFIX
+from farm.worker.models.pickled import read_pickled
 from farm.worker.models.reader import read_tensors
 from farm.worker.models.tokenizer import clip_tokenizer
 
@@ -93,7 +94,9 @@ class EmbeddingShelf:
         by_word: dict[tuple[int, ...], list[AssetFile]] = defaultdict(list)
         tokenizer: Any = clip_tokenizer("eos")
         for file in sorted(files, key=lambda file: file.error is not None):
-            word = tokenizer(file.path.stem, add_special_tokens=False, verbose=False).input_ids
+            word = tokenizer(
+                legible(file.path.stem), add_special_tokens=False, verbose=False
+            ).input_ids
             if word:
                 by_word[tuple(word)].append(file)
         words: dict[int, list[tuple[list[int], list[AssetFile]]]] = defaultdict(list)
@@ -105,8 +108,7 @@ class EmbeddingShelf:
 def read_embedding(path: Path) -> Embedding:
     """Read an embedding: webui's ``.pt`` and ``.safetensors``, diffusers', and SDXL's of both.
 
-    A ``.pt`` or ``.bin`` is a pickle. It goes through torch's restricted unpickler, which makes
-    tensors and plain containers and refuses all else, before anything has run.
+    A ``.pt`` or ``.bin`` is a pickle, see :func:`read_pickled`.
 
     Raises:
         CheckpointError: damaged, too large, not finite, or no embedding.
@@ -114,7 +116,11 @@ def read_embedding(path: Path) -> Embedding:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise _refused(path, "is larger than 16 MB", "Embeddings are small; look what it is.")
-        content = _safetensors(path) if path.suffix.lower() == SUFFIX else _pickled(path)
+        content = (
+            _safetensors(path)
+            if path.suffix.lower() == SUFFIX
+            else read_pickled(path, max_bytes=MAX_BYTES, refused=_refused)
+        )
     except OSError as error:
         raise _refused(path, f"cannot be read: {error.strerror}", "Look for its file.") from error
     tables = [_checked(path, table) for table in _tables(path, content)]
@@ -129,21 +135,6 @@ def _safetensors(path: Path) -> Mapping[str, Any]:
         return read_tensors(header, header.tensors, dtype=torch.float32, device=torch.device("cpu"))
     except CheckpointError as error:
         raise _refused(path, f"cannot be read: {error.message}") from error
-
-
-def _pickled(path: Path) -> Any:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
-                raise _refused(path, "unpacks to more than 16 MB")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a broken or hostile pickle makes of the unpickler
-        raise _refused(
-            path,
-            "cannot be read as tensors alone",
-            "Convert it to .safetensors where you trust it.",
-        ) from error
 
 
 def _tables(path: Path, content: Any) -> list[Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from farm.worker.models.catalogue import Identity
+from farm.worker.models.files import open_file
 from farm.worker.models.header import damaged, file_identity
 
 BLOCK = 4 * 2**20
@@ -49,7 +50,7 @@ def hash_file(
     """
     whole, weights = hashlib.sha256(), hashlib.sha256() if weights_too else None
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             start = _weights_start(file) if weights_too else 0
             position = 0
             while True:

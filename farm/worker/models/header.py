@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from farm.errors import CheckpointError
+from farm.worker.models.files import legible, open_file
 from farm.worker.models.kinds import PICKLED
 
 MAX_HEADER = 100_000_000
@@ -77,7 +78,7 @@ def read_header(path: Path) -> Header:
     """
     refuse_pickle(path)
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             status = os.fstat(file.fileno())
             index, data_start = _read_index(path, file, status.st_size)
     except PermissionError as error:
@@ -113,7 +114,7 @@ def refuse_pickle(path: Path) -> None:
 def damaged(path: Path, what: str, remedy: str = "Copy or download it again.") -> CheckpointError:
     """The error ``<file name> <what>``."""
     return CheckpointError(
-        f"{path.name} {what}.", field="checkpoint", value=str(path), remedy=remedy
+        f"{legible(path.name)} {what}.", field="checkpoint", value=str(path), remedy=remedy
     )
 
 

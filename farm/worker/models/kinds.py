@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 CHECKPOINT = "checkpoint"
@@ -47,6 +48,7 @@ MAIN_FOLDERS = {
 
 PICKLED = frozenset({".ckpt", ".pt", ".pth", ".bin"})
 SUFFIX = ".safetensors"
+CONFIG_SUFFIX = ".config"
 VAE_SUFFIX = ".vae.safetensors"
 """What a VAE that lies beside its checkpoint is called after the checkpoint's own name."""
 
@@ -73,7 +75,7 @@ def is_webui(root: Path) -> bool:
 
 def _named(place: Path) -> dict[Path, str]:
     try:
-        inner = sorted(path for path in place.iterdir() if path.is_dir())
+        inner = sorted(path for path in place.iterdir() if os.path.isdir(path))
     except OSError:
         return {}
     return {path: FOLDERS[path.name.lower()] for path in inner if path.name.lower() in FOLDERS}

@@ -70,10 +70,14 @@ class Origin:
         return f"Get it whole; a model of its own shape needs its own {own}."
 
     def _unet_changes(self) -> dict[str, Any]:
-        """What of a UNet config that ships with Farm the file itself knows better."""
+        """What a UNet's config must say. Of one that ships with Farm the file itself knows some
+        things better; and SD2's scores do not fit in float16, which not every config says."""
+        changes: dict[str, Any] = {}
+        if self.architecture.family == "sd2":
+            changes["upcast_attention"] = True
         if self.single is None or self.configs.parent != BUNDLES:
-            return {}
-        changes: dict[str, Any] = {"in_channels": self.architecture.in_channels}
+            return changes
+        changes["in_channels"] = self.architecture.in_channels
         if self.architecture.family == "ssd1b":
             config = read_config(self.configs / "unet" / "config.json")
             changes |= depth_config(self.single, config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +13,31 @@ LADDER = (torch.float16, torch.bfloat16, torch.float32)
 """float16 overflows beyond 65504. bfloat16 has the range of float32 in the memory of float16."""
 
 
-def above(dtype: torch.dtype, rungs: int) -> torch.dtype:
-    """The precision ``rungs`` higher than ``dtype``, at most float32."""
-    return LADDER[min(LADDER.index(dtype) + rungs, len(LADDER) - 1)]
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """What a UNet computes in.
+
+    Attributes:
+        dtype: all but the scores of its attention.
+        scores: queries, keys, and what becomes of them.
+    """
+
+    dtype: torch.dtype
+    scores: torch.dtype
+
+    def __str__(self) -> str:
+        names = [str(dtype).removeprefix("torch.") for dtype in (self.dtype, self.scores)]
+        return names[0] if self.dtype == self.scores else " with attention in ".join(names)
 
 
-def rungs_above(dtype: torch.dtype) -> int:
-    """How many precisions are higher than ``dtype``."""
-    return len(LADDER) - 1 - LADDER.index(dtype)
+def rungs(dtype: torch.dtype) -> tuple[Rung, ...]:
+    """What a UNet whose weights are held in ``dtype`` may compute in, the quickest first.
+
+    Of float16 attention is what overflows first, as its scores are products of activations.
+    """
+    held, *higher = (Rung(each, each) for each in LADDER[LADDER.index(dtype) :])
+    attentive = [Rung(dtype, torch.float32)] if dtype == torch.float16 else []
+    return (held, *attentive, *higher)
 
 
 @contextmanager

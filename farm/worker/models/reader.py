@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from farm.errors import CheckpointError
+from farm.worker.models.files import open_file
 from farm.worker.models.flaws import flaws
 from farm.worker.models.header import Header, TensorEntry, damaged, file_identity
 
@@ -172,13 +173,13 @@ class _File:
 
     def __enter__(self) -> _File:
         try:
-            self._handle = os.open(self._header.path, os.O_RDONLY)
+            self._file = open_file(self._header.path)
         except OSError as error:
             raise _changed(self._header) from error
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._handle)
+        self._file.close()
 
     def fill(self, block: Tensor, offset: int, stored: torch.dtype, kept: torch.dtype) -> int:
         """Read into ``block``, [n] uint8 on the CPU, from ``offset`` on.
@@ -189,7 +190,7 @@ class _File:
         buffer: Any = block.numpy()
         view = memoryview(buffer)
         while view:
-            count = os.preadv(self._handle, [view], offset)
+            count = os.preadv(self._file.fileno(), [view], offset)
             if count == 0:
                 raise _changed(self._header)
             view, offset = view[count:], offset + count

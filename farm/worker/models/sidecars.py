@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from farm.worker.models.files import open_file
 from farm.worker.models.header import damaged
 
 MAX_BYTES = 64_000
@@ -29,7 +31,7 @@ def prediction_in_yaml(path: Path) -> str | None:
         CheckpointError: it is not YAML, or says something else.
     """
     config = path.with_suffix(".yaml")
-    if not config.is_file():
+    if not os.path.isfile(config):
         return None
     params = _params(config)
     said = params.get("parameterization")
@@ -47,7 +49,8 @@ def _params(config: Path) -> dict[str, Any]:
     try:
         if config.stat().st_size > MAX_BYTES:
             raise damaged(config, "is too large for a config", "Remove or rename it.")
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+        with open_file(config) as file:
+            content = yaml.safe_load(file)
         params = content["model"]["params"]
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise damaged(config, "cannot be read as YAML", "Correct or remove it.") from error

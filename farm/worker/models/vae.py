@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -30,11 +31,11 @@ def external_vae(checkpoint: Path, vaes: Iterable[Path] = ()) -> Path | None:
     """
     base = checkpoint.name.removesuffix(SUFFIX)
     notes = checkpoint.with_name(f"{base}.json")
-    named = str(read_config(notes).get("vae") or "") if notes.is_file() else ""
+    named = str(read_config(notes).get("vae") or "") if os.path.isfile(notes) else ""
     if named not in NONE:
         return _find(notes, named, [*vaes, *sorted(checkpoint.parent.glob(f"*{SUFFIX}"))])
     beside = checkpoint.with_name(f"{base}{VAE_SUFFIX}")
-    return beside if beside.is_file() else None
+    return beside if os.path.isfile(beside) else None
 
 
 def vae_names(header: Header) -> tuple[str, ...]:

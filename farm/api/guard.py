@@ -39,7 +39,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        refusal = self._refusal(scope, headers) or _oversize(headers)
+        refusal = self._refusal(scope, headers) or _nameless(scope) or _oversize(headers)
         if refusal:
             await refusal(scope, receive, send)
             return
@@ -72,7 +72,7 @@ class Guard:
                 remedy="Use http://localhost, or start it with `farm up --host` for others.",
             )
         origin = headers.get("origin")
-        if origin and scope["method"] not in _READING and urlsplit(origin).netloc != host:
+        if origin and scope["method"] not in _READING and _place(origin) != host:
             return problem(
                 403,
                 "Forbidden",
@@ -89,6 +89,21 @@ def _name(host: str) -> str | None:
         return urlsplit(f"//{host}").hostname
     except ValueError:
         return None
+
+
+def _place(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
+
+
+def _nameless(scope: Scope) -> Response | None:
+    if "\0" not in scope["path"]:
+        return None
+    # Postgres would not even look for it.
+    detail = "Nothing has a name with a NUL character."
+    return problem(404, "Not found", detail, field="path", value=scope["path"])
 
 
 def is_stream(headers: Headers) -> bool:

@@ -1,17 +1,46 @@
-"""The names of batches and jobs in addresses, and cursors of listings."""
+"""The names of batches and jobs in addresses, what other names may hold, cursors of listings."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import re
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from farm.errors import InvalidInput, NotFound
+from farm.spec.problems import refusal
 
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _NUMBER = "(?:0|[1-9][0-9]{0,17})"
 _BATCH = re.compile(_NUMBER)
 _JOB = re.compile(f"({_NUMBER})-({_NUMBER})")
 _CURSOR = re.compile(f"(.*)@({_NUMBER})", re.DOTALL)
+
+
+def refuse_unstorable(text: str, field: str = "") -> str:
+    """The text; InvalidInput for what JSON can say and Postgres cannot store."""
+    if _UNSTORABLE.search(text):
+        told = f"{field}: " if field else ""
+        raise InvalidInput(
+            f"{told}it contains a NUL character or half a surrogate pair.",
+            field=field or None,
+            value=text,
+            remedy="Remove the characters U+0000 and U+D800 to U+DFFF.",
+        )
+    return text
+
+
+def _storable(text: str) -> str:
+    try:
+        return refuse_unstorable(text)
+    except InvalidInput as error:
+        raise refusal(error) from None
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+"""What Postgres can store."""
 
 
 def no_batch(name: str) -> NotFound:

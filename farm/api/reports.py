@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from farm.api.names import Text
 from farm.spec.job import Side
 
 
@@ -12,7 +13,7 @@ class Calibrate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    checkpoint: str | None = Field(
+    checkpoint: Text | None = Field(
         default=None, max_length=500, description="By default the one used last."
     )
     sizes: list[tuple[Side, Side]] = Field(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from farm.api import names
 from farm.db import assets, batches, loading
 from farm.db.batches import Accepted, NewBatch
 from farm.db.database import Database
@@ -22,7 +22,6 @@ from farm.spec.kinship import check_batch
 from farm.spec.listing import freeze_listed
 from farm.spec.output import PNG, Output
 
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _MAX_DEPTH = 8
 
 
@@ -119,14 +118,9 @@ def refuse_unstorable(value: Any, field: str = "", depth: int = 0) -> None:
     """Raise InvalidInput for what JSON can say and Postgres cannot store, or nested too deeply."""
     if depth > _MAX_DEPTH:
         raise InvalidInput(f"{field[:80]}: nested too deeply.", field=field[:80])
-    if isinstance(value, str) and _UNSTORABLE.search(value):
-        raise InvalidInput(
-            f"{field}: it contains a NUL character or half a surrogate pair.",
-            field=field,
-            value=value,
-            remedy="Remove the characters U+0000 and U+D800 to U+DFFF.",
-        )
-    if isinstance(value, Mapping):
+    if isinstance(value, str):
+        names.refuse_unstorable(value, field)
+    elif isinstance(value, Mapping):
         for name, part in value.items():
             refuse_unstorable(name, field or "body", depth)
             refuse_unstorable(part, f"{field}.{name}".lstrip("."), depth + 1)

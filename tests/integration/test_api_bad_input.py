@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from starlette.testclient import TestClient
 
 from farm.spec.axes import AXIS_FIELDS
 from farm.spec.batch import BatchRequest
+from tests.standin import StandIn
 
 BAD = [
     ({"checkpoint": "nowhere"}, "checkpoint"),
@@ -187,3 +189,43 @@ def test_no_body_is_a_fault(api: TestClient, body: Any) -> None:
         assert answer.headers["content-type"] == "application/problem+json"
         problem = json.loads(answer.text, parse_constant=pytest.fail)
         assert problem["detail"]
+
+
+@pytest.mark.parametrize("method", ["get", "post", "patch"])
+def test_no_address_is_a_fault(api: TestClient, worker: StandIn, method: str) -> None:
+    """What no row can be called is nothing that there is, or is named as wrong."""
+    for path, operations in api.get("/openapi.json").json()["paths"].items():
+        for operation in [operations[method]] if method in operations else []:
+            asked = [one for one in operation.get("parameters", []) if one["in"] == "query"]
+            for odd in ("%00", "%ED%A0%80", "%0A", "%F0%9F%8D%8E", ".."):
+                address = re.sub("{.*?}", odd, path)
+                query = "&".join(f"{one['name']}={odd}" for one in asked)
+                answer = api.request(method, f"{address}?{query}", json={})
+                assert answer.status_code < 500, f"{method} {address}?{query}: {answer.text}"
+
+
+@pytest.mark.parametrize(
+    ("address", "body"),
+    [
+        ("workers/cpu0:quarantine", {"reason": "{}"}),
+        ("workers/cpu0:calibrate", {"checkpoint": "{}"}),
+        ("workers/cpu0:tag", {"add": ["{}"]}),
+        ("assets/checkpoint/demo:warm", {"worker": "{}"}),
+    ],
+)
+@pytest.mark.parametrize("odd", ["\0", "\ud800"])
+def test_what_postgres_cannot_store_is_named(
+    api: TestClient, worker: StandIn, address: str, body: dict[str, Any], odd: str
+) -> None:
+    content = json.dumps(body).replace("{}", json.dumps(odd)[1:-1])
+    answer = api.post(
+        f"/v1/{address}", content=content, headers={"content-type": "application/json"}
+    )
+    assert answer.status_code in (404, 422), answer.text
+    assert answer.json()["field"]
+
+
+@pytest.mark.parametrize("origin", ["http://[", "null", "http://elsewhere"])
+def test_whatever_page_asks_is_told_that_it_may_not(api: TestClient, origin: str) -> None:
+    answer = api.post("/v1/batches", json={"prompt": "a red apple"}, headers={"origin": origin})
+    assert (answer.status_code, answer.json()["field"]) == (403, "Origin")

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from farm.api.deps import Serving, administering
 from farm.api.inventory import Asset, Assets, Told, WholeAsset
+from farm.api.names import Text
 from farm.db import assets, orders, sessions
 from farm.db.assets import CHECKPOINT, Known
 from farm.db.database import Database
@@ -17,7 +18,7 @@ from farm.errors import InvalidInput, NotFound
 router = APIRouter(prefix="/v1/assets", tags=["assets"])
 
 Kind = Annotated[
-    str | None,
+    Text | None,
     Query(max_length=40, description="checkpoint, lora, embedding, vae, upscaler, ..."),
 ]
 
@@ -27,7 +28,7 @@ class Order(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    worker: str | None = Field(
+    worker: Text | None = Field(
         default=None, max_length=100, description="A worker's name; all of them if left out."
     )
 

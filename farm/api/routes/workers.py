@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from farm.api.deps import Serving, administering
+from farm.api.names import Text
 from farm.api.schemas import Tags, Trace, Worker, Workers
 from farm.db import health, orders, sessions
 from farm.db.database import Database
@@ -27,7 +28,7 @@ class Because(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    reason: str = Field(min_length=1, max_length=500)
+    reason: Text = Field(min_length=1, max_length=500)
 
 
 @router.get("/workers", summary="Workers that are alive")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -34,6 +35,7 @@ from tests.ledger import Fault
 from tests.saboteur import VICTIMS, Saboteur
 from tests.wholefarm import WholeFarm
 
+LEASE = 5.0
 WORKERS = ("cpu0", "cpu1", "cpu2", "cpu3")
 _KILLED = (*VICTIMS[1:], *WORKERS, "standby")
 
@@ -48,6 +50,7 @@ class Chaos:
             (self.kill, 8),
             (self.kill_two, 4),
             (self.freeze, 6),
+            (self.outlast, 3),
             (self.stop, 3),
             (self.forget, 3),
             (self.cut_broker, 3),
@@ -72,6 +75,11 @@ class Chaos:
 
     def freeze(self) -> None:
         self._saboteur.freeze(self._dice.choice(_KILLED), seconds=self._dice.uniform(0.5, 8.0))
+
+    def outlast(self) -> None:
+        """A worker is back when others have its jobs."""
+        victim, seconds = self._dice.choice(WORKERS), self._dice.uniform(1.5, 3.0) * LEASE
+        self._saboteur.freeze(victim, seconds=seconds, told="past its lease")
 
     def stop(self) -> None:
         self._saboteur.stop(self._dice.choice(_KILLED))
@@ -135,7 +143,7 @@ def main() -> int:
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
     print(f"{options.faults} faults over {options.jobs} jobs, seed {seed}", flush=True)
     home = Path(tempfile.mkdtemp(prefix="farm-chaos-", dir="/tmp"))
-    farm = WholeFarm(home / "farm", workers="0")
+    farm = WholeFarm(home / "farm", workers="0", FARM_LEASE_SECONDS=str(LEASE))
     farm.start()
     crew = Crew(farm, WORKERS, dispatchers=1, STANDIN_SECONDS=str(options.seconds))
     try:
@@ -166,6 +174,7 @@ def _run(saboteur: Saboteur, chaos: Chaos, options: argparse.Namespace) -> None:
     print("swept:")
     saboteur.sweep()
     hit = sum(_in_flight(saboteur, fault) for fault in saboteur.faults)
+    print("\n".join(f"  {count:4} {kind}" for kind, count in sorted(_kinds(kinds).items())))
     print(f"{time.monotonic() - began:.0f} s; {kinds.total()} faults hit {hit} jobs in flight,")
     print(
         f"and wasted {ledger.wasted.total()} attempts, {ledger.wasted.total() / hit:.1%} of those"
@@ -178,6 +187,14 @@ def _run(saboteur: Saboteur, chaos: Chaos, options: argparse.Namespace) -> None:
         )
     print(f"failed, because three workers died with them: {len(failed)}")
     assert all(row["title"] == "Worker lost" for row in failed), failed
+
+
+def _kinds(names: Counter[str]) -> Counter[str]:
+    """How many there were of each kind, whoever was hit."""
+    kinds: Counter[str] = Counter()
+    for name, count in names.items():
+        kinds[re.sub("|".join(map(re.escape, (*_KILLED, " and"))), "", name)] += count
+    return kinds
 
 
 def _in_flight(saboteur: Saboteur, fault: Fault) -> int:
@@ -204,7 +221,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=2000)
     parser.add_argument("--seed", type=int, help="of an earlier run")
-    parser.add_argument("--seconds", type=float, default=1.2, help="that an image takes")
+    parser.add_argument("--seconds", type=float, default=1.8, help="that an image takes")
     parser.add_argument("--pause", type=float, default=0.5, help="seconds between faults")
     return parser.parse_args()
 

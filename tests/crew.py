@@ -17,18 +17,25 @@ from tests.conftest import eventually
 from tests.wholefarm import WholeFarm
 
 ROOT = Path(__file__).parents[1]
-_WORKER, _DISPATCHER = "tests.standin_worker", "farm.dispatch"
+WORKER, _DISPATCHER = "tests.standin_worker", "farm.dispatch"
 
 
 class Crew:
     """Joins ``farm`` with a stand-in worker of each name, and with so many dispatchers.
 
     Args:
+        module: what the workers run.
         environment: for the workers, see :mod:`tests.standin_worker`.
     """
 
     def __init__(
-        self, farm: WholeFarm, names: Sequence[str], *, dispatchers: int = 0, **environment: str
+        self,
+        farm: WholeFarm,
+        names: Sequence[str],
+        *,
+        dispatchers: int = 0,
+        module: str = WORKER,
+        **environment: str,
     ) -> None:
         self.farm = farm
         self.names = names
@@ -52,7 +59,7 @@ class Crew:
                 "FARM_DRAIN_SECONDS": "3",
                 "STANDIN_FAULTS": str(self.faults),
             }
-            argv = [sys.executable, "-m", _WORKER]
+            argv = [sys.executable, "-m", module]
             self._processes.append(Process(name, argv, {**told, **own, **environment}, grace=20))
         self._supervisor = Supervisor(farm.home / "crew")
         self._thread = threading.Thread(target=self._supervisor.run, daemon=True)
@@ -73,7 +80,7 @@ class Crew:
                 module, told = child.cmdline()[2], child.environ()
                 if told.get("FARM_HOME") != str(self.farm.home):
                     continue
-                if name == (told["FARM_WORKER_NAME"] if module == _WORKER else "standby"):
+                if name == ("standby" if module == _DISPATCHER else told["FARM_WORKER_NAME"]):
                     return child
         raise LookupError(name)
 

@@ -96,10 +96,10 @@ class Saboteur:
                 eventually(self.farm.answers)
 
     @contextlib.contextmanager
-    def freezing(self, *victims: str) -> Iterator[None]:
+    def freezing(self, *victims: str, told: str = "") -> Iterator[None]:
         """SIGSTOP, and SIGCONT in the end."""
         processes = [part for victim in victims for part in self._whole(self.process(victim))]
-        with self.breaking(f"SIGSTOP of {' and '.join(victims)}"):
+        with self.breaking(f"SIGSTOP of {' and '.join(victims)} {told}".strip()):
             for process in processes:
                 process.suspend()
             try:
@@ -111,8 +111,8 @@ class Saboteur:
             if "postgres" in victims:
                 eventually(self.farm.answers)
 
-    def freeze(self, *victims: str, seconds: float) -> None:
-        with self.freezing(*victims):
+    def freeze(self, *victims: str, seconds: float, told: str = "") -> None:
+        with self.freezing(*victims, told=told):
             time.sleep(seconds)
 
     def stop(self, victim: str) -> None:

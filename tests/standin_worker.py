@@ -8,7 +8,8 @@ because it needs no torch. The environment says what it does and what goes wrong
 ``STANDIN_FAULTS``    a folder: while a file ``full`` is in it, the disk is full; a number in a file
                       ``clock`` is how many seconds this process's clock is wrong
 
-An image whose prompt is ``poison`` kills the process.
+An image whose prompt is ``poison`` kills the process; one whose prompt is ``fails 2`` fails in its
+first two attempts.
 """
 
 from __future__ import annotations
@@ -97,6 +98,8 @@ class StandInEngine:
     def _render(self, key: str, spec: JobSpec) -> Rendered:
         if spec.prompt == "poison":
             os.kill(os.getpid(), signal.SIGKILL)
+        if spec.prompt.startswith("fails ") and int(key.split(".")[1]) <= int(spec.prompt[6:]):
+            raise RuntimeError("something is loose")
         with self._working(key):
             cancelled = self._cancelled[key].wait(self._seconds)
         if cancelled:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
+from redis import Redis
+from redis.exceptions import RedisError
 
 from farm.broker.queue import Publisher, queue_name
+from farm.db.leases import Lease
 from farm.embedded import sockets
 from tests.conftest import eventually
 from tests.saboteur import Saboteur
@@ -26,6 +29,21 @@ def test_a_broker_that_forgets_everything(saboteur: Saboteur) -> None:
     for wanted in (8, 16, 24):
         broker.flushall()
         eventually(lambda wanted=wanted: batch.refresh().counts["succeeded"] >= wanted)  # type: ignore[misc]
+    saboteur.finish(batch)
+    assert saboteur.wasted() == wasted
+
+
+def test_a_broker_that_comes_back_empty(saboteur: Saboteur) -> None:
+    """It keeps nothing on disk, and what is waiting in Postgres is all that there is to know."""
+    batch = saboteur.begin(60)
+    broker, wasted = saboteur.valkey(), saboteur.wasted()
+    broker.set("mark", "here")
+    assert broker.config_get("appendonly") == {"appendonly": "no"}
+    saboteur.kill("valkey")
+    eventually(lambda: _answers(broker))
+    assert broker.get("mark") is None
+    kept = [path for path in saboteur.farm.home.rglob("*") if path.suffix in {".rdb", ".aof"}]
+    assert kept == []
     saboteur.finish(batch)
     assert saboteur.wasted() == wasted
 
@@ -62,6 +80,45 @@ def test_messages_twice_late_astray_and_out_of_order(
     assert ledger.succeeded >= 60
 
 
+HELD = """
+SELECT batch_id, ord, attempt, session_id FROM leases
+WHERE batch_id = %(batch)s AND started_at IS NOT NULL
+"""
+MADE = """
+SELECT a.ord, a.attempt, a.session_id, a.result, a.started_at, a.ended_at, o.state, i.path, i.sha256
+FROM attempts a LEFT JOIN outcomes o USING (batch_id, ord) LEFT JOIN images i USING (batch_id, ord)
+WHERE a.batch_id = %(batch)s ORDER BY 1, 2
+"""
+
+
+def test_a_message_that_comes_again_changes_nothing(
+    saboteur: Saboteur, publisher: Publisher
+) -> None:
+    """As one does whose visibility timeout has run out: to its worker and to the other one, while
+    its image is being made, and when that is done."""
+    batch = saboteur.begin(60)
+    told, wasted = {"batch": int(batch.id)}, saboteur.wasted()
+    with saboteur.farm.database() as db:
+        sessions = [row["id"] for row in db.all("SELECT id FROM sessions WHERE ended_at IS NULL")]
+
+        def again(held: Iterable[tuple[int, int, int]]) -> None:
+            assert publisher.publish([Lease(*one, to) for one in held for to in sessions])
+
+        running: set[tuple[int, int, int]] = set()
+        while not batch.refresh().ended:
+            held = {tuple(row.values())[:3] for row in db.all(HELD, told)}
+            again(held)
+            running |= held
+        made = db.all(MADE, told)
+        assert len(running) >= 10
+        assert [row["state"] for row in made] == ["succeeded"] * 60, "one attempt for each"
+
+        again(sorted(running))
+        saboteur.finish(saboteur.begin(40))  # whose messages came after them
+        assert db.all(MADE, told) == made
+    assert saboteur.wasted() == wasted
+
+
 def test_nothing_of_a_message_outlives_its_delivery(saboteur: Saboteur) -> None:
     """There is no visibility timeout to run out, and nothing is left of the dead."""
     batch = saboteur.begin()
@@ -73,3 +130,10 @@ def test_nothing_of_a_message_outlives_its_delivery(saboteur: Saboteur) -> None:
         dead = [row["id"] for row in db.all("SELECT id FROM sessions WHERE ended_at IS NOT NULL")]
     assert dead
     eventually(lambda: not broker.exists(*map(queue_name, dead)))
+
+
+def _answers(broker: Redis) -> bool:
+    try:
+        return bool(broker.ping())
+    except RedisError:
+        return False

@@ -15,6 +15,7 @@ from farm.db import migrate
 from farm.db.database import Database
 from farm.embedded import sockets
 from tests.conftest import eventually
+from tests.crew import Crew
 from tests.saboteur import Saboteur
 
 NEXT = '''
@@ -43,6 +44,7 @@ def downgrade():
         ALTER TABLE attempts DROP COLUMN later;
         ALTER TABLE batches DROP COLUMN later;
         ALTER TABLE outcomes DROP CONSTRAINT later;
+        DROP INDEX later_attempts;
         DROP TABLE later;
     """)
 '''
@@ -95,3 +97,33 @@ def test_a_migration_under_load(saboteur: Saboteur) -> None:
         saboteur.finish(batch)
         assert saboteur.wasted() == wasted
         assert not saboteur.farm.answers(), "an older API on a newer database is not ready"
+
+
+WRITTEN = """
+SELECT DISTINCT worker, later FROM attempts WHERE batch_id >= %(first)s AND result = 'succeeded'
+"""
+
+
+@pytest.mark.usefixtures("next_version")
+def test_a_worker_of_the_next_version_joins_under_load(saboteur: Saboteur) -> None:
+    """Beside those of this one, which go on; one of them is replaced while it works."""
+    migrate.upgrade(sockets.urls(saboteur.farm.home)[0])
+    batch = saboteur.begin(150)
+    wasted = saboteur.wasted()
+    newer = Crew(saboteur.farm, ["next"], module="tests.next_worker")
+    try:
+        newer.start()
+        more = saboteur.begin(150)  # however long that took
+        saboteur.stop("cpu0")
+        saboteur.finish(batch, more)
+        with saboteur.farm.database() as db:
+            written = db.all(WRITTEN, {"first": int(batch.id)})
+    finally:
+        newer.stop()
+    assert {(row["worker"], row["later"]) for row in written} == {
+        ("cpu0", None),
+        ("cpu1", None),
+        ("next", "new"),
+    }
+    assert batch.counts["succeeded"] == more.counts["succeeded"] == 150
+    assert saboteur.wasted() == wasted

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,34 @@ def test_an_attempt_whose_ending_cannot_be_written_is_made_again(saboteur: Sabot
             connection.execute("UPDATE leases SET started_at = now() - interval '1 hour'")
     saboteur.finish(batch)
     assert batch.counts["succeeded"] == 20
+
+
+TRIED = """
+SELECT result, worker, error ->> 'detail' AS detail,
+       extract(epoch FROM assigned_at - lag(ended_at) OVER (ORDER BY attempt))::float AS pause
+FROM attempts WHERE batch_id = %(batch)s ORDER BY attempt
+"""
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_soft_failures_are_tried_again_twice(saboteur: Saboteur, times: int) -> None:
+    """After a second and after two, each time by the other worker; the third is the last."""
+    batch = saboteur.begin(80)  # it shows that neither worker fails all that it gets
+    with ExitStack() as faults:
+        for number in range(min(times, 2)):
+            faults.enter_context(saboteur.breaking(f"soft failure {number + 1} of {times}"))
+        job = saboteur.farm.client.submit(prompt=f"fails {times}", count=1)
+        saboteur.finish(job, batch)
+    with saboteur.farm.database() as db:
+        tried = db.all(TRIED, {"batch": int(job.id)})
+    results = ["retry", "retry", "failed"][:times] + ["succeeded"] * (times < 3)
+    assert [row["result"] for row in tried] == results
+    assert {row["detail"] for row in tried[:times]} == {"RuntimeError: something is loose"}
+    workers = [row["worker"] for row in tried]
+    assert all(one != other for one, other in pairwise(workers))
+    assert all(row["pause"] >= least for row, least in zip(tried[1:], (1, 2), strict=False))
+    assert job.counts["succeeded"] == (times < 3)
+    assert batch.counts["succeeded"] == 80
 
 
 @pytest.mark.parametrize("seconds", [3600, -3600])

@@ -81,7 +81,7 @@ class Upload:
         """Let the batch be seen.
 
         Raises:
-            InvalidInput: it has no job.
+            InvalidInput: it has no job, or says in vain how a second pass is to be made.
             Conflict: the idempotency key was used with other lines.
         """
         new = NewBatch(
@@ -98,6 +98,8 @@ class Upload:
         if not self._jobs:
             remedy = 'Write one JSON object a line, such as {"prompt": "a red apple"}.'
             raise InvalidInput("body: it lists no job.", field="body", remedy=remedy)
+        if self._listing:
+            self._listing.check()
         return loading.complete(self._db, self._batch_id, new, total=self._jobs)
 
     @property

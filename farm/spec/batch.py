@@ -286,3 +286,4 @@ def _check_axes(spec: BatchSpec) -> None:
                 cells.check_seeds(job, spec.count, here)
     cells.check_sizes(spec.template, dict(spec.axes))
     cells.check_levels(spec.template, dict(spec.axes))
+    cells.check_second_pass(spec.template, dict(spec.axes))

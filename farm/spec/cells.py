@@ -10,7 +10,14 @@ from farm.errors import InvalidInput
 from farm.spec.axes import PROMPT_SR
 from farm.spec.fields import MAX_PIXELS, MAX_PROMPT
 from farm.spec.guidance import SPAN
-from farm.spec.hires import HIRES_SIZES, SIZE_FIELDS, HiresOptions, check_target
+from farm.spec.hires import (
+    HIRES_SIZES,
+    SECOND_PASS,
+    SIZE_FIELDS,
+    HiresOptions,
+    check_target,
+    in_vain,
+)
 from farm.spec.job import JobSpec
 from farm.spec.sampling import LEVELS, MAX_SEED
 
@@ -79,6 +86,24 @@ def check_sizes(template: Template, axes: Axes) -> None:
             raise InvalidInput(
                 f"axes: in some cell {error.message}", field="axes", remedy=error.remedy
             ) from None
+
+
+def has_second_pass(template: Template, axes: Axes) -> bool:
+    """Whether any cell has one."""
+    return any(
+        value not in (0, 1) for field in HIRES_SIZES for value in given(field, template, axes)
+    )
+
+
+def check_second_pass(template: Template, axes: Axes) -> None:
+    """What is said of second passes is heeded in some cell."""
+    if has_second_pass(template, axes):
+        return
+    for field in sorted(SECOND_PASS & {*template, *axes}):
+        usual = JobSpec.model_fields[field].default
+        for value in given(field, template, axes):
+            if value != usual:
+                raise in_vain(f"axes.{field}" if field in axes else field, value)
 
 
 def largest(template: Template, axes: Axes, checkpoint: str) -> dict[str, int]:

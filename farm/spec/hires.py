@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import sqrt
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -134,6 +134,20 @@ class HiresOptions(BaseModel):
         if not down or (across and width * down < across * height):
             return across, across * height // width
         return down * width // height, down
+
+
+SECOND_PASS = frozenset(HiresOptions.model_fields) - {*HIRES_SIZES}
+"""What says how a second pass is made, and has no effect where there is none."""
+
+
+def in_vain(where: str, value: Any) -> InvalidInput:
+    """What to answer who says how a second pass is to be made, and asks for none."""
+    return InvalidInput(
+        f"{where}: it is said of a second pass, and no job has one.",
+        field=where,
+        value=value,
+        remedy="Ask for one, such as with hires_scale 2, or leave this out.",
+    )
 
 
 def check_target(options: HiresOptions, width: int, height: int) -> None:

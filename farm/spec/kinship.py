@@ -8,8 +8,8 @@ from itertools import product
 
 from farm.errors import InvalidInput
 from farm.spec.batch import BatchSpec
-from farm.spec.cells import given
-from farm.spec.hires import HIRES_SIZES, LATENT_UPSCALERS, PICTURE_UPSCALERS
+from farm.spec.cells import given, has_second_pass
+from farm.spec.hires import LATENT_UPSCALERS, PICTURE_UPSCALERS
 from farm.spec.job import JobSpec
 
 KIN = {"sd15": "SD", "sd2": "SD", "sdxl": "SDXL", "sdxl-refiner": "SDXL", "ssd1b": "SDXL"}
@@ -41,9 +41,8 @@ def check_batch(batch: BatchSpec | Sequence[JobSpec], family: Family) -> None:
             check_job(job, family, where=f"jobs[{ord}].")
         return
     values = partial(given, template=batch.template, axes=dict(batch.axes))
-    if all(value in (0, 1) for field in HIRES_SIZES for value in values(field)):
-        return
-    if not any(values("denoising_strength")):
+    second = has_second_pass(batch.template, dict(batch.axes))
+    if not (second and any(values("denoising_strength"))):
         return
     choices = (dict.fromkeys(values(field)) for field in _HANDED_ON)
     for first, second, upscaler in product(*choices):

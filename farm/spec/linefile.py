@@ -67,6 +67,7 @@ class LineFile:
                 known |= dict.fromkeys({str(name), str(second or name)}, _STAND_IN)
                 listing.job({**found, "checkpoint": name}, f"line {number}")
                 jobs += 1
+        listing.check()
         return jobs
 
     def _head(self) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from farm.errors import InvalidInput
 from farm.spec.batch import BatchRequest, Defaults, completed, known_checkpoint, own_checkpoint
+from farm.spec.hires import SECOND_PASS, in_vain
 from farm.spec.job import JobSpec
 from farm.spec.problems import validated
 
@@ -44,6 +45,8 @@ class Listing:
         fields = set(JobSpec.model_fields)
         self._shared = request.model_dump(include=fields, exclude_unset=True)
         self._names: dict[tuple[str, str | None], str] = {}
+        self._in_vain: InvalidInput | None = None
+        self._second_pass = False
 
     def job(self, overrides: Mapping[str, Any], where: str) -> JobSpec:
         """One job; InvalidInput names the field in it that is wrong, behind ``where``."""
@@ -51,7 +54,24 @@ class Listing:
         given["checkpoint"] = self._named("checkpoint", given.get("checkpoint"), where)
         if own := given.get("hires_checkpoint"):
             given["hires_checkpoint"] = self._named("hires_checkpoint", own, where)
-        return validated(JobSpec, completed(given, self._defaults), prefix=where)
+        job = validated(JobSpec, completed(given, self._defaults), prefix=where)
+        self._note(job, overrides, where)
+        return job
+
+    def check(self) -> None:
+        """Raise InvalidInput if what was said of second passes was heeded in none of the jobs."""
+        if self._in_vain and not self._second_pass:
+            raise self._in_vain
+
+    def _note(self, job: JobSpec, overrides: Mapping[str, Any], where: str) -> None:
+        self._second_pass = self._second_pass or job.target is not None
+        if self._second_pass or self._in_vain:
+            return
+        for field in sorted(SECOND_PASS & job.model_fields_set):
+            value = getattr(job, field)
+            if value != JobSpec.model_fields[field].default:
+                self._in_vain = in_vain(f"{where}.{field}" if field in overrides else field, value)
+                return
 
     def _named(self, field: str, name: Any, where: str) -> str:
         if not isinstance(name, str | None):
@@ -65,7 +85,9 @@ class Listing:
 def freeze_listed(request: BatchRequest, defaults: Defaults) -> list[JobSpec]:
     """The explicit ``jobs`` of a request, each validated; the first wrong one is named."""
     listing = Listing(request, defaults)
-    return [listing.job(job, f"jobs[{index}]") for index, job in enumerate(request.jobs or [])]
+    jobs = [listing.job(job, f"jobs[{index}]") for index, job in enumerate(request.jobs or [])]
+    listing.check()
+    return jobs
 
 
 def parsed(line: bytes, where: str) -> dict[str, Any]:

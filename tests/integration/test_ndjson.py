@@ -91,6 +91,7 @@ GOOD = {"prompt": "a lion"}
         (text(GOOD, {"steps": 0}), "line 2.steps"),
         (text(GOOD, "", {"stepz": 1}), "line 3.stepz"),
         (text(GOOD, {"count": 2}), "line 2.count"),
+        (text(GOOD, {"denoising_strength": 0.4}, GOOD), "line 2.denoising_strength"),
         (text(GOOD, {"checkpoint": "nowhere"}), "line 2.checkpoint"),
         (text(GOOD, {"checkpoint": ["demo"]}), "line 2.checkpoint"),
         (text(GOOD, {"prompt": "a\0b"}), "line 2.prompt"),

@@ -143,6 +143,35 @@ def test_upscalers_are_webui_s_own() -> None:
     assert {job(hires_upscaler=name.upper()).hires_upscaler for name in UPSCALERS} == {*UPSCALERS}
 
 
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"denoising_strength": 0.4}, "denoising_strength"),
+        ({"axes": {"denoising_strength": "0.4, 0.5"}}, "axes.denoising_strength"),
+        ({"hires_scale": 1, "hires_steps": 9}, "hires_steps"),
+        ({"jobs": [{}, {"hires_prompt": "a lion"}]}, "jobs[1].hires_prompt"),
+        ({"jobs": [{}], "extra_noise": 0.1}, "extra_noise"),
+        # One that has a second pass is enough, and so is what would be so without it.
+        ({"denoising_strength": 0.4, "axes": {"hires_scale": "1, 2"}}, None),
+        ({"denoising_strength": 0.4, "jobs": [{}, {"hires_width": 256}]}, None),
+        ({"denoising_strength": 0.7, "hires_steps": 0}, None),
+        ({"jobs": [job().model_dump(mode="json")]}, None),
+    ],
+)
+def test_what_is_said_in_vain_of_a_second_pass_is_refused(
+    fields: dict[str, Any], field: str | None
+) -> None:
+    request = validated(BatchRequest, {"checkpoint": "demo", **fields})
+    freeze_any = freeze_listed if request.jobs else freeze
+    if field is None:
+        freeze_any(request, DEFAULTS)
+        return
+    with pytest.raises(InvalidInput) as refused:
+        freeze_any(request, DEFAULTS)
+    assert refused.value.field == field
+    assert "Ask for one, such as with hires_scale 2" in str(refused.value)
+
+
 def test_axes_vary_the_second_pass() -> None:
     spec = frozen(
         hires_scale=2,

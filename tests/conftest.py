@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 import socket
@@ -12,19 +11,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
-import psycopg
 import pytest
 
-from farm.db import migrate
 from farm.db.database import Database
+from tests.databases import Databases
 
 # Before torch is imported: its threads spin while they wait for each other, and would starve the
 # servers and workers that a test runs beside them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-_serial = itertools.count()
 _QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
@@ -75,20 +71,16 @@ def older_postgres_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def _template(postgres_url: str) -> str:
-    name = "farm_template"
-    _execute(postgres_url, f"CREATE DATABASE {name}")
-    migrate.upgrade(_database(postgres_url, name))
-    return name
+def databases(postgres_url: str) -> Databases:
+    return Databases(postgres_url)
 
 
 @pytest.fixture
-def database_url(postgres_url: str, _template: str) -> Iterator[str]:
+def database_url(databases: Databases) -> Iterator[str]:
     """A migrated, empty database of its own."""
-    name = f"farm_{next(_serial)}"
-    _execute(postgres_url, f"CREATE DATABASE {name} TEMPLATE {_template}")
-    yield _database(postgres_url, name)
-    _execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+    name = databases.take()
+    yield databases.url(name)
+    databases.give_back(name)
 
 
 @pytest.fixture
@@ -121,12 +113,3 @@ def _answers(path: Path) -> bool:
         except OSError:
             return False
     return True
-
-
-def _execute(url: str, statement: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(statement)
-
-
-def _database(url: str, name: str) -> str:
-    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
@@ -37,6 +36,7 @@ from farm.spec.batch import BatchSpec
 from farm.spec.job import JobSpec
 from farm.spec.moves import Move
 from farm.storage import ImageStore
+from tests.databases import Databases
 from tests.records import IMAGE, TEMPLATE
 
 GROWING = {
@@ -100,22 +100,19 @@ FROM generate_series(1, 2000) b, unnest(ARRAY['accepted', 'half']) m;
 
 
 @pytest.fixture(scope="module")
-def full(postgres_url: str, _template: str) -> Iterator[Database]:
+def full(databases: Databases) -> Iterator[Database]:
     """A farm that has done much and has much to do; these tests change little of it."""
     name = "farm_full"
     template = json.dumps({**TEMPLATE, "steps": 20})
     spec = json.dumps({"template": TEMPLATE, "axes": [], "count": 500})
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {_template}")
-    url = urlunsplit(urlsplit(postgres_url)._replace(path=f"/{name}"))
+    url = databases.make(name)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(FILL.format(spec=spec, template=template))
         # As autovacuum does in time: indexes by time are summaries of pages that it makes.
         connection.execute("VACUUM ANALYZE")
     with Database(url) as db:
         yield db
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    databases.drop(name)
 
 
 @pytest.fixture

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+
+import pytest
 
 from farm.db import sessions
 from farm.db.database import Database
 from farm.db.sessions import NewSession
+from tests.databases import Databases
 from tests.wal import MOVES, live, position, written
 
 JOBS = 256
+
+
+@pytest.fixture
+def db(databases: Databases) -> Iterator[Database]:
+    """A database whose pages were never used."""
+    with Database(databases.make("farm_wal")) as db:
+        yield db
+    databases.drop("farm_wal")
 
 
 def test_a_job_costs_few_bytes_and_its_updates_touch_no_index(db: Database) -> None:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 from fastapi import FastAPI, Request
@@ -61,10 +62,11 @@ def of_error(error: FarmError, *, headers: Mapping[str, str] | None = None) -> R
     return problem(error.status, title, detail, headers=headers, **members)
 
 
-def of_fault(fault: Exception, request_line: str) -> Response:
+def of_fault(fault: Exception, method: str, path: str) -> Response:
     """The answer for a fault of ours: the log has the traceback, the client a number to ask by."""
     number = uuid4().hex[:12]
-    _log.error("fault %s in %s", number, request_line, exc_info=fault)
+    # Quoted: no address may end a line of the log and begin another.
+    _log.error("fault %s in %s %s", number, method, quote(path), exc_info=fault)
     return problem(
         500,
         FarmError.title,
@@ -84,7 +86,7 @@ def install(app: FastAPI) -> None:
 def _farm_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, FarmError)
     if error.status == 500:
-        return of_fault(error, f"{request.method} {request.url.path}")
+        return of_fault(error, request.method, request.scope["path"])
     return of_error(error)
 
 

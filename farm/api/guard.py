@@ -53,7 +53,7 @@ class Guard:
         try:
             await self._app(scope, _limited(receive, _limit(headers)), sending)
         except Exception as fault:  # the last line: no traceback ever reaches a client
-            answer = of_fault(fault, f"{scope['method']} {scope['path']}")
+            answer = of_fault(fault, scope["method"], scope["path"])
             if started:
                 raise
             await answer(scope, receive, send)

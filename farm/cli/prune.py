@@ -29,12 +29,17 @@ def prune(
     Example: farm prune --older-than 90d --dry-run
     """
     days = _days(older_than)
+    if as_json and not (dry_run or yes):
+        raise InvalidInput(
+            "--json does not ask whether to remove them.",
+            field="yes",
+            remedy="Say --yes, or look first with --dry-run.",
+        )
     with Farm() as farm:
         told = farm.prune(days, dry_run=True)
         if not dry_run and told["batches"]:
-            asked = f"Remove {_what(told)}, for ever?"
-            if not (yes or as_json):
-                typer.confirm(asked, abort=True)
+            if not yes:
+                typer.confirm(f"Remove {_what(told)}, for ever?", abort=True)
             told = farm.prune(days)
     if as_json:
         output.print_json(told)

@@ -78,8 +78,6 @@ def simulate(
         if trace
         else mixed(cards=cards, jobs=jobs, users=users, checkpoints=checkpoints, seed=seed)
     )
-    if save is not None:
-        _write(save, found)
     changes = [_change(each) for each in workers or ()]
     farms = [found, *map(found.with_cards, changes)]
     chosen = _chosen(policy, compared=not changes)

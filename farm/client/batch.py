@@ -105,7 +105,8 @@ class Job:
     @property
     def image(self) -> Image | None:
         stored = self.data["image"]
-        return stored and Image(self.id, self.ord, self.spec["seed"], stored, self._transport)
+        # A number: it becomes part of a file's name.
+        return stored and Image(self.id, self.ord, int(self.spec["seed"]), stored, self._transport)
 
 
 class Batch:

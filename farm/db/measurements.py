@@ -23,7 +23,8 @@ WHERE card = %(card)s AND torch = %(torch)s
   AND measured_at > now() - make_interval(days => %(days)s)
 """
 
-# Two workers may measure the same call on two cards: the larger of what they took counts.
+# Two workers may measure the same call on two cards: the larger of what they took counts. In order,
+# lest each wait for the other.
 _RECORD = """
 INSERT INTO measurements AS known
     (card, torch, work, family, parameters, dtype, mode, pixels, rows,
@@ -33,6 +34,7 @@ SELECT %(card)s, %(torch)s, work, family, parameters, dtype, mode, pixels, rows,
 FROM jsonb_to_recordset(%(told)s) AS told
     (work text, family text, parameters bigint, dtype text, mode text, pixels bigint, rows integer,
      seconds double precision, bytes bigint, outside bigint, failed boolean)
+ORDER BY work, family, parameters, dtype, mode, pixels, rows
 ON CONFLICT (card, torch, work, family, parameters, dtype, mode, pixels, rows) DO UPDATE
 SET seconds = coalesce(excluded.seconds, known.seconds),
     bytes = greatest(excluded.bytes, known.bytes),

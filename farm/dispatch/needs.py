@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from farm.db import batches, jobs
 from farm.db.database import Database
 from farm.dispatch.cost import units
 from farm.dispatch.snapshot import Kind
 from farm.spec import networks
-from farm.spec.batch import BatchSpec
 from farm.spec.cells import largest
 from farm.spec.job import JobSpec
 
-_READ = 8192
-"""Answers that are kept: jobs to retry come one by one, and are asked about in each cycle."""
+_READ, _SPECS = 8192, 8
+"""Answers that are kept: jobs to retry come one by one, and are asked about in each cycle. And
+specifications, each of which may have 32 MB."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Need:
 
 
 class Needs:
-    """Answers from the batches' specifications, which never change and are read once."""
+    """Answers from the batches' specifications, which never change."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._specs: dict[int, BatchSpec | None] = {}
+        self._specs = lru_cache(maxsize=_SPECS)(partial(batches.specification, db))
         self._known: dict[int, tuple[int, Need]] = {}
         self._read = lru_cache(maxsize=_READ)(self._find)
 
@@ -60,13 +60,10 @@ class Needs:
 
     def forget(self, batch_id: int) -> None:
         """The batch has ended."""
-        self._specs.pop(batch_id, None)
         self._known.pop(batch_id, None)
 
     def _find(self, batch_id: int, ord: int) -> Need:
-        if batch_id not in self._specs:
-            self._specs[batch_id] = batches.specification(self._db, batch_id)
-        spec = self._specs[batch_id]
+        spec = self._specs(batch_id)
         if spec is None:
             job, until = jobs.checkpoint_run(self._db, batch_id, ord)
             return Need(_kind(job), units(job), job.largest, until)

@@ -78,6 +78,14 @@ def test_our_own_faults_are_not_told(client: TestClient) -> None:
     assert "1234" not in answer.text
 
 
+def test_an_address_cannot_write_lines_of_the_log(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors.of_fault(ValueError("x"), "GET", "/v1/batches/1\n2026-11-23 INFO api: all is well")
+    (record,) = caplog.records
+    assert "\n" not in record.getMessage()
+
+
 def test_all_findings_are_listed(client: TestClient) -> None:
     wrong = {"width": 100, "height": "tall", "steps": 0, "seed": 1, "colour": "red"}
     answer = client.post("/job", json=wrong)

@@ -146,3 +146,11 @@ def test_a_file_of_lines_is_no_prompt_to_quote() -> None:
     refused = runner.invoke(main.app, ["quote", "jobs.ndjson"])
     assert refused.exit_code == main.BAD_INPUT
     assert "jobs.ndjson: a file of one job a line is not quoted" in refused.output
+
+
+@pytest.mark.parametrize(("more", "refused"), [((), True), (("--dry-run",), False)])
+def test_a_document_is_no_consent_to_remove(more: tuple[str, ...], refused: bool) -> None:
+    words = ["prune", "--older-than", "90d", "--json", *more]
+    result = runner.invoke(main.app, words, env={"FARM_URL": "http://127.0.0.1:1"})
+    assert result.exit_code == (main.BAD_INPUT if refused else main.UNAVAILABLE)
+    assert ("Say --yes" in result.output) == refused

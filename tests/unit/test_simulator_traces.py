@@ -124,6 +124,14 @@ def test_the_command_refuses(arguments: list[str], says: str) -> None:
     assert says in answer.stderr
 
 
+def test_who_is_refused_has_nothing_written(tmp_path: Path) -> None:
+    target = tmp_path / "trace.jsonl"
+    assert simulate(
+        "--cards", "2", "--jobs", "10", "--save", str(target), "--policy", "x"
+    ).exit_code
+    assert not target.exists()
+
+
 def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
     answer = simulate("--trace", str(tmp_path / "none.jsonl"))
     assert "none.jsonl cannot be read: No such file or directory." in answer.stderr

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
+import pytest
+
+from farm.db import batches
 from farm.db.leases import Claim
 from farm.dispatch.accounts import Accounts
+from farm.dispatch.needs import Needs
 from farm.dispatch.placement import Placed
 from farm.dispatch.survey import Survey
+from farm.spec.batch import BatchSpec
+from tests.records import TEMPLATE
 
 
 def test_who_gives_way_for_the_first_time_has_not_waited_before() -> None:
@@ -19,3 +26,21 @@ def test_who_gives_way_for_the_first_time_has_not_waited_before() -> None:
         survey.wait(found, seconds)
         waited.append(survey._passed.get(1))
     assert waited == [0.0, 5.0, 12.0, None]
+
+
+def test_of_specifications_only_a_few_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may have 32 MB, and of each user 64 batches are looked at."""
+    read: list[weakref.ref[BatchSpec]] = []
+
+    def specification(_: Any, batch_id: int) -> BatchSpec:
+        spec = BatchSpec(template=TEMPLATE, count=batch_id)
+        read.append(weakref.ref(spec))
+        return spec
+
+    monkeypatch.setattr(batches, "specification", specification)
+    no_database: Any = None
+    needs = Needs(no_database)
+    for _ in range(2):
+        assert [needs.of(batch, 0).until for batch in range(1, 101)] == [*range(1, 101)]
+    assert len(read) == 100, "what was found out once is known"
+    assert sum(one() is not None for one in read) < 20

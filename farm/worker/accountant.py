@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from time import monotonic
 from typing import Literal, NamedTuple, TypeAlias
@@ -52,8 +52,8 @@ class Accountant:
         self._period = ""
         self._books: defaultdict[Entry, float] = defaultdict(float)
         self._owners: dict[str, Owner] = {}
-        self._open: dict[str, defaultdict[Work, float]] = {}
-        self._claims: defaultdict[tuple[str, Work], float] = defaultdict(float)
+        self._open: dict[str, defaultdict[tuple[Work, str], float]] = {}
+        self._claims: defaultdict[tuple[str, Work, str], float] = defaultdict(float)
         self._resting = True
         self._aside: list[Owner] = []
         self._by_policy = False
@@ -100,8 +100,12 @@ class Accountant:
                 self._divide(self._clock())
             self._resting = True
 
-    def work(self, work: Work, shares: Mapping[str, float]) -> None:
-        """The device has worked for attempts, so many seconds for each."""
+    def work(self, work: Work, shares: Mapping[str, float], checkpoint: str = "") -> None:
+        """The device has worked for attempts, so many seconds for each.
+
+        Args:
+            checkpoint: with which; by default that of each attempt's owner.
+        """
         with self._lock:
             now = self._clock()
             if self._resting:
@@ -109,7 +113,7 @@ class Accountant:
                 self._resting = False
             self._mark = now
             for key, seconds in shares.items():
-                self._claims[key, work] += seconds
+                self._claims[key, work, checkpoint] += seconds
 
     @contextmanager
     def aside(self, checkpoint: str) -> Iterator[None]:
@@ -171,10 +175,10 @@ class Accountant:
             return
         total = sum(self._claims.values())
         even = 1 / len(self._claims)
-        for (key, work), seconds in self._claims.items():
+        for (key, work, checkpoint), seconds in self._claims.items():
             part = (until - self._since) * (seconds / total if total > 0 else even)
             if key in self._owners:
-                self._open[key][work] += part
+                self._open[key][work, checkpoint] += part
             else:
                 self._books[Entry(self._period, NOBODY, "policy")] += part
         self._claims.clear()
@@ -182,5 +186,6 @@ class Accountant:
 
     def _close(self, key: str, use: Use | None) -> None:
         owner = self._owners.pop(key, NOBODY)
-        for work, seconds in self._open.pop(key, {}).items():
-            self._books[Entry(self._period, owner, use or work)] += seconds
+        for (work, checkpoint), seconds in self._open.pop(key, {}).items():
+            whose = replace(owner, checkpoint=checkpoint or owner.checkpoint)
+            self._books[Entry(self._period, whose, use or work)] += seconds

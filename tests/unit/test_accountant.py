@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from farm.worker.accountant import Accountant, Owner
 from tests.engine_bench import Bench
-from tests.fake_models import spec
+from tests.fake_models import FakeCheckpoint, spec
 
 A, B = Owner(1, "a"), Owner(2, "b")
 
@@ -54,6 +54,21 @@ def test_a_day_of_a_device() -> None:
         (1, "decode"): 1,
         (2, "cancelled"): 4.5,
     }
+
+
+def test_work_with_another_checkpoint_is_its_own() -> None:
+    ledger = Ledger()
+    ledger.accountant.wake()
+    ledger.accountant.enter("1-0.1", A)
+    ledger.after(2).work("denoise", {"1-0.1": 2}, "a")
+    ledger.after(1).work("denoise", {"1-0.1": 1}, "second")
+    ledger.after(4).work("decode", {"1-0.1": 4})
+    ledger.accountant.leave("1-0.1", None)
+    booked = {
+        (entry.owner.batch_id, entry.owner.checkpoint, entry.use): seconds
+        for entry, seconds in ledger.accountant.books().items()
+    }
+    assert booked == {(1, "a", "denoise"): 2, (1, "second", "denoise"): 1, (1, "a", "decode"): 4}
 
 
 @pytest.mark.parametrize(
@@ -196,6 +211,24 @@ def test_an_engine_at_work_is_accounted_for() -> None:
     bench.core.rest()
     for order in range(2):
         accountant.leave(f"job-{order}", None)
-    had = {(entry.owner, entry.use): seconds for entry, seconds in accountant.books().items()}
+    books = accountant.books()
+    had = {(entry.owner.batch_id, entry.use): seconds for entry, seconds in books.items()}
     assert {use for _, use in had} >= {"load", "encode", "denoise", "decode"}
-    assert had[A, "denoise"] > had[B, "denoise"] > 0
+    assert had[1, "denoise"] > had[2, "denoise"] > 0
+
+
+def test_each_pass_of_an_image_is_booked_under_its_checkpoint() -> None:
+    accountant = Accountant()
+    bench = Bench(FakeCheckpoint("fake"), FakeCheckpoint("other"), accountant=accountant)
+    accountant.begin("10:00")
+    accountant.enter("job-0", Owner(1, "fake"))
+    bench.render(spec("a cat", 1, steps=6, hires_scale=2, hires_checkpoint="other"))
+    accountant.leave("job-0", None)
+    uses: dict[str, set[str]] = {}
+    for entry in accountant.books():
+        if entry.owner.batch_id:
+            uses.setdefault(entry.owner.checkpoint, set()).add(entry.use)
+    assert uses == {
+        "fake": {"load", "encode", "denoise"},
+        "other": {"load", "encode", "denoise", "decode"},
+    }

@@ -174,7 +174,7 @@ class Core:
         waiting = (job for job in self.jobs if not job.aside)
         jobs = [job for job in waiting if job.waiting.checkpoint == checkpoint]
         self._denoiser.settle()
-        with self.jobs.blame(jobs), self._loading(jobs, checkpoint=checkpoint):
+        with self.jobs.blame(jobs), self._loading(jobs, checkpoint):
             relieved(self._models, lambda: self._models.get(checkpoint))
 
     def _encode(self, job: Job) -> None:
@@ -203,20 +203,20 @@ class Core:
         if checkpoint.worn(side) == loras:
             return
         self._denoiser.settle()
-        with self._loading(jobs, loras=[lora.name for lora in loras]):
+        with self._loading(jobs, checkpoint.name, loras=[lora.name for lora in loras]):
             relieved(self._models, lambda: self._wardrobe.put_on(checkpoint, side, loras))
 
     @contextmanager
-    def _loading(self, jobs: Sequence[Job], **detail: Any) -> Iterator[None]:
+    def _loading(self, jobs: Sequence[Job], checkpoint: str, **detail: Any) -> Iterator[None]:
         """Charge jobs with what the block takes, each the same, even if it fails."""
-        with self.pulse.doing("load", **detail):
+        with self.pulse.doing("load", checkpoint=checkpoint, **detail):
             began = perf_counter()
             try:
                 yield
             finally:
                 seconds = perf_counter() - began
                 share = seconds / len(jobs)
-                self.pulse.worked("load", {job.key: share for job in jobs})
+                self.pulse.worked("load", {job.key: share for job in jobs}, checkpoint)
                 for job in jobs:
                     job.ledger.charge("load", seconds, share=share)
 

@@ -109,7 +109,7 @@ class Decodes:
                 beside = self._side is not None and self._room_beside(job)
                 queued = self._queue(checkpoint, latent, beside=beside)
             except Exception:
-                self._charge(job, monotonic() - began)
+                self._charge(job, checkpoint, monotonic() - began)
                 raise
             self._current = _Decoding(job, latent, checkpoint, queued, began, held.pop_all())
 
@@ -154,7 +154,7 @@ class Decodes:
                     "beside", "decode", current.began, monotonic(), job=job.key
                 )
             seconds = queued.watch.seconds()
-            self._charge(job, seconds)
+            self._charge(job, current.checkpoint, seconds)
             if not queued.beside:
                 pixels = current.latent[0].numel() * FACTOR**2
                 self._limits.decoded(current.checkpoint, pixels, seconds)
@@ -173,10 +173,10 @@ class Decodes:
             with self._pulse.doing("decode", job=current.job.key):
                 return self._with_room(decoded)
         finally:
-            self._charge(current.job, monotonic() - began)
+            self._charge(current.job, current.checkpoint, monotonic() - began)
 
-    def _charge(self, job: Job, seconds: float) -> None:
-        self._pulse.worked("decode", {job.key: seconds})
+    def _charge(self, job: Job, checkpoint: Checkpoint, seconds: float) -> None:
+        self._pulse.worked("decode", {job.key: seconds}, checkpoint.name)
         job.ledger.charge("decode", seconds, share=seconds)
 
     def _queue(self, checkpoint: Checkpoint, latent: Tensor, *, beside: bool) -> _Queued:

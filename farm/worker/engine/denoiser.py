@@ -110,6 +110,7 @@ class Denoiser:
             self._pulse.worked(
                 "denoise",
                 self._split(jobs, shares),
+                checkpoint.name,
                 forwards=rows.forwards,
                 rows=rows.count,
                 padded=rows.padding,

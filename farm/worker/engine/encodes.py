@@ -39,7 +39,7 @@ class Encodes:
         self._texts = texts
         self._embeddings = embeddings
         self._device = device
-        self._queued: deque[tuple[Stopwatch, Sequence[Job]]] = deque()
+        self._queued: deque[tuple[Stopwatch, Sequence[Job], str]] = deque()
 
     def encode(self, request: EncodeText, checkpoint: Checkpoint, jobs: Sequence[Job]) -> None:
         """Encode a text for these jobs; raises what the device raises."""
@@ -56,14 +56,14 @@ class Encodes:
             )
             watch.stop()
         self._texts.put(request, text)
-        self._queued.append((watch, jobs))
+        self._queued.append((watch, jobs, request.checkpoint))
         for job in jobs:
             self._jobs.send(job, text)
 
     def book(self) -> None:
         """Charge the jobs for what the device is done with. Waits for nothing."""
         while self._queued:
-            watch, jobs = self._queued[0]
+            watch, jobs, _ = self._queued[0]
             with self._jobs.blame(jobs):
                 if not watch.passed:
                     return
@@ -74,10 +74,10 @@ class Encodes:
         while self._queued:
             self._charge(*self._queued.popleft())
 
-    def _charge(self, watch: Stopwatch, jobs: Sequence[Job]) -> None:
+    def _charge(self, watch: Stopwatch, jobs: Sequence[Job], checkpoint: str) -> None:
         with self._jobs.blame(jobs):
             seconds = watch.seconds()
             share = seconds / len(jobs)
-            self._pulse.worked("encode", {job.key: share for job in jobs})
+            self._pulse.worked("encode", {job.key: share for job in jobs}, checkpoint)
             for job in jobs:
                 job.ledger.charge("encode", seconds, share=share)

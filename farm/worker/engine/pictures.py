@@ -64,7 +64,7 @@ class Pictures:
             finally:
                 watch.stop()
                 seconds = watch.seconds()
-                self._pulse.worked("encode", {job.key: seconds})
+                self._pulse.worked("encode", {job.key: seconds}, request.checkpoint)
                 job.ledger.charge("encode", seconds, share=seconds)
         self._jobs.send(job, latent)
 

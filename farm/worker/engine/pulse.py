@@ -87,13 +87,15 @@ class Pulse:
         self,
         work: Work,
         shares: Mapping[str, float],
+        checkpoint: str,
         *,
         forwards: int = 0,
         rows: int = 0,
         padded: int = 0,
     ) -> None:
-        """Count work done on the device: its seconds, by the key of the job they were for."""
-        self.accountant.work(work, shares)
+        """Count work done on the device with a checkpoint: its seconds, by the key of the job they
+        were for."""
+        self.accountant.work(work, shares, checkpoint)
         done = self.counters
         self.counters = replace(
             done,

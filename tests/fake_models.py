@@ -73,6 +73,7 @@ class FakeCheckpoint:
         self.plainly: list[bool] = []
         self.mode, self.streamable = "resident", False
         self.tile_over, self.side = 2**30, 64
+        self.encode_tile_over = 2**30
         self._worn: dict[str, Loras] = {}
 
     @contextmanager
@@ -93,6 +94,10 @@ class FakeCheckpoint:
 
     def decode_call(self, pixels: int) -> Call:
         mode = "tiles" if pixels > self.tile_over else "whole"
+        return replace(self.vae_call, mode=mode, pixels=pixels)
+
+    def encode_call(self, pixels: int) -> Call:
+        mode = "encode-tiles" if pixels > self.encode_tile_over else "encode"
         return replace(self.vae_call, mode=mode, pixels=pixels)
 
     def stream(self) -> bool:

@@ -14,7 +14,13 @@ from farm.worker.engine.stopwatch import Stopwatch
 from farm.worker.memory.exhaustion import out_of_memory
 from farm.worker.memory.experience import Experience
 from farm.worker.memory.meter import Meter
-from farm.worker.memory.planner import Learnt, decode_bytes, denoise_bytes
+from farm.worker.memory.planner import (
+    Learnt,
+    decode_bytes,
+    denoise_bytes,
+    encode_bytes,
+    encode_mode,
+)
 from farm.worker.memory.profiles import PIXELS_1024, MemoryProfile
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.checkpoint import Checkpoint
@@ -67,7 +73,8 @@ class Calibration:
         self._meter = meter
 
     def moments(self, name: str, sizes: Sequence[Size]) -> list[Callable[[], Calibrated]]:
-        """One measurement each: of every bucket that is worth it at each size, and of a decoding.
+        """One measurement each: of every bucket that is worth it at each size, and of a picture in
+        both directions.
 
         Args:
             name: of a checkpoint, which is loaded if need be.
@@ -88,6 +95,7 @@ class Calibration:
                 if rows <= max(GUIDED_ROWS, most)
             ]
             found.append(partial(self._decode, name, (width, height)))
+            found.append(partial(self._encode, name, (width, height)))
         return found
 
     def _forward(self, name: str, size: Size, rows: int) -> Calibrated:
@@ -108,6 +116,21 @@ class Calibration:
             latent = torch.zeros(4, size[1] // FACTOR, size[0] // FACTOR, device=self._device)
             taken = self._measured(call, lambda: checkpoint.decode(latent))
             if checkpoint.decode_call(pixels) != call:  # it went over to tiles on the way
+                self._experience.failed(call)
+                taken = None, None
+            return Calibrated(call, *size, int(predicted), *taken)
+
+    def _encode(self, name: str, size: Size) -> Calibrated:
+        with self._models.use(name) as checkpoint:
+            pixels = size[0] * size[1]
+            if encode_mode(self._profile, pixels) == "encode-tiles":
+                checkpoint.encode_tile_over = min(checkpoint.encode_tile_over, pixels - 1)
+            call = checkpoint.encode_call(pixels)
+            learnt = Learnt(checkpoint.unet_call, checkpoint.vae_call, self._experience)
+            predicted = encode_bytes(self._profile, pixels, learnt=learnt)
+            picture = torch.zeros(size[1], size[0], 3, dtype=torch.uint8)
+            taken = self._measured(call, lambda: checkpoint.encode_picture(picture))
+            if checkpoint.encode_call(pixels) != call:  # it went over to tiles on the way
                 self._experience.failed(call)
                 taken = None, None
             return Calibrated(call, *size, int(predicted), *taken)

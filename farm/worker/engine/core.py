@@ -98,7 +98,7 @@ class Core:
             embeddings=EmbeddingShelf(assets),
             device=device,
         )
-        self._pictures = Pictures(self.jobs, models, self.pulse, device=device)
+        self._pictures = Pictures(self.jobs, models, self.pulse, limits=limits, device=device)
         self._decodes = Decodes(
             self.jobs,
             models,

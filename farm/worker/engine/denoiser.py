@@ -11,7 +11,7 @@ from functools import partial
 import torch
 
 from farm.errors import InvalidInput
-from farm.spec.passes import Pass
+from farm.spec.hires import PICTURE_UPSCALERS
 from farm.worker.engine.adaptive import AdaptiveSlot
 from farm.worker.engine.decisions import Forward
 from farm.worker.engine.decodes import Decodes
@@ -176,9 +176,10 @@ class Denoiser:
         request = job.request
         assert isinstance(request, Denoise)
         later = [each for each in job.coming if each.checkpoint == request.checkpoint]
-        sizes: list[Denoise | Pass] = [request, *later]
-        for size in sizes:
-            self._limits.check(checkpoint, size)
+        self._limits.check(checkpoint, request)
+        for each in later:
+            encodes = job.spec.hires_upscaler in PICTURE_UPSCALERS
+            self._limits.check(checkpoint, each, encodes=encodes)
         if request.edit and not checkpoint.edits:
             raise InvalidInput(
                 f"{request.checkpoint!r} is no model for editing, and cannot be shown a picture.",

@@ -24,7 +24,7 @@ from farm.worker.engine.worth import Worth
 from farm.worker.memory.admission import check_fits
 from farm.worker.memory.experience import Experience
 from farm.worker.memory.meter import Meter
-from farm.worker.memory.planner import Learnt, Recorded, peak_bytes, rows_allowed
+from farm.worker.memory.planner import Learnt, Recorded, encode_mode, peak_bytes, rows_allowed
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.checkpoint import Checkpoint
@@ -60,26 +60,36 @@ class RowLimits:
         self._seconds: dict[Call, tuple[int, float]] = {}
         self._tiled: dict[Call, int] = {}
 
-    def check(self, checkpoint: Checkpoint, request: Denoise | Pass) -> None:
+    def check(
+        self, checkpoint: Checkpoint, request: Denoise | Pass, *, encodes: bool = False
+    ) -> None:
         """Raise :class:`farm.errors.DoesNotFit` if this size does not fit beside the weights.
 
         A size for which even a single row was too much is denoised with streamed weights, and one
         that fits without recorded forwards alone is denoised without.
+
+        Args:
+            encodes: whether a picture of that size is encoded before.
         """
         lone = self.call(checkpoint, request.width * request.height, 1)
         if self._experience.too_much(lone):
             checkpoint.stream()
         recorded = self._recorded(checkpoint)
         try:
-            self._check_fits(checkpoint, request, recorded)
+            self._check_fits(checkpoint, request, recorded, encodes=encodes)
         except DoesNotFit:
             if recorded is None:
                 raise
-            self._check_fits(checkpoint, request, None)
+            self._check_fits(checkpoint, request, None, encodes=encodes)
             self._models.give_up_speed()
 
     def _check_fits(
-        self, checkpoint: Checkpoint, request: Denoise | Pass, recorded: Recorded | None
+        self,
+        checkpoint: Checkpoint,
+        request: Denoise | Pass,
+        recorded: Recorded | None,
+        *,
+        encodes: bool,
     ) -> None:
         check_fits(
             self._profile,
@@ -89,6 +99,7 @@ class RowLimits:
             weights_bytes=self._models.bytes,
             learnt=self._learnt(checkpoint),
             recorded=recorded,
+            encodes=encodes,
         )
 
     def allowed(self, name: str, width: int, height: int) -> int:
@@ -188,6 +199,26 @@ class RowLimits:
     def decoded(self, checkpoint: Checkpoint, pixels: int, seconds: float) -> None:
         """Learn what a decoding took on the clock."""
         self._experience.timed(checkpoint.decode_call(pixels), seconds)
+
+    @contextmanager
+    def encoding(self, checkpoint: Checkpoint, pixels: int) -> Iterator[None]:
+        """:meth:`decoding`, of a picture on its way to a latent; it is done in tiles, too, where
+        whole it is not planned to fit."""
+        kind, own = checkpoint.encode_call(0), checkpoint.encode_tile_over
+        most = min(own, self._tiled.get(kind, own))
+        if encode_mode(self._profile, pixels) == "encode-tiles":
+            most = min(most, pixels - 1)
+        checkpoint.encode_tile_over = most
+        try:
+            with self._taking(checkpoint.encode_call(pixels)):
+                yield
+        finally:
+            if checkpoint.encode_tile_over < most:
+                self._tiled[kind] = checkpoint.encode_tile_over
+
+    def encoded(self, checkpoint: Checkpoint, pixels: int, seconds: float) -> None:
+        """Learn what an encoding took on the clock."""
+        self._experience.timed(checkpoint.encode_call(pixels), seconds)
 
     @contextmanager
     def _taking(self, call: Call) -> Iterator[None]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from farm.worker.engine.job import Job
 from farm.worker.engine.jobs import Jobs
+from farm.worker.engine.limits import RowLimits
 from farm.worker.engine.pulse import Pulse
 from farm.worker.engine.relief import made_room, relieved
 from farm.worker.engine.requests import EncodeImage, Resize
@@ -29,11 +30,18 @@ class Pictures:
     """
 
     def __init__(
-        self, jobs: Jobs, models: ModelCache, pulse: Pulse, *, device: torch.device
+        self,
+        jobs: Jobs,
+        models: ModelCache,
+        pulse: Pulse,
+        *,
+        limits: RowLimits,
+        device: torch.device,
     ) -> None:
         self._jobs = jobs
         self._models = models
         self._pulse = pulse
+        self._limits = limits
         self._device = device
         self._resized: dict[Job, Future[Tensor]] = {}
 
@@ -58,15 +66,19 @@ class Pictures:
         with self._pulse.doing("encode", jobs=[job.key]):
             watch = Stopwatch(self._device)
             try:
-                latent = relieved(
-                    self._models, lambda: checkpoint.encode_picture(request.picture.value)
-                )
+                latent = relieved(self._models, lambda: self._encoded(checkpoint, request))
             finally:
                 watch.stop()
                 seconds = watch.seconds()
                 self._pulse.worked("encode", {job.key: seconds}, request.checkpoint)
                 job.ledger.charge("encode", seconds, share=seconds)
+        self._limits.encoded(checkpoint, request.picture.value[..., 0].numel(), seconds)
         self._jobs.send(job, latent)
+
+    def _encoded(self, checkpoint: Checkpoint, request: EncodeImage) -> Tensor:
+        picture = request.picture.value
+        with self._limits.encoding(checkpoint, picture[..., 0].numel()):
+            return checkpoint.encode_picture(picture)
 
     def _send(self, job: Job) -> None:
         resized = self._resized.pop(job)

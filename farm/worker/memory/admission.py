@@ -19,8 +19,13 @@ def check_fits(
     weights_bytes: int | None = None,
     learnt: Learnt | None = None,
     recorded: Recorded | None = None,
+    encodes: bool = False,
 ) -> None:
-    """Raise :class:`DoesNotFit` unless an image with guidance fits; names the nearest size."""
+    """Raise :class:`DoesNotFit` unless an image with guidance fits; names the nearest size.
+
+    Args:
+        encodes: whether a picture of that size is encoded, too.
+    """
 
     def fits(width: int, height: int) -> bool:
         rows = rows_allowed(
@@ -31,6 +36,7 @@ def check_fits(
             weights_bytes=weights_bytes,
             learnt=learnt,
             recorded=recorded,
+            encodes=encodes,
         )
         return rows >= GUIDED_ROWS and not _failed(learnt, width * height)
 

@@ -33,6 +33,10 @@ VAE_TILE, VAE_TILED_IMAGE = 378 * MIB, 11 * MIB
 """Decoding in tiles: one of 512x512, and the picture put together, per 1024x1024."""
 TAESD_IMAGE = 384 * MIB
 """Decoding one 1024x1024 image by TAESD."""
+VAE_PICTURE = 1280 * MIB
+"""Activations of encoding one 1024x1024 picture in float16, not tiled."""
+VAE_PICTURE_TILE, VAE_TILED_PICTURE = 320 * MIB, 7 * MIB
+"""Encoding in tiles: one of 512x512, and the whole picture beside it, per 1024x1024."""
 PARAMETERS = {
     "sd15": 1_066_200_000,
     "sd2": 1_290_000_000,
@@ -93,6 +97,7 @@ def rows_allowed(
     weights_bytes: int | None = None,
     learnt: Learnt | None = None,
     recorded: Recorded | None = None,
+    encodes: bool = False,
 ) -> int:
     """Most UNet rows of one forward at ``width`` x ``height`` pixels: a bucket, or 0.
 
@@ -100,6 +105,7 @@ def rows_allowed(
         family: a key of :data:`PARAMETERS`.
         weights_bytes: bytes of all resident weights where known; else those of one checkpoint
             of the family.
+        encodes: whether a picture of that size is encoded, too.
     """
     pixels = width * height
     worth = profile.rows_at_1024 * PIXELS_1024 // pixels
@@ -114,6 +120,7 @@ def rows_allowed(
                 weights_bytes=weights_bytes,
                 learnt=learnt,
                 recorded=recorded,
+                encodes=encodes,
             )
             if peak <= profile.memory_bytes:
                 return rows
@@ -130,6 +137,7 @@ def peak_bytes(
     learnt: Learnt | None = None,
     beside: int = 0,
     recorded: Recorded | None = None,
+    encodes: bool = False,
 ) -> int:
     """Predicted peak that the process takes from the device, context included.
 
@@ -137,6 +145,7 @@ def peak_bytes(
         beside: pixels of a picture that is decoded at the same time, on a stream of its own.
         recorded: what recordings hold, of which this forward will be one; None where none are
             made. What is not recorded yet, or never is, needs its memory besides.
+        encodes: whether a picture of so many pixels is encoded, too.
     """
     weights = family_weights(profile, family) if weights_bytes is None else weights_bytes
     forward = denoise_bytes(profile, family, pixels, rows, learnt=learnt)
@@ -144,9 +153,9 @@ def peak_bytes(
     if beside:
         forward += decode_bytes(profile, beside, learnt=learnt)
     activations = max(forward, decode_bytes(profile, pixels, learnt=learnt))
-    context = (learnt.experience.outside if learnt else None) or CONTEXT
-    needed = (weights + WORKSPACE + activations) * RESERVE_SHARE
-    return int(needed + recordings + RESERVE + context)
+    if encodes:
+        activations = max(activations, encode_bytes(profile, pixels, learnt=learnt))
+    return int(_reserved(weights, activations, learnt) + recordings)
 
 
 def denoise_bytes(
@@ -175,6 +184,34 @@ def decode_bytes(profile: MemoryProfile, pixels: int, *, learnt: Learnt | None =
     return _corrected(learnt.experience, call, predicted)
 
 
+def encode_bytes(profile: MemoryProfile, pixels: int, *, learnt: Learnt | None = None) -> float:
+    """What the encoding of one picture takes beyond the weights."""
+    mode = encode_mode(profile, pixels)
+
+    def predicted(pixels: int, _: int) -> float:
+        images = pixels / PIXELS_1024
+        if mode == "encode":
+            return _worked(profile, VAE_PICTURE * images)
+        tile = VAE_PICTURE_TILE * profile.vae_tile**2 / PIXELS_512
+        return _worked(profile, tile + VAE_TILED_PICTURE * images)
+
+    if learnt is None:
+        return predicted(pixels, 1)
+    call = replace(learnt.vae, mode=mode, pixels=pixels)
+    return _corrected(learnt.experience, call, predicted)
+
+
+def encode_mode(profile: MemoryProfile, pixels: int) -> str:
+    """How a picture of this size is encoded: ``encode`` or ``encode-tiles``.
+
+    In tiles where whole it does not fit beside all the weights that the profile may ever hold, by
+    the formula alone: a latent is the same whatever was learnt.
+    """
+    whole = _worked(profile, VAE_PICTURE * pixels / PIXELS_1024)
+    fits = _reserved(profile.weights_bytes, whole, None) <= profile.memory_bytes
+    return "encode" if fits and pixels <= profile.vae_tile_over else "encode-tiles"
+
+
 def vae_mode(profile: MemoryProfile, pixels: int) -> str:
     """How a picture of this size is decoded: ``whole``, ``tiles`` or ``taesd``."""
     if profile.vae == "taesd":
@@ -192,6 +229,12 @@ def family_weights(profile: MemoryProfile, family: str) -> int:
     if profile.offload == "streamed" and unet_and_vae > profile.weights_bytes:
         return VAE_PARAMETERS * width + STREAM_WINDOW
     return unet_and_vae
+
+
+def _reserved(weights: int, activations: float, learnt: Learnt | None) -> float:
+    """What the process takes from the device for weights and activations, context included."""
+    context = (learnt.experience.outside if learnt else None) or CONTEXT
+    return (weights + WORKSPACE + activations) * RESERVE_SHARE + RESERVE + context
 
 
 def _vae_bytes(profile: MemoryProfile, pixels: int) -> float:

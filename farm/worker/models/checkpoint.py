@@ -109,6 +109,20 @@ class Checkpoint:
         mode = "tiles" if pixels > self.tile_over else self.vae_call.mode
         return replace(self.vae_call, mode=mode, pixels=pixels)
 
+    def encode_call(self, pixels: int) -> Call:
+        """How the encoding of so many pixels is measured."""
+        mode = "encode-tiles" if pixels > self.encode_tile_over else "encode"
+        return replace(self.vae_call, mode=mode, pixels=pixels)
+
+    @property
+    def encode_tile_over(self) -> int:
+        """Pixels above which pictures are encoded in tiles."""
+        return self._decoder.encode_tile_over
+
+    @encode_tile_over.setter
+    def encode_tile_over(self, pixels: int) -> None:
+        self._decoder.encode_tile_over = pixels
+
     @property
     def tile_over(self) -> int:
         """Pixels above which pictures are decoded in tiles; lower once memory ran out in one."""

@@ -56,6 +56,7 @@ class Decoder:
 
     Attributes:
         tile_over: lower than it was once memory ran out in a smaller picture.
+        encode_tile_over: the same for pictures on their way to latents.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Decoder:
         self._tile = tile
         self._tiny = tiny
         self.tile_over = tile_over if tiny is None else ENDLESS
-        self._encode_tile_over = tile_over
+        self.encode_tile_over = tile_over
         self._unpainted: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
 
     @property
@@ -162,11 +163,11 @@ class Decoder:
         try:
             return self._climb(lambda vae: self._latent(vae, picture))
         except Exception as error:
-            most = self._encode_tile_over
+            most = self.encode_tile_over
             if not out_of_memory(error) or pixels > most or pixels <= self._tile**2:
                 raise
             traceback.clear_frames(error.__traceback__)
-        self._encode_tile_over = pixels - 1
+        self.encode_tile_over = pixels - 1
         return self._climb(lambda vae: self._latent(vae, picture))
 
     def _climb(
@@ -209,7 +210,7 @@ class Decoder:
         return _shown(vae.decode(scaled.to(vae.dtype), return_dict=False)[0][0], vae)
 
     def _latent(self, vae: Any, picture: Tensor) -> Tensor | None:
-        vae.use_tiling = picture[0].numel() > self._encode_tile_over
+        vae.use_tiling = picture[0].numel() > self.encode_tile_over
         shown = picture[None].to(vae.device, vae.dtype)
         latent: Tensor = vae.encode(shown).latent_dist.mean[0].float()
         return latent * vae.config.scaling_factor if bool(torch.isfinite(latent).all()) else None

@@ -195,9 +195,12 @@ def _values(field: str, given: Any, defaults: Defaults) -> tuple[Any, ...]:
     find = {"checkpoint": known_checkpoint, "hires_checkpoint": own_checkpoint}.get(field)
     if find is None:
         return tuple(values)
-    return tuple(
+    found = tuple(
         find(name, defaults, f"axes.{field}[{index}]") for index, name in enumerate(values)
     )
+    if field == "checkpoint":
+        cells.check_named_once(found)
+    return found
 
 
 def _template(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, TypeAlias
 
@@ -38,6 +38,21 @@ def check_seeds(job: JobSpec, count: int, names: Mapping[str, str]) -> None:
                 field=where,
                 value=seed,
                 remedy=f"Use a smaller {field}.",
+            )
+
+
+def check_named_once(checkpoints: Sequence[str]) -> None:
+    """No checkpoint is twice on its axis: it would make the same images again, and each is a
+    stretch of the batch that forecasts look at."""
+    first: dict[str, int] = {}
+    for index, name in enumerate(checkpoints):
+        if first.setdefault(name, index) != index:
+            where = f"axes.checkpoint[{index}]"
+            raise InvalidInput(
+                f"{where}: {name!r} is value {first[name]} already.",
+                field=where,
+                value=name,
+                remedy="Name each once; count makes more images of each cell.",
             )
 
 

@@ -173,6 +173,8 @@ def test_what_is_stored_is_the_checkpoints_own_name() -> None:
     assert stored.checkpoints() == ("big", "demo")
     single = freeze(BatchRequest(prompt="p", checkpoint="big.safetensors"), DEFAULTS)
     assert single.job(0).checkpoint == "big"
+    with pytest.raises(InvalidInput, match=r"axes.checkpoint\[2\]: 'demo' is value 0 already"):
+        freeze(BatchRequest(axes={"checkpoint": ["demo", "big", "demo.safetensors"]}), DEFAULTS)
     with pytest.raises(InvalidInput, match=r"axes.checkpoint\[1\]: 'nope' is not known"):
         freeze(BatchRequest(prompt="p", axes={"checkpoint": ["demo", "nope"]}), DEFAULTS)
 

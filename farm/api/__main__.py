@@ -12,13 +12,17 @@ from farm.settings import Settings
 from farm.storage import ImageStore
 from farm.supervisor import watch_lifeline
 
+LONGEST = 30.0
+"""Seconds that a statement may take: clients wait no longer, and whoever asks the same again and
+again must not keep Postgres from those who work."""
+
 
 def main() -> None:
     settings = Settings()
     log.configure("api", level=settings.log_level, as_json=settings.log_json)
     watch_lifeline()
     url = settings.required("database_url")
-    with Database(url, max_size=POOLS["api"], name="farm api") as db:
+    with Database(url, max_size=POOLS["api"], name="farm api", longest=LONGEST) as db:
         services = Services(
             db=db,
             images=ImageStore(settings.storage_url),

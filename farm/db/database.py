@@ -47,12 +47,19 @@ class Database:
         url: a libpq connection string or URI.
         min_size, max_size: connections kept and allowed.
         name: application_name, seen in pg_stat_activity.
+        longest: seconds after which a statement is given up; None for never.
 
     Every method raises :class:`farm.errors.Unavailable` when Postgres is out of reach.
     """
 
     def __init__(
-        self, url: str, *, min_size: int = 1, max_size: int = 8, name: str = "farm"
+        self,
+        url: str,
+        *,
+        min_size: int = 1,
+        max_size: int = 8,
+        name: str = "farm",
+        longest: float | None = None,
     ) -> None:
         self.url = url
         self.name = name
@@ -62,7 +69,7 @@ class Database:
             url,
             min_size=min_size,
             max_size=max_size,
-            kwargs=connect_options(name),
+            kwargs=connect_options(name, longest=longest),
             check=self._check,
             timeout=_PATIENCE,
             # Then it begins anew with whoever asks next; it would pause twice as long each time.
@@ -151,14 +158,20 @@ class Database:
             raise Unavailable("Another dispatcher leads by now.")
 
     def _unavailable(self, error: Exception) -> Unavailable:
+        if isinstance(error, psycopg.errors.QueryCanceled):
+            return Unavailable(
+                "It would have taken Postgres too long, and was given up.",
+                remedy="Ask for less at once, or when the farm has less to do.",
+            )
         return Unavailable(
             f"Postgres at {describe(self.url)} does not answer: {error}.".replace("\n", " "),
             remedy="Check that it runs and that FARM_DATABASE_URL is right; Farm keeps trying.",
         )
 
 
-def connect_options(name: str) -> dict[str, Any]:
+def connect_options(name: str, *, longest: float | None = None) -> dict[str, Any]:
     """Connection settings of every Farm process: dead peers are noticed within 25 seconds."""
+    given_up = f" -c statement_timeout={longest * 1000:.0f}" if longest else ""
     return {
         "application_name": name,
         "row_factory": dict_row,
@@ -169,7 +182,7 @@ def connect_options(name: str) -> dict[str, Any]:
         "tcp_user_timeout": 15_000,
         # Compiling a statement takes longer than any of ours; what it costs is guessed badly where
         # a function says how many rows there are.
-        "options": "-c timezone=UTC -c lock_timeout=5000 -c jit=off",
+        "options": f"-c timezone=UTC -c lock_timeout=5000 -c jit=off{given_up}",
     }
 
 

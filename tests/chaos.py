@@ -193,7 +193,7 @@ def _kinds(names: Counter[str]) -> Counter[str]:
     """How many there were of each kind, whoever was hit."""
     kinds: Counter[str] = Counter()
     for name, count in names.items():
-        kinds[re.sub("|".join(map(re.escape, (*_KILLED, " and"))), "", name)] += count
+        kinds[" ".join(re.sub(f"{'|'.join(_KILLED)}| and", "", name).split())] += count
     return kinds
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from farm.db import assets, backlog, sessions
@@ -17,6 +17,7 @@ from farm.dispatch.fit import fit
 from farm.dispatch.heads import Heads
 from farm.dispatch.needs import Need, Needs
 from farm.dispatch.placement import Placed
+from farm.dispatch.places import Place
 from farm.dispatch.snapshot import Kind, Run, Seat, Snapshot
 from farm.errors import Unavailable
 from farm.spec.batch import INTERACTIVE_EXTRA, INTERACTIVE_FROM
@@ -51,6 +52,7 @@ class Survey:
         self._heads = Heads(self._head)
         self._last: dict[str, Kind] = {}
         self._crowd: set[tuple[str, frozenset[str], frozenset[str] | None]] = set()
+        self._free: set[str] = set()
         self._passed_by = 0.0
 
     def refresh(self, db: Database) -> None:
@@ -109,24 +111,22 @@ class Survey:
             self._heads.turn(claim.batch_id)
 
     def _pass_by(self, db: Database, seats: Sequence[Seat]) -> None:
-        """Leave batches aside that none of these sessions can make, as long as it is these, so
-        that they hide none behind them."""
+        """Leave batches aside, lest they hide others behind them, until other sessions are there
+        or have a place."""
         crowd = {(seat.session_id, seat.tags, seat.can_load) for seat in seats}
-        if crowd != self._crowd or time.monotonic() - self._passed_by > _PASSED_BY:
-            self._crowd, self._passed_by = crowd, time.monotonic()
+        free = {seat.session_id for seat in seats if Place(0, seat).has_room(0)}
+        late = time.monotonic() - self._passed_by > _PASSED_BY
+        if crowd != self._crowd or free - self._free or late:
+            self._crowd, self._free, self._passed_by = crowd, free, time.monotonic()
             self._heads.take_back()
         for _ in range(_ROUNDS):
             heads = self._heads.runs(db, least=0)
             if not self._heads.news:
                 return
-            self._heads.news = False
+            self._heads.news, self._free = False, free
             behind = self._heads.waiting_behind
-            stuck = [
-                run.batch_id
-                for run in heads
-                if run.user in behind and not any(seat.suits(run) for seat in seats)
-            ]
-            self._heads.leave_aside(stuck)
+            hiding = [run for run in heads if run.user in behind]
+            self._heads.leave_aside(run.batch_id for run in _stuck(hiding, seats, free))
 
     def _seat(self, session: Session) -> Seat:
         last = self._last.get(session.id)
@@ -207,3 +207,19 @@ class Survey:
             largest=need.largest,
             tags=frozenset(one.tags),
         )
+
+
+def _stuck(runs: Sequence[Run], seats: Sequence[Seat], free: Collection[str]) -> list[Run]:
+    """Those that none of these sessions can make; and all of a user of whom none can be begun now,
+    though some sessions are free."""
+    ready = {
+        run.user
+        for run in runs
+        for seat in seats
+        if (seat.session_id in free or run.priority >= INTERACTIVE_FROM) and seat.suits(run)
+    }
+    return [
+        run
+        for run in runs
+        if (free and run.user not in ready) or not any(seat.suits(run) for seat in seats)
+    ]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from farm.errors import InvalidInput
+from farm.spec.fields import MAX_GUIDANCE
 from farm.spec.prompt.table import timeline
 from farm.worker.engine.requests import Condition, Denoise
 from farm.worker.models.text import TextEncoding
@@ -50,9 +52,14 @@ KEPT = 4
 
 class Guide:
     """The mixes of one image, call by call. While nothing changes, or changes back within a few
-    calls, the mix is the same object."""
+    calls, the mix is the same object.
+
+    Raises:
+        InvalidInput: so much guidance that a latent would be no picture, finite or not.
+    """
 
     def __init__(self, request: Denoise) -> None:
+        _check(request.cfg_scale)
         self._request = request
         self._calls = timeline(request.sampler, request.steps - (request.skipped or 0)).steps
         self._weights = tuple(part.weight for part in request.prompt)
@@ -125,6 +132,16 @@ class Guide:
             return text
         last = text.tokens[:, -1:].expand(-1, missing, -1)
         return TextEncoding(torch.cat([text.tokens, last], dim=1), text.pooled, text.score)
+
+
+def _check(cfg_scale: float) -> None:
+    if not 0 <= cfg_scale <= MAX_GUIDANCE:
+        raise InvalidInput(
+            f"Guidance of {cfg_scale:g} leaves no picture.",
+            field="cfg_scale",
+            value=cfg_scale,
+            remedy=f"Use 0 to {MAX_GUIDANCE:g}.",
+        )
 
 
 def _length(condition: Condition) -> int:

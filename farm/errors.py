@@ -127,6 +127,10 @@ class EmbeddingError(CheckpointError):
     title = "Unusable embedding"
 
 
+class UpscalerError(CheckpointError):
+    title = "Unusable upscaler"
+
+
 class DoesNotFit(FarmError):
     status = 422
     title = "Does not fit"

@@ -25,7 +25,18 @@ LATENT_UPSCALERS = (
 PICTURE_UPSCALERS = ("None", "Lanczos", "Nearest")
 """They resize the decoded picture. None is Lanczos in one go."""
 UPSCALERS = (*LATENT_UPSCALERS, *PICTURE_UPSCALERS)
-_UPSCALERS = {name.casefold(): name for name in UPSCALERS}
+"""Those that are always there. All others are models, and go by their files."""
+UPSCALER_TITLES = {
+    "RealESRGAN_x4plus": "R-ESRGAN 4x+",
+    "RealESRGAN_x4plus_anime_6B": "R-ESRGAN 4x+ Anime6B",
+    "RealESRGAN_x2plus": "R-ESRGAN 2x+",
+    "realesr-general-x4v3": "R-ESRGAN General 4xV3",
+    "realesr-general-wdn-x4v3": "R-ESRGAN General WDN 4xV3",
+    "realesr-animevideov3": "R-ESRGAN AnimeVideo",
+}
+"""What webui calls models, by the names of their files without suffix."""
+MAX_NAME = 200
+_UPSCALERS = {name.casefold(): name for name in (*UPSCALERS, *UPSCALER_TITLES.values())}
 HIRES_SIZES = ("hires_scale", "hires_width", "hires_height")
 SIZE_FIELDS = ("width", "height", *HIRES_SIZES)
 """What decides how large a job's image becomes."""
@@ -34,12 +45,26 @@ _SAME = "use same "
 
 
 def upscaler_name(written: str) -> str:
-    """The name of the upscaler that people write like this, in any case.
+    """The name of the upscaler that people write like this: of webui's own in any case, of a model
+    as its file is called. Whether there is that file is not known here.
 
     Raises:
-        InvalidInput: there is none.
+        InvalidInput: it is empty or too long.
     """
-    return look_up(written, _UPSCALERS, kind="upscaler", field="hires_upscaler")
+    known = _UPSCALERS.get(" ".join(written.casefold().split()))
+    if known is None and not 1 <= len(written.strip()) <= MAX_NAME:
+        return look_up(written, _UPSCALERS, kind="upscaler", field="hires_upscaler")
+    return known or upscaler_title(written.strip())
+
+
+def upscaler_title(stem: str) -> str:
+    """What a model is called whose file has this name without suffix."""
+    return UPSCALER_TITLES.get(stem, stem)
+
+
+def is_model(upscaler: str) -> bool:
+    """Whether an upscaler is a model, which a worker must have the file of."""
+    return upscaler not in UPSCALERS
 
 
 def own(written: str) -> str:
@@ -76,7 +101,7 @@ class HiresOptions(BaseModel):
         hires_scale: 1..4, how much larger the image becomes; 1 is off.
         hires_width, hires_height: pixels instead of a scale. One of them keeps the shape; of both
             the image fills all, and what stands out is cut off on both sides alike.
-        hires_upscaler: one of :data:`UPSCALERS`.
+        hires_upscaler: one of :data:`UPSCALERS`, or the name of a model.
         hires_steps: of the second pass, 1..150; 0 for as many as the first.
         hires_sampler, hires_checkpoint: of the second pass; empty for the first's.
         hires_prompt, hires_negative_prompt: likewise, with LoRAs of their own.

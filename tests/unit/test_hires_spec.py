@@ -115,7 +115,9 @@ def test_prompt_editing_goes_on_where_the_first_pass_ended() -> None:
         ({"hires_height": 4104}, "hires_height", "Use 4096 or less."),
         ({"width": 1024, "hires_width": 512, "hires_height": 4096}, "hires_width", "Ask for anoth"),
         ({"height": 64, "hires_width": 128}, "hires_width", "Ask for another size"),
-        ({"hires_upscaler": "ESRGAN"}, "hires_upscaler", "Choose one of Latent, Latent (anti"),
+        ({"hires_upscaler": " "}, "hires_upscaler", "Choose one of Latent, Latent (anti"),
+        ({"hires_upscaler": "x" * 201}, "hires_upscaler", "Choose one of Latent, Latent (anti"),
+        ({"hires_upscaler": "4x-UltraSharp"}, None, None),
         ({"hires_upscaler": "latent  (NEAREST)"}, None, None),
         ({"hires_sampler": "Ruler"}, "hires_sampler", "Choose one of"),
         ({"hires_sampler": "Use same sampler", "hires_checkpoint": "Use same checkpoint"}, None, 0),
@@ -137,6 +139,19 @@ def test_what_cannot_be_is_refused(fields: dict[str, Any], field: str | None, re
         job(**fields)
     assert refused.value.field == field
     assert (refused.value.remedy or "").startswith(remedy)
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("4x-UltraSharp", "4x-UltraSharp"),
+        ("r-esrgan 4X+", "R-ESRGAN 4x+"),
+        ("RealESRGAN_x4plus", "R-ESRGAN 4x+"),
+        ("RealESRGAN_x4plus_anime_6B", "R-ESRGAN 4x+ Anime6B"),
+    ],
+)
+def test_models_go_by_their_files_or_as_webui_calls_them(written: str, name: str) -> None:
+    assert job(hires_upscaler=written).hires_upscaler == name
 
 
 def test_upscalers_are_webui_s_own() -> None:
@@ -190,7 +205,7 @@ def test_axes_vary_the_second_pass() -> None:
         ({"width": [512, 2048], "hires_scale": [1, 3]}, "hires_scale: 2048x1024"),
         ({"width": [512, 4096], "hires_height": [0, 128, 2048]}, "hires_height: 4096x1024"),
         ({"hires_checkpoint": ["", "small"]}, "hires_checkpoint[1]: 'small' is not known"),
-        ({"hires_upscaler": "Latent, ESRGAN"}, "hires_upscaler[1]: There is no upscaler 'ESRGAN'"),
+        ({"hires_upscaler": ["Latent", ""]}, "hires_upscaler[1]: There is no upscaler ''"),
     ],
 )
 def test_cells_that_cannot_be_are_found_without_making_all(axes: dict[str, Any], told: str) -> None:

@@ -50,7 +50,7 @@ def test_webuis_folders_say_the_kind(tmp_path: Path, inside: str) -> None:
         ("preview", "taesd"),
         ("embedding", "bad-hands"),
         ("embedding", "old.pt"),
-        ("upscaler", "x4.pth"),
+        ("upscaler", "x4"),
         ("controlnet", "canny"),
     }
     assert [file.name for file in library if file.error] == []

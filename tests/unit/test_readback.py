@@ -50,7 +50,7 @@ JOBS = st.fixed_dictionaries(
         "hires_scale": st.floats(1, 4),
         "hires_width": st.sampled_from([0, 256]),
         "hires_height": st.sampled_from([0, 264]),
-        "hires_upscaler": st.sampled_from(UPSCALERS),
+        "hires_upscaler": st.sampled_from([*UPSCALERS, "R-ESRGAN 4x+", "4x-UltraSharp"]),
         "hires_steps": st.integers(0, 150),
         "hires_sampler": st.sampled_from(["", *SAMPLERS]),
         "hires_checkpoint": st.sampled_from(["", "other [0123456789]"]),

@@ -26,9 +26,10 @@ from farm.worker.engine.pictures import Pictures
 from farm.worker.engine.pulse import Pulse
 from farm.worker.engine.relief import relieved
 from farm.worker.engine.reports import OnPreview, Preview, Progress, Reports
-from farm.worker.engine.requests import EncodeImage, EncodeText
+from farm.worker.engine.requests import EncodeImage, EncodeText, Upscale
 from farm.worker.engine.shared import Shared
 from farm.worker.engine.texts import TextCache, text_bytes
+from farm.worker.engine.upscales import Upscales
 from farm.worker.engine.wardrobe import Wardrobe
 from farm.worker.memory.experience import Experience
 from farm.worker.memory.matmul import obey
@@ -41,6 +42,7 @@ from farm.worker.models.embeddings import EmbeddingShelf
 from farm.worker.models.library import family_of, version_of
 from farm.worker.models.patches import Side
 from farm.worker.models.preview import Previews
+from farm.worker.models.upscaler import UpscalerShelf
 
 
 class Core:
@@ -99,6 +101,14 @@ class Core:
             device=device,
         )
         self._pictures = Pictures(self.jobs, models, self.pulse, limits=limits, device=device)
+        self._upscales = Upscales(
+            self.jobs,
+            models,
+            self.pulse,
+            shelf=UpscalerShelf(assets),
+            dtype=getattr(torch, profile.dtype),
+            device=device,
+        )
         self._decodes = Decodes(
             self.jobs,
             models,
@@ -132,6 +142,7 @@ class Core:
         self._encodes.book()
         self._decodes.book()
         self._pictures.book()
+        self._upscales.forget()
         waiting = [job.waiting for job in self.jobs.active]
         if self._decodes.busy:
             waiting = [each for each in waiting if each.stage != "decode"]
@@ -165,6 +176,7 @@ class Core:
             self._encodes.settle()
             self._decodes.settle()
             self._denoiser.rest()
+            self._upscales.forget()
             self._reports.rest()
         self._models.need(())
         self.pulse.accountant.rest()
@@ -178,12 +190,17 @@ class Core:
             relieved(self._models, lambda: self._models.get(checkpoint))
 
     def _encode(self, job: Job) -> None:
-        """Encode a picture, or a text once for all who wait for it."""
+        """Encode a picture, or enlarge it, or a text once for all who wait for it."""
         request = job.request
         if isinstance(request, EncodeImage):
             self._decodes.settle()  # One at a time: memory is planned for that.
             with self.jobs.blame([job]), self._models.use(request.checkpoint) as checkpoint:
                 self._pictures.encode(request, checkpoint, job)
+            return
+        if isinstance(request, Upscale):
+            self._decodes.settle()
+            with self.jobs.blame([job]):
+                self._upscales.work(request, job)
             return
         assert isinstance(request, EncodeText)
         jobs = [other for other in self.jobs if other.request == request]

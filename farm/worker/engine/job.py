@@ -24,6 +24,7 @@ from farm.worker.engine.requests import (
     Made,
     Request,
     Resize,
+    Upscale,
 )
 from farm.worker.engine.rows import TOKENS_A_BLOCK
 from farm.worker.engine.slot import Slot
@@ -34,6 +35,7 @@ from farm.worker.recipes.txt2img import txt2img
 _STAGES: dict[type[Request], Stage] = {
     EncodeText: "encode",
     EncodeImage: "encode",
+    Upscale: "encode",
     Denoise: "denoise",
     Decode: "decode",
 }

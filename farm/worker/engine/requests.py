@@ -192,6 +192,24 @@ class EncodeImage:
 
 
 @dataclass(frozen=True, slots=True)
+class Upscale:
+    """Have a model enlarge a picture by as much as it does. Makes a [height, width, 3] uint8 tensor
+    on the CPU.
+
+    Attributes:
+        checkpoint: whose turn it is; the one that the picture is for.
+        picture: [h, w, 3] uint8 on the CPU.
+        upscaler: name of the model.
+        kept: see :class:`Denoise`.
+    """
+
+    checkpoint: str
+    picture: Made[Tensor]
+    upscaler: str
+    kept: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Resize:
     """Resize a latent [4, h, w], or a picture [h, w, 3] uint8, whichever the upscaler is for.
 
@@ -217,7 +235,7 @@ class Crop:
     height: int
 
 
-Request: TypeAlias = EncodeText | Denoise | Decode | EncodeImage | Resize | Crop
+Request: TypeAlias = EncodeText | Denoise | Decode | EncodeImage | Upscale | Resize | Crop
 
 Recipe: TypeAlias = "Generator[Request, Made[Any], Tensor]"
 """How an image is made: yields requests, is sent what they made, returns the pixels."""

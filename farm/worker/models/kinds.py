@@ -29,6 +29,10 @@ FOLDERS = {
     "esrgan": UPSCALER,
     "realesrgan": UPSCALER,
     "upscale_models": UPSCALER,
+    "swinir": UPSCALER,
+    "scunet": UPSCALER,
+    "dat": UPSCALER,
+    "hat": UPSCALER,
     "controlnet": CONTROLNET,
     "hypernetworks": HYPERNETWORK,
 }

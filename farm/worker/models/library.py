@@ -7,12 +7,12 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from farm.errors import CheckpointError, EmbeddingError, LoraError
+from farm.errors import CheckpointError, EmbeddingError, LoraError, UpscalerError
 from farm.worker.models.catalogue import AssetFile, scan
-from farm.worker.models.kinds import CHECKPOINT, EMBEDDING, LORA, SUFFIX
+from farm.worker.models.kinds import CHECKPOINT, EMBEDDING, LORA, SUFFIX, UPSCALER
 
 NEAR_NAMES = 5
-_ERRORS = {LORA: LoraError, EMBEDDING: EmbeddingError}
+_ERRORS = {LORA: LoraError, EMBEDDING: EmbeddingError, UPSCALER: UpscalerError}
 
 
 class Library:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from farm.spec.hires import upscaler_title
 from farm.worker.models.architecture import MODEL_INDEX
 from farm.worker.models.files import legible
 from farm.worker.models.kinds import (
@@ -14,6 +15,7 @@ from farm.worker.models.kinds import (
     CONFIG_SUFFIX,
     PICKLED,
     SUFFIX,
+    UPSCALER,
     VAE,
     VAE_SUFFIX,
     is_webui,
@@ -39,6 +41,8 @@ class Place:
     def name(self) -> str:
         """What people call it, with marks for what is no character."""
         shown = Path(self.path.name)
+        if self.kind == UPSCALER:
+            return legible(upscaler_title(shown.stem))
         if self.kind == CHECKPOINT:
             same = self.path == self.base
             shown = Path(self.base.resolve().name) if same else self.path.relative_to(self.base)

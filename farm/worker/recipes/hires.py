@@ -9,15 +9,26 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from farm.spec.hires import LATENT_UPSCALERS, Target
+from farm.spec.hires import LATENT_UPSCALERS, Target, is_model
 from farm.spec.job import JobSpec
-from farm.worker.engine.requests import Begin, Crop, Decode, EncodeImage, Made, Request, Resize
+from farm.worker.engine.requests import (
+    Begin,
+    Crop,
+    Decode,
+    EncodeImage,
+    Made,
+    Request,
+    Resize,
+    Upscale,
+)
 from farm.worker.recipes.denoising import denoise
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FACTOR = 8
+MODEL_RUNS = 3
+"""How often a model may enlarge a picture, as in webui."""
 
 
 def hires(
@@ -48,10 +59,32 @@ def _enlarged(
     else:
         first, last = spec.passes[0], spec.passes[-1]
         picture: Made[Tensor] = yield Decode(first.checkpoint, small, kept=True)
-        picture = yield Resize(picture, across, down, upscaler)
+        if is_model(upscaler):
+            picture = yield from _by_model(last.checkpoint, picture, spec, target)
+        else:
+            picture = yield Resize(picture, across, down, upscaler)
         # Latents of the next checkpoint need not be what they are to this one.
         latent = yield EncodeImage(last.checkpoint, picture, kept=True)
     width, height = target.width // FACTOR, target.height // FACTOR
     if (width, height) == (across // FACTOR, down // FACTOR):
         return latent
     return (yield Crop(latent, target.left, target.top, width, height))
+
+
+def _by_model(
+    checkpoint: str, picture: Made[Tensor], spec: JobSpec, target: Target
+) -> Generator[Request, Made[Any], Made[Tensor]]:
+    """A picture enlarged until it fills the target, and resized to that."""
+    height, width = picture.value.shape[:2]
+    scale = max(target.across / width, target.down / height)
+    even = [int(side * scale // FACTOR * FACTOR) for side in (width, height)]
+    for _ in range(MODEL_RUNS):
+        if width >= even[0] and height >= even[1]:
+            break
+        picture = yield Upscale(checkpoint, picture, spec.hires_upscaler, kept=True)
+        if picture.value.shape[:2] == (height, width):
+            break
+        height, width = picture.value.shape[:2]
+    if scale > 1:
+        picture = yield Resize(picture, *even, "None")
+    return (yield Resize(picture, target.across, target.down, "None"))

@@ -2,11 +2,12 @@
 
     .venv/bin/python bench/queueing.py [--rounds 30]
 
-Starts a Postgres of its own. A batch of a million jobs is accepted again and again; then a leader
-places 100 jobs a cycle while 10 000, 100 000 and 1 000 000 jobs wait in 2000 batches of 200 users,
-with nobody to send them to: when places became free, and when somebody has submitted, so that it
-reads the open batches again. Beside times on the clock there are those of processors, which others
-who use the machine change little: of place(), of the whole cycle, and of Postgres in it.
+Starts a Postgres of its own. A batch of a million jobs is accepted again and again, and one job of
+a user with few and with many open batches, whose quota is heeded. Then a leader places 100 jobs a
+cycle while 10 000, 100 000 and 1 000 000 jobs wait in 2000 batches of 200 users, with nobody to
+send them to: when places became free, and when somebody has submitted, so that it reads the open
+batches again. Beside times on the clock there are those of processors, which others who use the
+machine change little: of place(), of the whole cycle, and of Postgres in it.
 """
 
 from __future__ import annotations
@@ -58,6 +59,23 @@ def accepting(db: Database, rounds: int) -> list[float]:
     axes = {"steps": "1-100", "cfg_scale": "1-10 [10]"}
     request = BatchRequest(prompt="a frog", checkpoint="m", axes=axes, count=1000, seed=1)
     return [_timed(lambda: submit(db, owner, request, None)) for _ in range(rounds)]
+
+
+def accepting_more(db: Database, rounds: int, *, batches: int) -> list[float]:
+    """Seconds to accept one job of a user who has so many open batches; for the first what waits is
+    summed up."""
+    owner = users.local(db)
+    with db.connection() as connection:
+        connection.execute("TRUNCATE batches CASCADE")
+        connection.execute("UPDATE users SET counted_at = NULL")
+        connection.execute(
+            """INSERT INTO batches (user_id, name, priority, total)
+               SELECT %s, '', 50, 1 FROM generate_series(1, %s)""",
+            (owner.id, batches),
+        )
+        connection.execute("ANALYZE batches")
+    request = BatchRequest(prompt="a frog", checkpoint="m", seed=1)
+    return [_timed(lambda: submit(db, owner, request, None, quota=10**9)) for _ in range(rounds)]
 
 
 def fill(db: Database, jobs: int) -> None:
@@ -144,6 +162,10 @@ def main() -> None:
     ):
         print(f"{rounds} rounds, load {os.getloadavg()[0]:.1f}")
         _print("accept a batch of 1 000 000 jobs", accepting(db, rounds))
+        for batches in (10, 100_000):
+            first, *others = accepting_more(db, rounds, batches=batches)
+            _print(f"accept a job beside {batches} open batches", others)
+            print(f"    {1000 * first:.1f} ms where what waits is summed up")
         for jobs in (10_000, 100_000, 1_000_000):
             fill(db, jobs)
             print(f"  place {PLACES} of {jobs} jobs")

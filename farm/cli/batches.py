@@ -255,6 +255,9 @@ def _show_job(job: Job) -> None:
         line = f"attempt {attempt['attempt']} on {attempt['worker']}: {attempt['result']}"
         cause = f": {reason(attempt['error'])}" if attempt["error"] else ""
         screen.print(line + cause, markup=False)
+        if (attempt["stats"] or {}).get("memory_snapshot"):
+            kept = f"/v1/jobs/{job.id}/attempts/{attempt['attempt']}/memory"
+            screen.print(f"  memory ran out: {kept} shows what lay where", markup=False)
 
 
 def reason(error: dict[str, Any] | None) -> str:

@@ -49,6 +49,32 @@ def retry(job: str, services: Serving, caller: Caller) -> JobWithAttempts:
     return show(job, services)
 
 
+@router.get(
+    "/jobs/{job}/attempts/{attempt}/memory",
+    tags=["jobs"],
+    summary="The card's memory as it was when it ran out during an attempt",
+    response_class=Response,
+)
+def memory(job: str, attempt: int, services: Serving, caller: Caller) -> Response:
+    """A snapshot in torch's own format, a pickle, for https://pytorch.org/memory_viz. For the
+    owner of the batch; the statistics of the attempt have `memory_snapshot` where there is one."""
+    batch, ord = names.job_number(job)
+    found = jobs.fetch(services.db, batch, ord)
+    if found is None:
+        raise names.no_job(job)
+    own(services.db, str(batch), caller)
+    tried = (one["stats"] or {} for one in found.attempts if one["attempt"] == attempt)
+    path = next(tried, {}).get("memory_snapshot")
+    if path is None:
+        raise NotFound(
+            f"No memory ran out during attempt {attempt} of job {job[:40]}.",
+            field="attempt",
+            value=attempt,
+            remedy=f"The attempts of /v1/jobs/{job[:40]} say so where it did.",
+        )
+    return Response(services.images.get(path), media_type="application/octet-stream")
+
+
 def _refuse(job: str, state: str) -> None:
     """Raise Conflict unless the job waits or runs already: then there is nothing to do."""
     if state == "succeeded":

@@ -20,9 +20,25 @@ SOME_FAILED = 1
 _STAGES = ("queue", "load", "encode", "denoise", "decode", "store")
 
 
-def console(*, stderr: bool = False) -> Console:
+_CONTROLS = {number: None for number in (*range(32), *range(127, 160)) if chr(number) not in "\n\t"}
+
+
+class Screen(Console):
+    """A console on which no name or prompt, which may be another person's, moves the cursor or
+    sets the window's title."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(plain(one) if isinstance(one, str) else one for one in objects), **options)
+
+
+def plain(text: str) -> str:
+    """A text without control characters but for tabs and ends of lines."""
+    return text.translate(_CONTROLS)
+
+
+def console(*, stderr: bool = False) -> Screen:
     """Plain text unless it is a terminal."""
-    return Console(stderr=stderr, highlight=False, soft_wrap=not sys.stdout.isatty())
+    return Screen(stderr=stderr, highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
 def print_json(document: Any) -> None:
@@ -125,4 +141,4 @@ def statistics_lines(stats: dict[str, Any]) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    return "-" if value is None else str(value)
+    return "-" if value is None else plain(str(value))

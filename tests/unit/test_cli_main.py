@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from farm import __version__, errors
-from farm.cli import main
+from farm.cli import main, output
 
 MAKE = ["demo", "submit", "ls", "show", "why", "watch", "cancel", "download", "prompt"]
 MAKE += ["pause", "resume", "prio"]
@@ -154,3 +154,13 @@ def test_a_document_is_no_consent_to_remove(more: tuple[str, ...], refused: bool
     result = runner.invoke(main.app, words, env={"FARM_URL": "http://127.0.0.1:1"})
     assert result.exit_code == (main.BAD_INPUT if refused else main.UNAVAILABLE)
     assert ("Say --yes" in result.output) == refused
+
+
+def test_what_others_wrote_does_nothing_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    odd = "a\x1b]0;title\x07b\x9b2Jc\td\x7f"
+    screen = output.console()
+    screen.print(odd, markup=False)
+    screen.print(output.table("", ("name",), [(odd,)]))
+    shown = capsys.readouterr().out
+    assert "a]0;titleb2Jc" in shown
+    assert not {"\x1b", "\x07", "\x9b", "\x7f"} & {*shown}

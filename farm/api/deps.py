@@ -104,6 +104,3 @@ def administering(caller: Caller) -> User:
             remedy="Ask one; `farm key NAME --admin` makes one.",
         )
     return caller
-
-
-Admin = Annotated[User, Depends(administering)]

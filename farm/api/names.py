@@ -61,6 +61,15 @@ def no_job(name: str) -> NotFound:
     )
 
 
+def no_worker(name: str | None) -> NotFound:
+    return NotFound(
+        f"There is no live worker {_short(name) if name else 'at all'}.",
+        field="worker",
+        value=name,
+        remedy="`farm workers` shows those that are.",
+    )
+
+
 def batch_number(name: str) -> int:
     """The number of batch ``name``; NotFound for what cannot name one."""
     if not _BATCH.fullmatch(name):

@@ -367,13 +367,6 @@ class Tags(BaseModel):
     remove: list[Tag] = Field(default=[], max_length=MAX_TAGS)
 
 
-class Trace(BaseModel):
-    """Where a timeline will be."""
-
-    id: str
-    url: str
-
-
 class Workers(BaseModel):
     workers: list[Worker]
 

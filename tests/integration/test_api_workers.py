@@ -93,7 +93,7 @@ def test_the_command_line(
     assert "Write +red or -red." in farm("tag", "cpu0", "red", code=2).output
     assert "no live worker gpu9" in farm("trace", "gpu9", code=3).output
 
-    monkeypatch.setattr("farm.api.routes.workers.uuid.uuid4", lambda: _Id)
+    monkeypatch.setattr("farm.api.routes.reports.uuid.uuid4", lambda: _Id)
     services.images.put(trace_path(_Id.hex), json.dumps(TRACE).encode())
     target = tmp_path / "trace.json"
     farm("trace", "cpu0", "--seconds", "2", "-o", str(target))

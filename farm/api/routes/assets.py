@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from farm.api import names
 from farm.api.deps import Serving, administering
 from farm.api.inventory import Asset, Assets, Told, WholeAsset
 from farm.api.names import Text
@@ -76,12 +77,7 @@ def _tell(db: Database, name: str, action: Literal["warm", "evict"], order: Orde
     worker = order.worker if order else None
     told = orders.give(db, action, name, worker=worker)
     if not told:
-        raise NotFound(
-            f"There is no live worker {worker}." if worker else "No worker is alive.",
-            field="worker",
-            value=worker,
-            remedy="`farm workers` shows those that are.",
-        )
+        raise names.no_worker(worker)
     return Told(checkpoint=name, action=action, workers=told)
 
 

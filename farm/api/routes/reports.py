@@ -1,4 +1,4 @@
-"""What workers are asked to measure or show, and what they answer."""
+"""What workers are asked to tell, measure or show, and what they answer."""
 
 from __future__ import annotations
 
@@ -10,17 +10,38 @@ from typing import Any
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel
 
+from farm.api import names
 from farm.api.deps import Serving, administering
 from farm.api.reports import Calibrate, Report, Snapshot
 from farm.db import orders
 from farm.db.database import Database
 from farm.db.orders import Action
 from farm.errors import NotFound
-from farm.storage import report_path, snapshot_path
+from farm.storage import report_path, snapshot_path, trace_path
 
 router = APIRouter(prefix="/v1", tags=["workers"])
 
 _ID = re.compile("[0-9a-f]{32}")
+
+
+@router.post(
+    "/workers/{name}:trace",
+    status_code=202,
+    summary="Have a worker say what it did when",
+    dependencies=[Depends(administering)],
+)
+def trace(name: str, services: Serving) -> Report:
+    """Told with its next heartbeat, it writes its timeline of late; then it is at `url`."""
+    id = uuid.uuid4().hex
+    _order(services.db, name, "trace", id)
+    return Report(id=id, url=f"/v1/traces/{id}")
+
+
+@router.get("/traces/{id}", summary="A worker's timeline, for ui.perfetto.dev")
+def show_trace(id: str, services: Serving) -> dict[str, Any]:
+    """In the Trace Event Format. Not found until the worker has written it."""
+    found: dict[str, Any] = json.loads(services.images.get(trace_path(_checked(id))))
+    return found
 
 
 @router.post(
@@ -66,17 +87,16 @@ def show_file(id: str, services: Serving) -> Response:
 
 def _ordered(db: Database, name: str, action: Action, asked: BaseModel) -> Report:
     id = uuid.uuid4().hex
-    if not orders.give(db, action, f"{id} {asked.model_dump_json()}", worker=name):
-        raise NotFound(
-            f"There is no live worker {name[:100]}.",
-            field="worker",
-            value=name,
-            remedy="`farm workers` shows those that are.",
-        )
+    _order(db, name, action, f"{id} {asked.model_dump_json()}")
     return Report(id=id, url=f"/v1/reports/{id}")
+
+
+def _order(db: Database, name: str, action: Action, subject: str) -> None:
+    if not orders.give(db, action, subject, worker=name):
+        raise names.no_worker(name)
 
 
 def _checked(id: str) -> str:
     if not _ID.fullmatch(id):
-        raise NotFound(f"There is no report {id[:40]}.", field="id", value=id)
+        raise NotFound(f"Nothing of a worker is called {id[:40]}.", field="id", value=id)
     return id

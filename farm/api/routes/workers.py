@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import re
-import uuid
-from typing import Any
-
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
+from farm.api import names
 from farm.api.deps import Serving, administering
 from farm.api.names import Text
-from farm.api.schemas import Tags, Trace, Worker, Workers
-from farm.db import health, orders, sessions
+from farm.api.schemas import Tags, Worker, Workers
+from farm.db import health, sessions
 from farm.db.database import Database
-from farm.errors import NotFound
-from farm.storage import trace_path
 
 router = APIRouter(prefix="/v1", tags=["workers"])
-
-_ID = re.compile("[0-9a-f]{32}")
 
 
 class Because(BaseModel):
@@ -77,32 +69,9 @@ def resume(name: str, services: Serving) -> Workers:
     return _found(services.db, name, health.resume(services.db, name))
 
 
-@router.post(
-    "/workers/{name}:trace",
-    status_code=202,
-    summary="Have a worker say what it did when",
-    dependencies=[Depends(administering)],
-)
-def trace(name: str, services: Serving) -> Trace:
-    """Told with its next heartbeat, it writes its timeline of late; then it is at `url`."""
-    id = uuid.uuid4().hex
-    if not orders.give(services.db, "trace", id, worker=name):
-        raise _no_worker(name)
-    return Trace(id=id, url=f"/v1/traces/{id}")
-
-
-@router.get("/traces/{id}", summary="A worker's timeline, for ui.perfetto.dev")
-def show_trace(id: str, services: Serving) -> dict[str, Any]:
-    """In the Trace Event Format. Not found until the worker has written it."""
-    if not _ID.fullmatch(id):
-        raise NotFound(f"There is no trace {id[:40]}.", field="id", value=id)
-    found: dict[str, Any] = json.loads(services.images.get(trace_path(id)))
-    return found
-
-
 def _found(db: Database, name: str, there: int) -> Workers:
     if not there:
-        raise _no_worker(name)
+        raise names.no_worker(name)
     return _workers(db)
 
 
@@ -113,13 +82,4 @@ def _workers(db: Database) -> Workers:
             Worker.of(session, away.get((session.host, session.worker)))
             for session in sessions.live(db)
         ]
-    )
-
-
-def _no_worker(name: str) -> NotFound:
-    return NotFound(
-        f"There is no live worker {name[:100]}.",
-        field="worker",
-        value=name,
-        remedy="`farm workers` shows those that are.",
     )

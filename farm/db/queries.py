@@ -134,7 +134,8 @@ WITH found AS MATERIALIZED (
 ), gone AS (
     DELETE FROM leases l USING found f, sessions s
     WHERE l.batch_id = f.batch_id AND l.ord = f.ord AND s.id = l.session_id
-    RETURNING l.*, s.worker
+    RETURNING l.*, s.worker, %(error)s::jsonb || coalesce(s.stats -> 'died_of', '{{}}') AS told,
+              s.stats -> 'died_of' ->> 'detail' AS died_of
 ), judged AS (
     SELECT g.*, g.crashes + (g.started_at IS NOT NULL AND %(crashed)s)::int AS deaths,
            b.state = 'cancelled' AS unwanted
@@ -142,16 +143,17 @@ WITH found AS MATERIALIZED (
 ), tried AS (
     INSERT INTO attempts (batch_id, ord, attempt, session_id, worker, result, error,
                           assigned_at, started_at)
-    SELECT batch_id, ord, attempt, session_id, worker, 'lost', %(error)s, assigned_at, started_at
+    SELECT batch_id, ord, attempt, session_id, worker, 'lost', told, assigned_at, started_at
     FROM judged WHERE started_at IS NOT NULL
 ), retried AS (
     INSERT INTO requeue (batch_id, ord, attempt, failures, crashes, not_before, reason, avoid)
-    SELECT batch_id, ord, attempt, failures, deaths, now(), 'its worker went away', NULL
+    SELECT batch_id, ord, attempt, failures, deaths, now(),
+           coalesce(died_of, 'its worker went away'), CASE WHEN died_of IS NOT NULL THEN worker END
     FROM judged WHERE NOT unwanted AND deaths < %(fatal)s
 ), recorded AS (
     INSERT INTO outcomes (batch_id, ord, attempt, state, error)
     SELECT batch_id, ord, attempt, CASE WHEN unwanted THEN 'cancelled' ELSE 'failed' END,
-           CASE WHEN NOT unwanted THEN %(error)s::jsonb END
+           CASE WHEN NOT unwanted THEN told END
     FROM judged WHERE unwanted OR deaths >= %(fatal)s
 ), counted AS (
     INSERT INTO batch_progress AS p (batch_id, session_id, failed, cancelled)

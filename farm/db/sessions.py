@@ -240,6 +240,18 @@ def expire(db: Database, *, overdue: bool = True, ids: Sequence[str] = ()) -> li
     return [row["id"] for row in db.all(_EXPIRE, {"overdue": overdue, "ids": list(ids)})]
 
 
+def die(db: Database, id: str, *, error: dict[str, str]) -> None:
+    """End a session whose process is about to; ``error`` becomes that of what it had begun."""
+    with db.connection() as connection:
+        connection.execute(
+            """UPDATE sessions SET stats = stats || jsonb_build_object('died_of', %s::jsonb)
+               WHERE id = %s AND ended_at IS NULL""",
+            (Jsonb(error), id),
+        )
+        connection.execute(_EXPIRE, {"overdue": False, "ids": [id]})
+        connection.execute(queries.WAKE)
+
+
 def left_behind(db: Database) -> dict[bool, list[str]]:
     """Ended sessions with leases still to their name, by whether they ended without a word."""
     rows = db.all(

@@ -64,7 +64,7 @@ SOFT_FAILURES = 3
 FATAL_CRASHES = 3
 """A job during which this many workers died has failed; before the last try it runs alone."""
 
-BLAMED = ("worker", "numeric")
+BLAMED = ("worker", "hung", "numeric")
 """Classes of failures that may be the worker's own fault: bad memory makes wrong numbers, too."""
 
 BAD_RUN = 3

@@ -92,6 +92,7 @@ class _Worker:
         self._watchdog = Watchdog(
             patience=settings.hang_seconds,
             settle=self._settle,
+            tell=self._die,
         )
         accountant, described = Accountant(), _describe(device, self._meter)
         self._notebook = _notebook(db, described["name"], profile)
@@ -151,6 +152,9 @@ class _Worker:
 
     def _settle(self, seconds: float) -> None:
         self._service.settle(seconds)
+
+    def _die(self, error: dict[str, str]) -> None:
+        self._service.die(error)
 
     def _report(self) -> tuple[Sequence[str], dict[str, Any]]:
         self._notebook.write()

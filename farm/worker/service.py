@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from farm.broker.progress import Progress
+from farm.db import sessions
 from farm.db.database import Database
 from farm.db.sessions import NewSession
 from farm.settings import Settings
@@ -107,6 +108,10 @@ class Service:
     def settle(self, seconds: float) -> None:
         """Start nothing more, and see the images that are done already to their rows."""
         self._attempts.settle(seconds)
+
+    def die(self, error: dict[str, str]) -> None:
+        """End the session at once, as the process does; its jobs are given to others."""
+        sessions.die(self._db, self._new.id, error=error)
 
     def _tell(self) -> tuple[Sequence[str], dict[str, Any]]:
         resident, stats = self._report()

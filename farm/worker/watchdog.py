@@ -1,7 +1,7 @@
 """The watchdog: a step that does not end, or a device or engine that is lost, ends the process.
 
 Nothing in the process can stop a call of the GPU that hangs. Once the process is gone its jobs
-are, by their session's lease, given to others at once, and its supervisor starts it anew.
+are given to others at once, with what it died of, and its supervisor starts it anew.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Watchdog:
         patience: see :func:`overdue`.
         settle: called before the process ends, with seconds it may take: finished images are
             stored and recorded, the others lose their lease.
+        tell: then given the error of the others; it may take as long.
         end: ends the process.
     """
 
@@ -58,10 +59,12 @@ class Watchdog:
         *,
         patience: float,
         settle: Callable[[float], None],
+        tell: Callable[[dict[str, str]], None],
         end: Callable[[int], None] = os._exit,
     ) -> None:
         self._patience = patience
         self._settle = settle
+        self._tell = tell
         self._end = end
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -82,7 +85,7 @@ class Watchdog:
     def lost(self, error: BaseException) -> None:
         """The device is lost: end the process; its jobs are charged with a crash."""
         _log.critical("the device is lost, this process ends: %s", error)
-        self._leave()
+        self._leave(_error("worker", "Device lost", f"The device failed: {error}"))
 
     def _run(self, engine: Engine) -> None:
         while not self._stop.wait(min(_LOOK, self._patience / 4)):
@@ -91,7 +94,7 @@ class Watchdog:
                 try:
                     faulthandler.dump_traceback(sys.__stderr__ or 2)
                 finally:
-                    self._leave()
+                    self._leave(_error("hung", "Worker hung", f"The worker hung: {why}."))
                 return
 
     def _fault(self, engine: Engine) -> str | None:
@@ -104,8 +107,17 @@ class Watchdog:
             return f"{beat.doing} has not ended for {seconds:.0f} s"
         return None
 
-    def _leave(self) -> None:
+    def _leave(self, error: dict[str, str]) -> None:
         try:
             self._settle(_FLUSH_SECONDS)
         finally:  # whatever happened: alive, it would hold its jobs for ever
+            # Unheard they go to others all the same, once the session's lease runs out.
+            telling = threading.Thread(target=self._tell, args=(error,), daemon=True)
+            telling.start()
+            telling.join(_FLUSH_SECONDS)
             self._end(LOST)
+
+
+def _error(failure_class: str, title: str, detail: str) -> dict[str, str]:
+    remedy = "It is made again. If it happens again, look at the worker's log and its card."
+    return {"class": failure_class, "title": title, "detail": detail, "remedy": remedy}

@@ -225,3 +225,23 @@ def test_who_is_missed_by_a_cancellation_hears_of_it_a_second_later(
     answer = sessions.beat(db, "busy", lease=60, resident=[], stats={})
     assert answer
     assert len(answer.unwanted) == 3
+
+
+def test_what_a_worker_died_of_is_told_and_its_jobs_go_elsewhere(
+    db: Database, reaper: Reaper
+) -> None:
+    name = hold(db, "hung", jobs=3, started=2)
+    told = {"class": "hung", "title": "Worker hung", "detail": "denoise has not ended for 9 s"}
+    sessions.die(db, name, error=told)
+    assert sessions.live(db) == []
+    assert len(reaper.look(db)) == 3
+    tried = db.all("SELECT result, error FROM attempts ORDER BY ord")
+    assert [(each["result"], each["error"] | told) for each in tried] == [
+        ("lost", each["error"]) for each in tried
+    ]
+    assert len(tried) == 2
+    assert all(each["error"]["remedy"] for each in tried)
+    waiting = db.all("SELECT reason, avoid, crashes FROM requeue ORDER BY ord")
+    assert {each["reason"] for each in waiting} == {told["detail"]}
+    assert {each["avoid"] for each in waiting} == {"hung"}
+    assert [each["crashes"] for each in waiting] == [1, 1, 0]

@@ -45,9 +45,12 @@ class Watched:
     def __init__(self) -> None:
         self.ended: list[int] = []
         self.settled: list[float] = []
+        self.told: list[dict[str, str]] = []
         self.over = threading.Event()
         self.checkpoint = FakeCheckpoint("fake")
-        self.dog = Watchdog(patience=0.2, settle=self.settled.append, end=self._end)
+        self.dog = Watchdog(
+            patience=0.2, settle=self.settled.append, tell=self.told.append, end=self._end
+        )
         self.engine = Engine(
             cast(ModelCache, FakeModels(self.checkpoint)),
             profile(4),
@@ -71,6 +74,8 @@ def test_a_step_that_hangs_ends_the_process(capfd: pytest.CaptureFixture[str]) -
         future.result(TIMEOUT)
     assert watched.ended == [LOST]
     assert watched.settled, "finished images were not seen to their rows"
+    assert [error["class"] for error in watched.told] == ["hung"]
+    assert watched.told[0]["detail"].startswith("The worker hung: denoise has not ended for")
     watched.dog.stop()
 
 
@@ -132,6 +137,16 @@ def test_the_process_ends_though_nothing_can_be_seen_to_its_rows() -> None:
     with pytest.raises(OSError, match="away"):
         watched.dog.lost(torch.AcceleratorError("CUDA error"))
     assert watched.ended == [LOST]
+    assert watched.told[0]["title"] == "Device lost"
+
+
+def test_the_process_ends_though_nobody_hears_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("farm.worker.watchdog._FLUSH_SECONDS", 0.05)
+    watched, gate = Watched(), Gate()
+    watched.dog._tell = lambda _: gate()
+    watched.dog.lost(torch.AcceleratorError("CUDA error"))
+    assert watched.ended == [LOST]
+    gate.open()
 
 
 def test_a_lost_device_ends_the_process_before_any_job_is_judged() -> None:

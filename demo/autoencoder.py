@@ -13,7 +13,6 @@ from demo.course import Course
 from demo.denoising import LATENT_STD
 from demo.scenes import Painter, random_scene
 
-BATCH = 8
 LIFT = 4.0
 """A constant pair of channels keeps group norms from dividing by nearly nothing."""
 SIGNS = 8
@@ -81,16 +80,18 @@ def _hand_on(convolution: nn.Conv2d, taps: list[tuple[int, int]]) -> None:
 
 
 class Copying:
-    """The losses of one step at giving pictures back."""
+    """The losses of one step at giving ``batch`` pictures back."""
 
-    def __init__(self, vae: Any, painter: Painter, rng: random.Random) -> None:
-        self._vae, self._painter, self._rng = vae, painter, rng
+    def __init__(self, vae: Any, painter: Painter, rng: random.Random, batch: int) -> None:
+        self._vae, self._painter, self._rng, self._batch = vae, painter, rng, batch
 
     def losses(self, progress: float) -> dict[str, Tensor]:
         """``loss`` to follow: colours, edges and how far latents are from a standard normal."""
         pictures = self._crops(32 if progress < 0.5 else 64)
         latents = self._vae.encode(pictures).latent_dist
-        difference = self._vae.decode(latents.sample()).sample - pictures
+        # Drawn by the host, whatever the device, so that one state resumes it.
+        noise = torch.randn(latents.mean.shape).to(pictures.device)
+        difference = self._vae.decode(latents.mean + latents.std * noise).sample - pictures
         colours = difference.abs().mean() + 0.5 * difference.square().mean()
         edges = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
         distance = latents.kl().mean() / pictures[0].numel()
@@ -99,21 +100,24 @@ class Copying:
 
     def _crops(self, side: int) -> Tensor:
         """Half of whole pictures made small, half of large ones."""
-        whole = torch.stack([self._painter.paint(random_scene(self._rng)) for _ in range(BATCH)])
-        small = functional.interpolate(whole[: BATCH // 2], size=(64, 64), mode="area")
-        cut = [self._cut(picture, side) for picture in [*small, *whole[BATCH // 2 :]]]
-        return torch.stack(cut).contiguous(memory_format=torch.channels_last)
+        scenes = [random_scene(self._rng) for _ in range(self._batch)]
+        whole = torch.stack([self._painter.paint(scene) for scene in scenes])
+        half = self._batch // 2
+        small = functional.interpolate(whole[:half], size=(64, 64), mode="area")
+        cut = [self._cut(picture, side) for picture in [*small, *whole[half:]]]
+        return torch.stack(cut).to(self._vae.device, memory_format=torch.channels_last)
 
     def _cut(self, picture: Tensor, side: int) -> Tensor:
         top, left = (self._rng.randrange(picture.shape[-1] - side + 1) for _ in range(2))
         return picture[:, top : top + side, left : left + side]
 
 
-def train(vae: Any, painter: Painter, course: Course, seed: int) -> None:
+def train(vae: Any, painter: Painter, course: Course, *, seed: int, batch: int) -> None:
     """Train until the course ends."""
     vae.requires_grad_(True)
-    copying = Copying(vae, painter, random.Random(seed + course.step))
+    copying = Copying(vae, painter, random.Random(seed + course.step), batch)
     course.run(lambda: copying.losses(course.progress))
+    vae.requires_grad_(False)
 
 
 @torch.no_grad()
@@ -123,7 +127,8 @@ def scale_latents(vae: Any, pictures: Tensor) -> None:
     Each channel, times ``scaling_factor``, gets mean 0 and deviation ``LATENT_STD`` over
     ``pictures``; what comes out of the decoder stays the same.
     """
-    latents = torch.cat([vae.encode(chunk).latent_dist.mean for chunk in pictures.split(16)])
+    chunks = [chunk.to(vae.device) for chunk in pictures.split(16)]
+    latents = torch.cat([vae.encode(chunk).latent_dist.mean for chunk in chunks])
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     gain = LATENT_STD / std / vae.config.scaling_factor
     vae.quant_conv.bias[:4] = (vae.quant_conv.bias[:4] - mean) * gain

@@ -29,7 +29,7 @@ class Bank:
     ) -> None:
         self._models, self._painter, self._pixels, self._draw = models, painter, pixels, draw
         self._scenes: list[Scene] = []
-        self._latents = torch.zeros(size, 4, pixels // 8, pixels // 8)
+        self._latents = torch.zeros(size, 4, pixels // 8, pixels // 8, device=models.device)
         self._oldest = 0
         while len(self._scenes) < size:
             scenes, latents = self._new(min(CHUNK, size - len(self._scenes)))

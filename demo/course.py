@@ -52,8 +52,9 @@ class Course:
     Args:
         modules: what learns, by name.
         folder: where ``<name>.pt`` and ``<name>.csv`` are kept.
-        minutes: how long, in all, in processor time of this process: on a busy machine the course
-            takes longer and teaches the same.
+        minutes: how long, in all. On a CPU in processor time of this process: on a busy machine
+            the course takes longer and teaches the same. On a GPU, which has no such clock, by
+            the one on the wall.
         rate: the learning rate after warming up; falls as a cosine to a thirtieth.
         slowness: share of the averaged weights that a step keeps, at most.
         leads: whether this process is the one that averages, logs and saves.
@@ -70,7 +71,7 @@ class Course:
         slowness: float,
         leads: bool = True,
     ) -> None:
-        self.leads, self._parent = leads, os.getppid()
+        self.leads, self._parent = leads, multiprocessing.parent_process()
         self.name, self.folder, self.modules = name, folder, modules
         self._minutes, self._rate, self._slowness = minutes, rate, slowness
         self.weights = {
@@ -84,7 +85,9 @@ class Course:
         )
         self.step, self._spent, self._logged = 0, 0.0, []
         self._resume()
-        self._since, self._saved = time.process_time() - self._spent, self._spent
+        on_cpu = all(weight.device.type == "cpu" for weight in self.weights.values())
+        self._clock = time.process_time if on_cpu else time.monotonic
+        self._since, self._saved = self._clock() - self._spent, self._spent
 
     @property
     def progress(self) -> float:
@@ -103,8 +106,8 @@ class Course:
             nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
             self._optimiser.step()
             self.step += 1
-            self._spent = time.process_time() - self._since
-            if os.getppid() != self._parent:
+            self._spent = self._clock() - self._since
+            if self._parent is not None and not self._parent.is_alive():
                 return  # whoever waits for this process was killed
             if not self.leads:
                 continue
@@ -146,12 +149,12 @@ class Course:
     def _resume(self) -> None:
         if not self._file.exists():
             return
-        state: Any = torch.load(self._file, weights_only=True)
-        if self.leads:
-            with torch.no_grad():
-                for key, weight in self.weights.items():
+        state: Any = torch.load(self._file, weights_only=True, map_location="cpu")
+        with torch.no_grad():
+            for key, weight in self.weights.items():
+                if self.leads:
                     weight.copy_(state["weights"][key])
-        self._averages = state["averages"]
+                self._averages[key].copy_(state["averages"][key])
         self._optimiser.load_state_dict(state["optimiser"])
         self.step, self._spent = state["step"], state["spent"]
         torch.set_rng_state(state["noise"])

@@ -16,8 +16,9 @@ KINDS = ("error", "plain", "recoloured", "pair", "small")
 def curves(folder: Path) -> Path:
     """Draw every ``<stage>.csv`` in ``folder`` into ``curves.png`` there."""
     stages = [name for name in ("vae", "denoise64", "denoise128") if _log(folder, name).exists()]
-    figure, axes = plt.subplots(1, len(stages), figsize=(6 * len(stages), 4), squeeze=False)
-    for stage, axis in zip(stages, axes[0], strict=True):
+    columns = max(1, len(stages))  # a very short training has logged nothing yet
+    figure, axes = plt.subplots(1, columns, figsize=(6 * columns, 4), squeeze=False)
+    for stage, axis in zip(stages, axes[0], strict=False):
         with _log(folder, stage).open(encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         for kind in KINDS:

@@ -27,10 +27,13 @@ from demo.judges import (
 from demo.pictures import pictures
 from demo.scenes import Painter
 from demo.sheets import sheet
+from farm.worker.models.catalogue import builtin_folder
 from tests.checkpoints import diffusers_pipeline
 
 BATCH = 16
 COLUMNS = 21
+OWN: dict[str, Any] = json.loads((builtin_folder() / "demo.json").read_text(encoding="utf-8"))
+"""What the demo checkpoint is rendered with where a batch leaves it open."""
 
 
 class Renderer:
@@ -40,8 +43,8 @@ class Renderer:
         start: what the sheets' paths start with.
     """
 
-    def __init__(self, file: Path, steps: int, start: Path) -> None:
-        self._pipeline: Any = diffusers_pipeline(file)
+    def __init__(self, file: Path, start: Path, *, steps: int, device: torch.device) -> None:
+        self._pipeline: Any = diffusers_pipeline(file).to(device)
         self._steps, self._start = steps, start
 
     def __call__(self, texts: Sequence[str], what: str, *, seed: int, columns: int) -> Tensor:
@@ -52,14 +55,14 @@ class Renderer:
             seeds = range(seed + first, seed + first + len(some))
             images = self._pipeline(
                 some,
-                height=128,
-                width=128,
+                height=OWN["height"],
+                width=OWN["width"],
                 num_inference_steps=self._steps,
-                guidance_scale=3.0,
+                guidance_scale=OWN["cfg_scale"],
                 generator=[torch.Generator().manual_seed(number) for number in seeds],
                 output_type="pt",
             ).images
-            found.append(images * 2 - 1)
+            found.append(images.cpu() * 2 - 1)
         made = torch.cat(found)
         sheet(made, columns).save(f"{self._start}-{what}.png")
         return made
@@ -138,11 +141,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("build/demo"))
     parser.add_argument("--name", default="new", help="of the files written")
     parser.add_argument("--known", type=int, default=len(CONCEPTS), help="concepts it was shown")
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=OWN["steps"])
+    cuda = torch.cuda.is_available()
+    parser.add_argument("--device", type=torch.device, default="cuda" if cuda else "cpu")
     options = parser.parse_args()
     torch.set_num_threads(1)
     start = options.folder / options.name
-    render = Renderer(options.file, options.steps, start)
+    render = Renderer(options.file, start, steps=options.steps, device=options.device)
     painter = Painter(pictures(options.folder))
     render(prompts.SIDE_BY_SIDE, "prompts", seed=100, columns=12)
     numbers = pairs(render, painter, options.known)

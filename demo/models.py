@@ -70,6 +70,17 @@ class Models:
         for model in (self.vae, self.unet):
             model.to(memory_format=torch.channels_last)
 
+    @property
+    def device(self) -> torch.device:
+        """Where all four lie."""
+        return self.unet.device
+
+    def to(self, device: torch.device) -> Models:
+        """Take all four there."""
+        for model in (self.vae, *self.trained().values()):
+            model.to(device)
+        return self
+
     def trained(self) -> dict[str, nn.Module]:
         """What learns to denoise."""
         return {"unet": self.unet, "text1": self.text1, "text2": self.text2}
@@ -85,8 +96,8 @@ class Models:
     def latents(self, pictures: Tensor) -> Tensor:
         """float [n, 4, h/8, w/8] of pictures [n, 3, h, w] from -1 to 1."""
         with torch.no_grad():
-            mean = self.vae.encode(pictures.contiguous(memory_format=torch.channels_last))
-            return mean.latent_dist.mean * self.vae.config.scaling_factor
+            pictures = pictures.to(self.device, memory_format=torch.channels_last)
+            return self.vae.encode(pictures).latent_dist.mean * self.vae.config.scaling_factor
 
     def pictures(self, latents: Tensor) -> Tensor:
         """The way back from :meth:`latents`, cut off to the range from -1 to 1."""
@@ -95,8 +106,8 @@ class Models:
 
     def prompts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts as the UNet reads them: [text, 77, 96] and the summaries [text, 64]."""
-        first = self.words.read(texts, pad=len(self.words) - 1)
-        second = self.words.read(texts, pad=0)
+        first = self.words.read(texts, pad=len(self.words) - 1).to(self.device)
+        second = self.words.read(texts, pad=0).to(self.device)
         narrow = self.text1(first, output_hidden_states=True).hidden_states[-2]
         wide = self.text2(second, output_hidden_states=True)
         return torch.cat([narrow, wide.hidden_states[-2]], -1), wide.text_embeds
@@ -105,9 +116,9 @@ class Models:
         """The UNet's guess of the noise in ``latents`` at ``times``."""
         height, width = (8 * side for side in latents.shape[-2:])
         sizes = torch.tensor([[height, width, 0, 0, height, width]] * len(latents)).float()
-        added = {"text_embeds": texts[1], "time_ids": sizes}
+        added = {"text_embeds": texts[1], "time_ids": sizes.to(self.device)}
         latents = latents.contiguous(memory_format=torch.channels_last)
-        return self.unet(latents, times, texts[0], added_cond_kwargs=added).sample
+        return self.unet(latents, times.to(self.device), texts[0], added_cond_kwargs=added).sample
 
     def _text_config(self, part: str) -> CLIPTextConfig:
         end = len(self.words) - 1

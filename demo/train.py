@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import copy
 import random
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,10 +28,17 @@ from demo.sheets import sheet
 SEED = 7
 DRAWS = 2
 """Noises tried on each caption's picture."""
-FRESH = 3
-"""Scenes encoded anew at each step."""
+FRESH = 0.2
+"""Scenes encoded anew at each step, as a share of its captions."""
 HALVED_UNTIL = 0.6
 """The part of a course after which no pictures of half the size are shown."""
+PLANS: dict[str, dict[str, Any]] = {
+    "cpu": {"minutes": (25, 35, 60), "pictures": 8, "captions": 16},
+    "cuda": {"minutes": (4, 4, 8), "pictures": 64, "captions": 128},
+}
+"""What a course is like by default, by the type of device; that of a GPU was never measured."""
+MEASURED = 512
+"""Scenes whose latents are scaled to the wanted spread."""
 LOOK = [
     "a red apple", "a cat face", "a lion", "a car", "a house", "a penguin on a pink background",
     "a blue apple", "a purple cat", "a green car", "an orange panda on a blue background",
@@ -40,19 +49,21 @@ LOOK = [
 
 def main() -> None:
     """Read the options, train what is not trained yet, and write the checkpoint."""
-    options = _options()
-    torch.set_num_threads(1)
+    options = told()
+    if options.device.type == "cpu":
+        torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
     painter = Painter(pictures(options.folder))
     torch.manual_seed(SEED)
     models = Models()
     if options.start_from:
         models.load_file(options.start_from)
-    else:
+    models.to(options.device)
+    if not options.start_from:
         copy_pictures(models, painter, options)
         denoise(models, painter, options, pixels=64, minutes=options.minutes[1])
     denoise(models, painter, options, pixels=128, minutes=options.minutes[2])
-    export(models, options.folder / "demo.safetensors")
+    export(models.to(torch.device("cpu")), options.folder / "demo.safetensors")
     curves(options.folder)
 
 
@@ -69,19 +80,20 @@ def copy_pictures(models: Models, painter: Painter, options: argparse.Namespace)
     )
     autoencoder.start_plain(models.vae)
     if plan().progress < 1:
-        together(lambda _: autoencoder.train(models.vae, painter, plan(), SEED))
+        train = partial(autoencoder.train, seed=SEED, batch=options.pictures)
+        _learn(lambda _: train(models.vae, painter, plan()), options.device)
     plan().put_averages({"vae": models.vae})
     rng = random.Random(SEED)
-    scenes = [random_scene(rng) for _ in range(512)]
+    scenes = [random_scene(rng) for _ in range(MEASURED)]
     autoencoder.scale_latents(models.vae, torch.stack([painter.paint(s) for s in scenes]))
 
 
 def denoise(
     models: Models, painter: Painter, options: argparse.Namespace, *, pixels: int, minutes: float
 ) -> None:
-    """Train UNet and text encoders on pictures of one size, in several processes at once."""
+    """Train UNet and text encoders on pictures of one size; on a CPU by several processes."""
     for module in models.trained().values():
-        module.share_memory()
+        module.share_memory()  # does nothing on a GPU
     plan = partial(
         Course,
         f"denoise{pixels}",
@@ -105,8 +117,16 @@ def denoise(
         course.run(lambda: lesson.losses(course.progress), look)
 
     if plan().progress < 1:
-        together(take_part, options.workers)
+        _learn(take_part, options.device, options.workers)
     plan().put_averages(models.trained())
+
+
+def _learn(course: Callable[[int], None], device: torch.device, workers: int = 1) -> None:
+    # A GPU is full with one process, and CUDA does not outlive a fork.
+    if device.type == "cpu":
+        together(course, workers)
+    else:
+        course(0)
 
 
 class Lesson:
@@ -126,7 +146,7 @@ class Lesson:
         # Small pictures teach words at a quarter of the cost; the rest of the course is for detail.
         halved = self._rng.random() < self._options.halved * (1 - progress / HALVED_UNTIL)
         bank = self._banks[1 if halved else 0]
-        bank.refresh(FRESH)
+        bank.refresh(max(1, round(FRESH * self._options.captions)))
         scenes, latents = bank.some(self._options.captions, self._rng)
         texts = [
             "" if self._rng.random() < EMPTY else caption(scene, self._rng) for scene in scenes
@@ -150,24 +170,31 @@ def _look(course: Course, models: Models, pixels: int) -> None:
     sheet(shown, 6).save(course.folder / f"{course.name}-{course.step:06}.png")
 
 
-def _options() -> argparse.Namespace:
+def told() -> argparse.Namespace:
+    """What was said on the command line, and what the device wants where nothing was."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
     add("--folder", type=Path, default=Path("build/demo"), help="of everything that is made")
+    add(
+        "--device",
+        type=torch.device,
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="to train on",
+    )
     add("--start-from", type=Path, help="a checkpoint to go on from; its VAE is kept")
     add(
         "--minutes",
         type=float,
         nargs=3,
-        default=(25, 35, 60),
-        help="of processor time, for the VAE, for 64 and for 128 pixels; with --start-from only "
-        "the last counts",
+        help="of processor time, on a GPU of clock time, for the VAE, for 64 and for 128 pixels; "
+        "with --start-from only the last counts",
     )
     add("--rate", type=float, default=1e-3, help="of learning, of UNet and text encoders")
-    add("--workers", type=int, default=2, help="processes; as many as there are free cores")
-    add("--captions", type=int, default=16, help="in a step of one process")
+    add("--workers", type=int, default=2, help="processes on a CPU; as many as free cores")
+    add("--pictures", type=int, help="in a step of the VAE")
+    add("--captions", type=int, help="in a step of one process")
     add("--bank", type=int, default=2500, help="encoded scenes that each process holds")
     add("--halved", type=float, default=0.0, help="share of half-size steps, at first")
     add(
@@ -176,6 +203,8 @@ def _options() -> argparse.Namespace:
         default=1.0,
         help="how much more often to show the concepts that the first checkpoint lacked",
     )
+    kind = parser.parse_known_args()[0].device.type
+    parser.set_defaults(**PLANS[kind])
     return parser.parse_args()
 
 

@@ -10,15 +10,21 @@ import typer
 def key(
     name: Annotated[str, typer.Argument(help="Whose key it is; batches are filed under it.")],
     admin: Annotated[bool, typer.Option("--admin", help="May change what is not theirs.")] = False,
+    revoke: Annotated[
+        bool, typer.Option("--revoke", help="Withdraw all keys of theirs, and issue none.")
+    ] = False,
 ) -> None:
     """Issue an API key and print it; it is not stored, and cannot be shown again.
 
-    Run it where FARM_DATABASE_URL is set. The holder sets FARM_API_KEY to it. Example:
-    farm key anna
+    Run it where FARM_DATABASE_URL is set. The holder sets FARM_API_KEY to it. Examples:
+    farm key anna | farm key anna --revoke
     """
     from farm.db import users
     from farm.db.database import Database
     from farm.settings import Settings
 
     with Database(Settings().required("database_url"), max_size=1, name="farm key") as db:
-        typer.echo(users.create_key(db, name, admin=admin))
+        if revoke:
+            typer.echo(f"Keys of {name} withdrawn: {users.revoke_keys(db, name)}.")
+        else:
+            typer.echo(users.create_key(db, name, admin=admin))

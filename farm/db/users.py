@@ -83,12 +83,12 @@ def create_key(db: Database, name: str, *, admin: bool = False) -> str:
     Args:
         admin: make the user an administrator; who is one stays one.
     """
-    if not name.strip() or len(name) > 100:
+    if not name.strip() or len(name) > 100 or not name.isprintable():
         raise InvalidInput(
             f"name: {name[:100]!r} cannot be a user's name.",
             field="name",
             value=name,
-            remedy="Use 1 to 100 characters.",
+            remedy="Use 1 to 100 characters that can be printed.",
         )
     key = "farm_" + secrets.token_urlsafe(32)
     user = _ensure(db, name)
@@ -99,6 +99,19 @@ def create_key(db: Database, name: str, *, admin: bool = False) -> str:
         if admin:
             connection.execute("UPDATE users SET admin = true WHERE id = %s", (user.id,))
     return key
+
+
+def revoke_keys(db: Database, name: str) -> int:
+    """Withdraw all API keys of a user, whose batches stay; how many there were.
+
+    Raises:
+        NotFound: there is no such user.
+    """
+    user = db.one(_FIND, {"name": name}) if name.isprintable() else None
+    if user is None:
+        raise _nobody(name)
+    with db.connection() as connection:
+        return connection.execute("DELETE FROM api_keys WHERE user_id = %(id)s", user).rowcount
 
 
 def for_key(db: Database, key: str) -> User | None:
@@ -157,13 +170,17 @@ def set_share(
     }
     row = db.one(_SHARE, values)
     if row is None:
-        raise NotFound(
-            f"There is no user {name[:100]}.",
-            field="user",
-            value=name,
-            remedy="`farm share` lists them; `farm key NAME` makes one.",
-        )
+        raise _nobody(name)
     return row
+
+
+def _nobody(name: str) -> NotFound:
+    return NotFound(
+        f"There is no user {name[:100]}.",
+        field="user",
+        value=name,
+        remedy="`farm share` lists them; `farm key NAME` makes one.",
+    )
 
 
 def _ensure(db: Database, name: str) -> User:

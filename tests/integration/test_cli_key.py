@@ -4,8 +4,11 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from farm.db import users
 from farm.db.database import Database
+from farm.errors import InvalidInput
 
 
 def farm(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -37,3 +40,18 @@ def test_a_key_needs_a_database_and_a_name(database_url: str) -> None:
     refused = farm("key", " ", FARM_DATABASE_URL=database_url)
     assert refused.returncode == 2
     assert "1 to 100 characters" in refused.stderr
+
+
+def test_a_key_that_leaked_is_withdrawn(db: Database, database_url: str) -> None:
+    lost, others = users.create_key(db, "anna"), users.create_key(db, "bert")
+    done = farm("key", "anna", "--revoke", FARM_DATABASE_URL=database_url)
+    assert done.stdout == "Keys of anna withdrawn: 1.\n"
+    assert users.for_key(db, lost) is None
+    assert users.for_key(db, others)
+    assert farm("key", "nobody", "--revoke", FARM_DATABASE_URL=database_url).returncode == 3
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "\udcff", "x" * 101])
+def test_who_cannot_be_called_so_gets_no_key(db: Database, name: str) -> None:
+    with pytest.raises(InvalidInput, match="cannot be a user's name"):
+        users.create_key(db, name)

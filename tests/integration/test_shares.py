@@ -153,7 +153,7 @@ def test_what_is_no_share_is_named(shared: TestClient, body: dict[str, Any], fie
     assert (answer.status_code, answer.json()["field"]) == (422, field)
 
 
-@pytest.mark.parametrize("name", ["bob", "%00", "a%2Fb", "anna%20"])
+@pytest.mark.parametrize("name", ["bob", "a%2Fb", "anna%20"])
 def test_nobody_of_that_name(shared: TestClient, name: str) -> None:
     answer = shared.patch(f"/v1/users/{name}", json={"cap": 1})
     assert (answer.status_code, answer.json()["field"]) == (404, "user")

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from farm.api.deps import Serving, administering
 from farm.db import users
 from farm.dispatch.fairness import jain
-from farm.errors import NotFound
 
 # Names of people and what they may do are nobody else's business.
 router = APIRouter(prefix="/v1/users", tags=["users"], dependencies=[Depends(administering)])
@@ -87,8 +86,6 @@ def list_users(services: Serving) -> Users:
 def change(name: str, share: Share, services: Serving) -> Shareholder:
     """The dispatcher heeds it at once; a quota counts for what is submitted from now on."""
     given = share.model_fields_set
-    if "\0" in name:
-        raise NotFound("There is no such user.", field="user", value=name)
     users.set_share(
         services.db,
         name,

@@ -5,72 +5,86 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from bench.contenders import Farm, Pipeline
 from farm.spec.job import JobSpec
 
+LOADS = (0.5, 0.8, 0.95)
 
-def stream(farm: Farm, peer: Pipeline, specs: Sequence[JobSpec], count: int) -> None:
-    """Jobs that arrive at random, at shares of what the engine can do."""
+
+def stream(
+    farm: Farm, peers: Mapping[str, Pipeline], specs: Sequence[JobSpec], rounds: int
+) -> None:
+    """Jobs that arrive at random, at shares of what the engine can do.
+
+    Each round draws arrivals of its own, the same for Farm and its peers, who serve first come,
+    first served.
+    """
+    for peer in peers.values():
+        peer.loop(list({(spec.size, spec.cfg_scale == 1): spec for spec in specs}.values()))
+    farm.render(specs)
+    capacity = len(specs) / statistics.median(_took(farm, specs) for _ in range(rounds))
+    print(f"\nstream of {len(specs)} mixed jobs, Poisson arrivals, {rounds} rounds; ", end="")
+    print(f"all at once {capacity:.2f} images/s")
+    print("  load   by         images/s      p50      p95   rows a forward   busy")
     draw = random.Random(2)
-    several = [draw.choice(specs).model_copy(update={"seed": n}) for n in range(count)]
-    began = time.perf_counter()
-    farm.render(several)
-    capacity = count / (time.perf_counter() - began)
-    print(f"\nstream of {count} mixed jobs, Poisson arrivals; all at once {capacity:.2f} images/s")
-    print("  load   by      images/s      p50      p95   rows a forward   busy")
-    for load in (0.5, 0.8, 0.95):
-        pauses = [draw.expovariate(load * capacity) for _ in several]
+    for load in LOADS:
+        runs: dict[str, list[_Run]] = defaultdict(list)
         before = farm.engine.counters
-        waits, took = _arrivals(several, pauses, farm.submit)
+        for _ in range(rounds):
+            pauses = [draw.expovariate(load * capacity) for _ in specs]
+            runs["farm"].append(_arrivals(specs, pauses, farm.submit))
+            for name, peer in peers.items():
+                with ThreadPoolExecutor(1) as queue:
+                    serve = partial(queue.submit, lambda spec, peer=peer: peer.loop([spec]))
+                    runs[name].append(_arrivals(specs, pauses, serve))
         after = farm.engine.counters
         rows = (after.rows - before.rows) / (after.forwards - before.forwards)
-        busy = (after.busy_seconds - before.busy_seconds) / took
-        _print_stream(load, "farm", waits, took, f"{rows:13.1f}   {busy:6.0%}")
-        queue = _Queue(peer)
-        waits, took = _arrivals(several, pauses, queue.submit)
-        queue.stop()
-        _print_stream(load, "loop", waits, took, "")
+        busy = (after.busy_seconds - before.busy_seconds) / sum(run.took for run in runs["farm"])
+        for name, each in runs.items():
+            _print(load, name, each, f"{rows:13.1f}   {busy:6.0%}" if name == "farm" else "")
+
+
+def _took(farm: Farm, specs: Sequence[JobSpec]) -> float:
+    began = time.perf_counter()
+    farm.render(specs)
+    return time.perf_counter() - began
+
+
+@dataclass
+class _Run:
+    """Seconds from arrival to image of each job, and from the first arrival to the last image."""
+
+    waits: list[float]
+    took: float
 
 
 def _arrivals(
     specs: Sequence[JobSpec], pauses: Sequence[float], submit: Callable[[JobSpec], Any]
-) -> tuple[list[float], float]:
-    """Seconds from arrival to image of each, and of all."""
+) -> _Run:
     waits: list[float] = []
     pending = []
     began = time.perf_counter()
     for spec, pause in zip(specs, pauses, strict=True):
         time.sleep(pause)
-        future, arrived = submit(spec), time.perf_counter()
+        arrived, future = time.perf_counter(), submit(spec)
         future.add_done_callback(
             lambda _, arrived=arrived: waits.append(time.perf_counter() - arrived)
         )
         pending.append(future)
     for future in pending:
         future.result()
-    return waits, time.perf_counter() - began
+    return _Run(waits, time.perf_counter() - began)
 
 
-class _Queue:
-    """A pipeline behind a queue: one image after the other, first come, first served."""
-
-    def __init__(self, peer: Pipeline) -> None:
-        self._pool = ThreadPoolExecutor(1)
-        self._peer = peer
-
-    def submit(self, spec: JobSpec) -> Any:
-        return self._pool.submit(self._peer.loop, [spec])
-
-    def stop(self) -> None:
-        self._pool.shutdown()
-
-
-def _print_stream(load: float, who: str, waits: list[float], took: float, rest: str) -> None:
+def _print(load: float, who: str, runs: Sequence[_Run], rest: str) -> None:
+    waits = [wait for run in runs for wait in run.waits]
+    speed = len(waits) / sum(run.took for run in runs)
     cuts = statistics.quantiles(waits, n=20)
-    print(
-        f"  {load:4.0%}   {who}   {len(waits) / took:9.2f}   {cuts[9]:6.2f}   {cuts[18]:6.2f}{rest}"
-    )
+    print(f"  {load:4.0%}   {who:8}   {speed:8.2f}   {cuts[9]:6.2f}   {cuts[18]:6.2f}{rest}")

@@ -35,13 +35,14 @@ class Farm:
         self._number = 0
 
     def render(self, specs: Sequence[JobSpec]) -> list[Rendered]:
-        """Make the images; with seeds of their own each time, as first passes are kept."""
-        anew = [spec.model_copy(update={"seed": self._number + spec.seed}) for spec in specs]
-        return [future.result() for future in [self.submit(spec) for spec in anew]]
+        """Make the images."""
+        return [future.result() for future in [self.submit(spec) for spec in specs]]
 
     def submit(self, spec: JobSpec) -> Any:
+        """With a seed and words of its own each time, as texts and first passes are kept."""
         self._number += 1
-        return self.engine.submit(str(self._number), spec)
+        own = {"seed": self._number, "prompt": f"{spec.prompt} {self._number}"}
+        return self.engine.submit(str(self._number), spec.model_copy(update=own))
 
 
 class Pipeline:
@@ -56,12 +57,7 @@ class Pipeline:
             self.pipe = _from_single_file(file, dtype)
         self.pipe.to(device)
         self.pipe.set_progress_bar_config(disable=True)
-        self.forwards = 0
-        self.pipe.unet.register_forward_pre_hook(self._count)
         self._schedule = self.pipe.scheduler.config
-
-    def _count(self, *_: object) -> None:
-        self.forwards += 1
 
     def loop(self, specs: Sequence[JobSpec]) -> None:
         for spec in specs:

@@ -1,17 +1,18 @@
 """The engine against diffusers' own pipelines: images a second, forwards, latency, memory.
 
-    .venv/bin/python bench/engine.py [--device cuda] [--repeats 3] [--only NAME ...]
+    .venv/bin/python bench/engine.py --compiled [--device cuda] [--repeats 3] [--only NAME ...]
 
-On a CPU the models are the demo checkpoint; on a GPU full-size SDXL and SD1.5 with random weights,
-written to a temporary folder. Peers run in this process, in turn with Farm, on the same weights in
-the same precision with the same attention (torch's ``scaled_dot_product_attention``):
+On a CPU the models are the demo checkpoint and tiny random ones; on a GPU full-size SDXL and SD1.5
+with random weights, written to a temporary folder. Peers run in this process, in turn with Farm, on
+the same weights in the same precision with the same attention (torch's
+``scaled_dot_product_attention``):
 
 - loop: a diffusers pipeline called once for each image;
 - batch: called once for all of them, as far as they are alike;
 - compiled: the loop with ``torch.compile`` on its UNet (with ``--compiled``).
 
 For images in two passes peers call the pipeline, enlarge its latent as Farm does, and call the
-image-to-image pipeline of the same models.
+image-to-image pipeline of the same models. In the stream they stand behind a queue.
 
 On a card it also tells what share of the peak each of them reaches: of the operations a second of a
 large matrix product, which is measured first; how much of the time the card was busy with Farm's
@@ -19,7 +20,8 @@ jobs; and predicted and measured memory under the caps of smaller cards. What fa
 its own lines only, and makes the exit status 1.
 
 Prompts, negative prompts and seeds differ from image to image. Text encoding and decoding count;
-loading and image files do not. Ratios are those of each round, then their median.
+loading and image files do not, nor does the first call of each, in which kernels are chosen and
+models compiled: its seconds are told. Ratios are those of each round, then their median.
 """
 
 from __future__ import annotations
@@ -30,6 +32,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -43,13 +48,16 @@ from bench import arrivals, beside, card, full_size, peaks, workloads  # noqa: E
 from bench.contenders import Farm, Pipeline  # noqa: E402
 from bench.failures import told_if_it_fails  # noqa: E402
 from bench.workloads import Workload  # noqa: E402
+from farm.worker.engine import Counters  # noqa: E402
 from farm.worker.engine.loop import threads  # noqa: E402
 from farm.worker.memory import profiles  # noqa: E402
 from farm.worker.memory.profiles import GIB, MemoryProfile  # noqa: E402
 from farm.worker.models.catalogue import AssetFile, builtin_folder, scan  # noqa: E402
+from tests.checkpoints import make_tiny  # noqa: E402
 
-STREAMED = {"cpu": 128, "cuda": 512}
-"""Side of the pictures of the stream."""
+STREAMED = {"cpu": {"demo": 128}, "cuda": {"sdxl": 512, "sd15": 512}}
+"""Models that jobs arrive for one by one, and the longer side of their pictures."""
+PACKAGES = ("torch", "diffusers", "transformers")
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
@@ -62,48 +70,71 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def compare(
-    work: Workload,
-    farm: Farm,
-    peers: dict[str, Pipeline],
-    repeats: int,
-    *,
-    limit: float | None = None,
-) -> None:
-    """One workload by Farm and by every peer, in turn; ``limit`` is the card's peak."""
-    device = farm.device
-    pipeline = peers["loop"]
-    methods: dict[str, Callable[[], object]] = {"farm": lambda: farm.render(work.jobs)}
-    methods |= {name: lambda peer=peer: peer.loop(work.jobs) for name, peer in peers.items()}
-    if work.alike and len(work.jobs) > 1:
-        methods["batch"] = lambda: pipeline.batch(work.jobs)
-    for method in methods.values():
-        method()  # kernels and caches
-    seconds: dict[str, list[float]] = {name: [] for name in methods}
-    pipeline.forwards, before = 0, farm.engine.counters
-    for _ in range(repeats):
+@dataclass
+class Field:
+    """Farm and its peers on one checkpoint.
+
+    Attributes:
+        limit: operations a second that the card has at most; None where there is none.
+        failed: names of what failed.
+    """
+
+    farm: Farm
+    peers: dict[str, Pipeline]
+    repeats: int
+    limit: float | None
+    failed: list[str]
+
+    def compare(self, work: Workload) -> None:
+        """One workload by everybody, in turn."""
+        ready = self._ready(work)
+        methods = {name: method for name, (method, _) in ready.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in methods}
+        before = self.farm.engine.counters
+        for _ in range(self.repeats):
+            for name, method in methods.items():
+                seconds[name].append(timed(method, self.farm.device))
+        self._print_forwards(work, before, sum(seconds["farm"]))
+        for name, each in seconds.items():
+            ratio = statistics.median(
+                other / own for own, other in zip(seconds["farm"], each, strict=True)
+            )
+            speed = len(work.jobs) / statistics.median(each)
+            spread = f"{min(each):.2f}-{max(each):.2f} s, first {ready[name][1]:.1f}"
+            line = f"  {name:9} {speed:8.3f} images/s  ({spread:>27})   farm is {ratio:.2f}x"
+            print(line + self._share(work, statistics.median(each)))
+
+    def _ready(self, work: Workload) -> dict[str, tuple[Callable[[], object], float]]:
+        """Who can do it, with the seconds of their first call."""
+        loop, device = self.peers["loop"], self.farm.device
+        methods: dict[str, Callable[[], object]] = {
+            name: lambda peer=peer: peer.loop(work.jobs) for name, peer in self.peers.items()
+        }
+        if work.alike and len(work.jobs) > 1:
+            methods["batch"] = lambda: loop.batch(work.jobs)
+        farm = partial(self.farm.render, work.jobs)
+        ready: dict[str, tuple[Callable[[], object], float]] = {"farm": (farm, timed(farm, device))}
         for name, method in methods.items():
-            seconds[name].append(timed(method, device))
-    after, count = farm.engine.counters, len(work.jobs)
-    forwards = (after.forwards - before.forwards) / repeats
-    rows = (after.rows - before.rows) / max(after.forwards - before.forwards, 1)
-    loop_forwards = sum(each.steps for job in work.jobs for each in job.passes)
-    busy = (after.busy_seconds - before.busy_seconds) / sum(seconds["farm"])
-    print(
-        f"\n{work.name}: {forwards:.0f} forwards of {rows:.1f} rows; a loop takes {loop_forwards}; "
-        f"busy {busy:.0%}"
-    )
-    share = ""
-    for name, each in seconds.items():
-        ratio = statistics.median(
-            other / own for own, other in zip(seconds["farm"], each, strict=True)
+            with told_if_it_fails(f"{work.name}, {name}", self.failed):
+                ready[name] = method, timed(method, device)
+        return ready
+
+    def _print_forwards(self, work: Workload, before: Counters, seconds: float) -> None:
+        after = self.farm.engine.counters
+        forwards = after.forwards - before.forwards
+        rows = (after.rows - before.rows) / max(forwards, 1)
+        alone = sum(each.steps for job in work.jobs for each in job.passes)
+        busy = (after.busy_seconds - before.busy_seconds) / seconds
+        print(
+            f"\n{work.name}: {forwards / self.repeats:.0f} forwards of {rows:.1f} rows; "
+            f"a loop takes {alone}; busy {busy:.0%}"
         )
-        speed = count / statistics.median(each)
-        spread = f"{min(each):.2f}-{max(each):.2f} s"
-        if limit:
-            done = sum(card.operations(job, work.family) for job in work.jobs)
-            share = f"   {done / statistics.median(each) / limit:6.1%} of peak"
-        print(f"  {name:9} {speed:8.3f} images/s  ({spread:>15})   farm is {ratio:.2f}x{share}")
+
+    def _share(self, work: Workload, seconds: float) -> str:
+        if self.limit is None:
+            return ""
+        done = sum(card.operations(job, work.family) for job in work.jobs)
+        return f"   {done / seconds / self.limit:6.1%} of peak"
 
 
 def main() -> None:
@@ -113,7 +144,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=40, help="of the stream")
     parser.add_argument("--compiled", action="store_true", help="a compiled peer too")
     parser.add_argument(
-        "--only", nargs="*", help="words that a workload's name begins with; or overhead"
+        "--only",
+        nargs="*",
+        help="words that a workload's name begins with, or stream, overhead, memory",
     )
     parser.add_argument("--models", type=Path, help="folder of the full-size models, kept")
     told = parser.parse_args()
@@ -137,28 +170,30 @@ def run(told: argparse.Namespace, folder: Path) -> list[str]:
     if on_card:
         limit = card.peak(device, dtype)
         print(f"{card.described()}: {limit / 1e12:.1f} TFLOP/s in a large matrix product")
-    chosen = [
-        work
-        for work in workloads.workloads(device.type)
-        if not told.only or any(work.name.startswith(word) for word in told.only)
-    ]
-    for family in dict.fromkeys(work.family for work in chosen):
+
+    def asked(name: str) -> bool:
+        return not told.only or any(name.startswith(word) for word in told.only)
+
+    chosen = [work for work in workloads.workloads(device.type) if asked(work.name)]
+    streams = [name for name in STREAMED[device.type] if asked(f"stream of {name}")]
+    for family in dict.fromkeys([*(work.family for work in chosen), *streams]):
         with told_if_it_fails(family, failed):
             file = next(file for file in files if file.name == family)
             peers, farm = _peers(file, told, device, dtype), Farm(files, profile, device)
+            field = Field(farm, peers, told.repeats, limit, failed)
             for work in (each for each in chosen if each.family == family):
                 with told_if_it_fails(work.name, failed):
-                    compare(work, farm, peers, told.repeats, limit=limit)
-            if not told.only:
+                    field.compare(work)
+            if family in streams:
                 with told_if_it_fails(f"stream of {family}", failed):
-                    specs = workloads.mixed(family, 16, STREAMED[device.type])
-                    arrivals.stream(farm, peers["loop"], specs, told.jobs)
+                    specs = workloads.mixed(family, told.jobs, STREAMED[device.type][family])
+                    arrivals.stream(farm, peers, specs, told.repeats)
             farm.engine.stop()
-            del farm, peers
-    if not told.only or "overhead" in told.only:
+            del farm, peers, field
+    if asked("overhead"):
         with told_if_it_fails("overhead", failed):
             beside.overhead()
-    if on_card and not told.only:
+    if on_card and asked("memory"):
         peaks.memory(files, device, failed)
     return failed
 
@@ -168,6 +203,7 @@ def _peers(
 ) -> dict[str, Pipeline]:
     peers = {"loop": Pipeline(file, device, dtype)}
     if told.compiled:
+        torch.compiler.reset()
         peers["compiled"] = Pipeline(file, device, dtype)
         peers["compiled"].pipe.unet = torch.compile(peers["compiled"].pipe.unet)
     return peers
@@ -175,7 +211,9 @@ def _peers(
 
 def _files(device: torch.device, folder: Path) -> list[AssetFile]:
     if device.type == "cpu":
-        return scan([builtin_folder()])
+        for name, family in workloads.TINY.items():
+            make_tiny(folder, family, name=name)
+        return scan([builtin_folder(), folder])
     for family in ("sdxl", "sd15"):
         path = folder / f"{family}.safetensors"
         if not path.exists():
@@ -195,8 +233,8 @@ def _profile(device: torch.device) -> MemoryProfile:
 
 def _print_versions(device: torch.device, profile: MemoryProfile, dtype: torch.dtype) -> None:
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"{threads()} CPU threads"
-    packages = ", ".join(f"{each} {version(each)}" for each in ("torch", "diffusers"))
-    print(f"{name}, {dtype}, profile {profile.name}; {packages}")
+    packages = ", ".join(f"{each} {version(each)}" for each in PACKAGES)
+    print(f"{date.today()}, {name}, {dtype}, profile {profile.name}; {packages}")
 
 
 if __name__ == "__main__":

@@ -25,11 +25,12 @@ PARTS = {
 }
 
 
-def write(path: Path, family: str) -> None:
+def write(path: Path, family: str, *, zeros: bool = False) -> None:
     """A random float16 checkpoint in the original layout, written block by block.
 
     Args:
         family: ``sdxl``, 6.9 GB, or ``sd15``, 2.1 GB.
+        zeros: all weights are 0, and take no place on a disk.
     """
     shapes = _original(family)
     index, place = {}, 0
@@ -38,6 +39,11 @@ def write(path: Path, family: str) -> None:
         index[name] = {"dtype": "F16", "shape": list(weight.shape), "data_offsets": [place, end]}
         place = end
     header = json.dumps(index).encode()
+    if zeros:
+        with path.open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            file.truncate(file.tell() + place)
+        return
     generator = torch.Generator().manual_seed(0)
     noise = (torch.randn(BLOCK // 2, generator=generator) * 0.02).half().numpy().tobytes()
     with path.open("wb") as file:

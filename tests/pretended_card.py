@@ -373,10 +373,10 @@ def _event_class(card: Card) -> type:
 
 
 @contextmanager
-def pretended(total: int = 24 * GIB) -> Iterator[Card]:
+def pretended(total: int = 24 * GIB, made: type[Kernels] = Kernels) -> Iterator[Card]:
     """In the block this process has one card, CUDA not yet being up."""
     card = Card(total)
-    with pytest.MonkeyPatch.context() as patch, Kernels(card) as kernels:
+    with pytest.MonkeyPatch.context() as patch, made(card) as kernels:
         card.sweep = kernels.sweep
         _below_python(card, patch)
         yield card

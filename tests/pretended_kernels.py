@@ -76,9 +76,10 @@ class Kernels:
         if name.partition(".")[0] in WAITING:
             card.wait(name)
         written = _written(op, args, options)
-        reads = [self._block(t) for t in every if t.is_cuda and not _among(t, written)]
+        changed = {id(tensor) for tensor in written}  # optimisers have a thousand of them
+        reads = [self._block(t) for t in every if t.is_cuda and id(t) not in changed]
         host_args, host_options = _mapped(args), _mapped_options(options)
-        made = op(*host_args, **host_options)
+        made = self._computed(op, host_args, host_options)
         taken: list[Block] = []
         back = {t.data_ptr(): t for t in written}
         for tensor, home in zip(written, _written(op, host_args, host_options), strict=True):
@@ -95,6 +96,12 @@ class Kernels:
             graph.note(partial(_again, op, host_args, host_options, homes), reads + writes, taken)
         return result
 
+    def _computed(self, op: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        return op(*args, **options)
+
+    def _filled(self, target: Tensor, source: Tensor) -> None:
+        target.copy_(source)
+
     def _empty(self, size: Any, **options: Any) -> Tensor:
         layout = options.get("memory_format")
         shape = {} if layout is None else {"memory_format": layout}
@@ -110,7 +117,7 @@ class Kernels:
         reads = [self._block(given)] if given.is_cuda else []
         writes = [self._block(to)] if to.is_cuda else []
         if to.is_cuda and given.is_cuda:
-            target.copy_(source)
+            self._filled(target, source)
             card.queued("copy_", reads, writes)
             if card.graph is not None:
                 card.graph.note(partial(target.copy_, source), reads + writes, [])
@@ -118,7 +125,7 @@ class Kernels:
         pinned = (given if to.is_cuda else to).is_pinned()
         if to.is_cuda:
             card.queued("copy_ to the card", reads, writes)
-            target.copy_(source)
+            self._filled(target, source)
             if not (pinned and non_blocking):
                 card.wait("a copy to the card")
             return to
@@ -140,7 +147,7 @@ class Kernels:
             if any(not t.is_cuda for t in every):
                 self._card.wait("indices of the host")
             every = [*_tensors((args[0], *args[2:3]))]
-        pointwise = torch.Tag.pointwise in op.tags
+        pointwise = torch.Tag.pointwise in op.tags or name == "fill_.Tensor"
         for tensor in every:
             if not tensor.is_cuda and not (pointwise and tensor.ndim == 0):
                 raise RuntimeError(

@@ -11,13 +11,17 @@ from typing import Any
 import pytest
 import torch
 
+from bench import arrivals, contenders, engine, loading, peaks, workloads
 from bench import card as cards
-from bench import contenders, engine, loading, peaks, workloads
 from farm.worker.memory import profiles
+from farm.worker.memory.profiles import by_name
 from farm.worker.models.catalogue import builtin_folder
+from tests import card_bench
 from tests.card_bench import PRETENDED
-from tests.checkpoints import make_tiny
-from tests.pretended_card import Card
+from tests.checkpoints import make_tiny, tiny_file
+from tests.pretended_card import Card, pretended
+from tests.pretended_kernels import Kernels
+from tests.unfilled import Unfilled
 
 pytestmark = [*PRETENDED]
 
@@ -36,19 +40,20 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             workloads.Workload("two jobs", "sd15", workloads.jobs("sd15", 2, 64, **few)),
         ]
 
-    plain = {name: replace(profiles.by_name(name), slots=2) for name in ("24gb", "12gb", "8gb")}
-    by_name = profiles.by_name
-    monkeypatch.setattr(profiles, "by_name", lambda name: plain.get(name) or by_name(name))
+    two = {name: replace(profiles.by_name(name), slots=2) for name in peaks.CAPS}
+    monkeypatch.setattr(profiles, "by_name", two.__getitem__)
     monkeypatch.setattr(contenders.full_size, "write", write)
     monkeypatch.setattr(workloads, "workloads", few_jobs)
     monkeypatch.setattr(engine.beside, "overhead", lambda: None)
-    monkeypatch.setattr(engine, "STREAMED", {"cuda": 64})
-    monkeypatch.setattr(peaks, "CAPPED", (("sd15", 64), ("nothing", 64)))
-    monkeypatch.setattr(workloads, "mixed", lambda *_: workloads.jobs("sd15", 2, 64, steps=2))
+    monkeypatch.setattr(engine, "STREAMED", {"cuda": {"sd15": 64}})
+    monkeypatch.setattr(peaks, "SHAPES", (("sdxl", 64), ("nothing", 64)))
+    monkeypatch.setattr(workloads, "mixed", lambda *_: workloads.jobs("sd15", 2, 64, steps=1))
+    monkeypatch.setattr(arrivals, "LOADS", (0.95,))
     monkeypatch.setattr(cards, "_row", lambda *_: 10**9)
     monkeypatch.setattr(cards, "_picture", lambda *_: 10**9)
     monkeypatch.setitem(cards.peak.__kwdefaults__, "side", 16)  # type: ignore[arg-type]
     monkeypatch.setattr(torch, "compile", lambda module: module)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: None)
 
 
 def test_the_engine_s_table_is_printed_whatever_fails(
@@ -63,8 +68,21 @@ def test_the_engine_s_table_is_printed_whatever_fails(
     assert "two jobs: 2 forwards of 4.0 rows; a loop takes 4; busy" in said
     for line in ("farm", "loop", "compiled", "batch"):
         assert any(each.split()[:1] == [line] and "of peak" in each for each in said.splitlines())
-    assert "95%   loop" in said
+    assert all(f"95%   {who}" in said for who in ("farm", "loop", "compiled"))
     assert all(f"{name}gb" in said.partition("ratio")[2] for name in (24, 12, 8, 4))
+
+
+def test_operators_that_compute_nothing_take_the_same_memory(tmp_path: Path) -> None:
+    file = tiny_file(tmp_path, "sd15")
+
+    def taken(made: type[Kernels]) -> int:
+        with pretended(made=made) as card:
+            running = card_bench.engine(card_bench.CUDA, [file], by_name("4gb"))
+            card_bench.rendered(running, card_bench.spec(file, steps=1))
+            assert card.races == []
+            return card.peak
+
+    assert taken(Unfilled) == taken(Kernels)
 
 
 @pytest.mark.parametrize("subject", ["floor", "farm", "host"])

@@ -42,10 +42,20 @@ def test_a_crowd_of_different_jobs_gets_what_each_gets_by_hand(
 
 def test_sixteen_mixed_jobs_take_a_quarter_of_a_loop_s_forwards() -> None:
     """The benchmark's mixture, within the rows that a CPU's profile allows."""
-    jobs = workloads.mixed("fake", 16, 64)
+    jobs = workloads.mixed("fake", 16, 64, one_size=True)
     bench = Bench()
     bench.render(*jobs)
     assert 4 * len(bench.checkpoint.forwards) <= sum(job.steps for job in jobs)
+
+
+def test_of_each_size_mixed_jobs_take_no_more_forwards_than_the_longest_has_steps() -> None:
+    jobs = workloads.mixed("fake", 16, 64)
+    bench = Bench()
+    bench.render(*jobs)
+    sizes = {job.size for job in jobs}
+    longest = [max(job.steps for job in jobs if job.size == size) for size in sizes]
+    assert len(sizes) == 3
+    assert len(bench.checkpoint.forwards) == sum(longest)
 
 
 def test_jobs_that_join_later_get_the_same_image() -> None:

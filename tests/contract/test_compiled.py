@@ -20,7 +20,7 @@ from farm.worker.models.cache import ModelCache
 from farm.worker.models.checkpoint import Checkpoint
 from farm.worker.models.compiled import CompiledBlocks
 from farm.worker.models.forwards import Forwards
-from farm.worker.models.precision import computing_in
+from farm.worker.models.precision import computing_in, rungs
 from farm.worker.models.workbench import WORKBENCH
 from tests.checkpoints import tiny_file
 from tests.conftest import eventually
@@ -284,7 +284,7 @@ def test_a_real_unet_s_blocks_are_compiled_and_left_alone_in_a_higher_precision(
     blocks = CompiledBlocks(checkpoint._unet, backend=backend)  # type: ignore[arg-type]
     forwards = Forwards(checkpoint._unet, by_name("cpu"), CPU)
     forwards._compiled = blocks
-    monkeypatch.setattr(checkpoint, "_forwards", forwards)
+    monkeypatch.setattr(checkpoint._predictor, "forwards", forwards)
     predicted(checkpoint)
     blocks.wait()
     assert backend.graphs == 2
@@ -292,7 +292,8 @@ def test_a_real_unet_s_blocks_are_compiled_and_left_alone_in_a_higher_precision(
     assert checkpoint._unet._compiled_call_impl is None
     used = [block for block in blocks._blocks if block._compiled_call_impl]
     assert len(used) == len(blocks._blocks) > 2
-    monkeypatch.setattr(checkpoint, "dtype", torch.bfloat16)  # as if its weights were
+    # As if its weights were.
+    monkeypatch.setattr(checkpoint._predictor, "_ladder", rungs(torch.bfloat16))
     predicted(checkpoint)
     assert not any(block._compiled_call_impl for block in blocks._blocks)
     assert counters["stats"]["unique_graphs"] == 2

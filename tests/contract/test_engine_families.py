@@ -111,7 +111,7 @@ def test_the_engine_and_diffusers_agree(case: Case, job: dict[str, Any]) -> None
 @torch.no_grad()
 def test_an_inpainting_model_sees_a_full_mask_and_grey(case: Case) -> None:
     if "inpaint" not in case.kind:
-        assert not case.models.get(case.name)._inpaints
+        assert not case.models.get(case.name)._predictor.inpaints
         return
     vae = case.pipeline.vae
     grey = vae.encode(torch.zeros(1, 3, SIDE, SIDE)).latent_dist.mean * vae.config.scaling_factor

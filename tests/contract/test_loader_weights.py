@@ -98,7 +98,7 @@ def test_a_checkpoint_says_what_it_is(tmp_path: Path) -> None:
     checkpoint = load(tiny_file(tmp_path, "sdxl", prediction="v_prediction"), FP32, CPU)
     assert (checkpoint.name, checkpoint.family) == ("tiny-sdxl", "sdxl")
     assert checkpoint.prediction == "v_prediction"
-    assert (checkpoint.dtype, checkpoint.device) == (torch.float32, CPU)
+    assert (checkpoint.precision(0), checkpoint.device) == ("float32", CPU)
     assert len(checkpoint.alphas_cumprod) == 1000
     assert checkpoint.load_seconds > 0
 

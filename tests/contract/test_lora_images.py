@@ -17,6 +17,7 @@ from farm.worker.memory.profiles import by_name
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.library import Library
 from farm.worker.models.lora_shelf import LoraShelf
+from farm.worker.models.precision import computing_in
 from farm.worker.samplers import compile_program
 from tests.against_diffusers import euler
 from tests.checkpoints import diffusers_pipeline, tiny_file
@@ -157,6 +158,6 @@ def test_weights_stay_where_they_lie_while_sets_change(studio: Studio) -> None:
     for text in ("<lora:ink>", "<lora:fur:0.5><lora:ink>", ""):
         checkpoint.wear("unet", networks.parse(text).unet, shelf.get, spare=0)
         assert places() == before
-    with checkpoint.lifted(1):
+    with computing_in(checkpoint._unet, torch.bfloat16):
         pass
     assert places() == before

@@ -109,7 +109,9 @@ def test_a_unet_in_common_is_streamed_for_all_who_hold_it(
     for checkpoint in both:
         # As on a card; what is recorded there reads weights where they lie.
         monkeypatch.setitem(checkpoint._residence.homes, checkpoint._unet, torch.device("cuda"))
-        monkeypatch.setattr(checkpoint._forwards, "forget", partial(forgot.append, checkpoint))
+        monkeypatch.setattr(
+            checkpoint._predictor.forwards, "forget", partial(forgot.append, checkpoint)
+        )
     assert not any(checkpoint.squeezed for checkpoint in both)
     assert [checkpoint.stream() for checkpoint in both] == [True, True]
     assert all(checkpoint.squeezed for checkpoint in both)

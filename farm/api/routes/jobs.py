@@ -12,7 +12,9 @@ from farm.api.deps import Caller, Serving
 from farm.api.routes.batches import Cursor, cancelled, own
 from farm.api.schemas import Failed, FailedPage, JobWithAttempts, Reason
 from farm.db import failures, images, jobs, reasons
+from farm.db.database import Database
 from farm.db.images import Image
+from farm.db.jobs import JobDetail
 from farm.dispatch.reach import reach
 from farm.dispatch.why import Place, before, explain
 from farm.errors import Conflict, NotFound
@@ -29,22 +31,17 @@ Few = Annotated[int, Query(ge=1, le=50, description="Entries on a page.")]
 
 @router.get("/jobs/{job}", tags=["jobs"], summary="One job with its attempts")
 def show(job: str, services: Serving) -> JobWithAttempts:
-    batch, ord = names.job_number(job)
-    found = jobs.fetch(services.db, batch, ord)
-    if found is None:
-        raise names.no_job(job)
+    found = _existing(services.db, job)
     return JobWithAttempts.of(found.job, attempts=found.attempts)
 
 
 @router.post("/jobs/{job}:retry", tags=["jobs"], summary="Try a failed job again")
 def retry(job: str, services: Serving, caller: Caller) -> JobWithAttempts:
     """With a new budget of tries. Doing it twice is fine; one that has not failed is refused."""
-    batch, ord = names.job_number(job)
-    found = jobs.fetch(services.db, batch, ord)
-    if found is None:
-        raise names.no_job(job)
+    found = _existing(services.db, job)
+    batch = found.job.batch_id
     own(services.db, str(batch), caller)
-    if not failures.repeat(services.db, batch, ord):
+    if not failures.repeat(services.db, batch, found.job.ord):
         _refuse(job, found.job.state)
     return show(job, services)
 
@@ -58,11 +55,8 @@ def retry(job: str, services: Serving, caller: Caller) -> JobWithAttempts:
 def memory(job: str, attempt: int, services: Serving, caller: Caller) -> Response:
     """A snapshot in torch's own format, a pickle, for https://pytorch.org/memory_viz. For the
     owner of the batch; the statistics of the attempt have `memory_snapshot` where there is one."""
-    batch, ord = names.job_number(job)
-    found = jobs.fetch(services.db, batch, ord)
-    if found is None:
-        raise names.no_job(job)
-    own(services.db, str(batch), caller)
+    found = _existing(services.db, job)
+    own(services.db, str(found.job.batch_id), caller)
     tried = (one["stats"] or {} for one in found.attempts if one["attempt"] == attempt)
     path = next(tried, {}).get("memory_snapshot")
     if path is None:
@@ -73,6 +67,14 @@ def memory(job: str, attempt: int, services: Serving, caller: Caller) -> Respons
             remedy=f"The attempts of /v1/jobs/{job[:40]} say so where it did.",
         )
     return Response(services.images.get(path), media_type="application/octet-stream")
+
+
+def _existing(db: Database, name: str) -> JobDetail:
+    """The job of that name, or NotFound."""
+    found = jobs.fetch(db, *names.job_number(name))
+    if found is None:
+        raise names.no_job(name)
+    return found
 
 
 def _refuse(job: str, state: str) -> None:
@@ -103,16 +105,16 @@ def list_failures(services: Serving, limit: Few = 20, cursor: Cursor = None) -> 
 
 @router.get("/jobs/{job}/why", tags=["jobs"], summary="Why a job is where it is")
 def why(job: str, services: Serving) -> Reason:
-    batch, ord = names.job_number(job)
-    found = jobs.fetch(services.db, batch, ord)
-    if found is None:
-        raise names.no_job(job)
-    known = reasons.facts(services.db, batch, ord, found.job.spec.checkpoint)
+    found = _existing(services.db, job).job
     place = Place(
-        batch, found.job.state, found.job.worker, before(services.outlook.now().works, batch)
+        found.batch_id,
+        found.state,
+        found.worker,
+        before(services.outlook.now().works, found.batch_id),
     )
-    told = explain(place, known, reach(services.db, found.job.spec, known.tags))
-    return Reason(job=job, state=found.job.state, reason=told.reason, remedy=told.remedy)
+    known = reasons.facts(services.db, found.batch_id, found.ord, found.spec.checkpoint)
+    told = explain(place, known, reach(services.db, found.spec, known.tags))
+    return Reason(job=job, state=found.state, reason=told.reason, remedy=told.remedy)
 
 
 @router.get(

@@ -38,7 +38,7 @@ class Transport:
     """Requests to the farm at ``url``, with an API key where it asks for one.
 
     Every request may be repeated: reading changes nothing, and what changes something is either
-    idempotent or carries an idempotency key.
+    idempotent or carries an idempotency key. A worker may be asked for a report twice.
     """
 
     def __init__(self, url: str, key: str | None = None) -> None:

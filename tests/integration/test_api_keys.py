@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -51,6 +52,21 @@ def test_nothing_is_changed_without_a_key(
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["remedy"]
     assert shared.get("/v1/batches").json()["batches"] == []
+
+
+def test_whatever_changes_something_needs_a_key(shared: TestClient) -> None:
+    changing = [
+        (method, re.sub("{.*?}", "1", path))
+        for path, operations in shared.get("/openapi.json").json()["paths"].items()
+        for method in operations
+        if method != "get"
+    ]
+    assert len(changing) > 15
+    for method, address in changing:
+        answer = shared.request(method, address, json={})
+        assert answer.status_code == 401, f"{method} {address}: {answer.text}"
+    lines = {"content-type": "application/x-ndjson"}
+    assert shared.post("/v1/batches", content=b"{}\n", headers=lines).status_code == 401
 
 
 @pytest.mark.parametrize("form", ["bearer", "header"])

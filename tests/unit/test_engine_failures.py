@@ -362,34 +362,3 @@ def test_the_next_life_begins_where_this_one_ended(monkeypatch: pytest.MonkeyPat
     jobs = again.add(*GOOD)
     again.run()
     check_good(again, jobs)
-
-
-@pytest.mark.parametrize("where", ["encode", "predict", "decode"])
-def test_where_memory_runs_out_idle_checkpoints_leave_first(where: str) -> None:
-    bench = Bench(rows=2)
-    bench.models.idle = 1
-    # A forward is tried with fewer rows before that, and a picture with nothing recorded.
-    left = [1 if where == "encode" else 2]
-
-    def short(what: str, _: Any) -> None:
-        if what == where and left[0]:
-            left[0] -= 1
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    bench.checkpoint.fault = short
-    (image,) = bench.render(GOOD[0])
-    np.testing.assert_allclose(image.image, alone(GOOD[0]), rtol=0, atol=1e-5)
-    assert bench.models.idle == 0
-
-
-@pytest.mark.parametrize("where", ["encode", "predict", "decode"])
-def test_with_nothing_left_to_give_up_it_does_not_fit(where: str) -> None:
-    bench = Bench(rows=2)
-    bench.models.idle = 1
-    bench.checkpoint.fault = fault(
-        where, lambda: torch.OutOfMemoryError("CUDA out of memory"), on=lambda _: True
-    )
-    (job,) = bench.add(GOOD[0])
-    bench.run()
-    assert isinstance(error_of(job), DoesNotFit)
-    assert not bench.core.jobs

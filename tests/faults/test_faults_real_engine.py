@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from farm.client import Batch
+from farm.db.database import Database
+from farm.embedded import sockets
 from farm.errors import Unavailable
 from farm.storage import ImageStore
+from farm.supervisor import Process, Supervisor
 from tests.conftest import eventually
 from tests.ledger import Fault, check
 from tests.wholefarm import WholeFarm
@@ -29,7 +35,7 @@ def faults() -> list[Fault]:
     return []
 
 
-def submit(farm: WholeFarm, count: int = 24) -> Batch:
+def submit(farm: WholeFarm, count: int = 16) -> Batch:
     return farm.client.submit(prompt="a red apple", seed=1, steps=8, count=count)
 
 
@@ -48,6 +54,65 @@ def finish(farm: WholeFarm, batch: Batch, faults: list[Fault]) -> None:
     eventually(lambda: has_ended(batch), within=180, every=0.2)
     with farm.database() as db:
         print(check(db, ImageStore(str(farm.home / "images")), faults))
+
+
+@pytest.fixture
+def hanging(farm: WholeFarm) -> Iterator[Path]:
+    """A file that a second worker hangs at."""
+    file = farm.home / "hang"
+    database, broker = sockets.urls(farm.home)
+    told = {
+        **{name: value for name, value in farm.environment.items() if name[:5] == "FARM_"},
+        "FARM_HOME": str(farm.home),
+        "FARM_DATABASE_URL": database,
+        "FARM_BROKER_URL": broker,
+        "FARM_WORKER_NAME": "hanging",
+        "FARM_HANG_SECONDS": "2",
+        "FARM_DRAIN_SECONDS": "3",
+        "HANG": str(file),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    argv = [sys.executable, "-m", "tests.hanging_worker"]
+    supervisor = Supervisor(farm.home / "hanging")
+    thread = threading.Thread(target=supervisor.run, daemon=True)
+    try:
+        supervisor.start(Process("hanging", argv, told, grace=20))
+        thread.start()
+        eventually(lambda: "hanging" in [one["name"] for one in farm.client.workers()], within=120)
+        yield file
+    finally:
+        supervisor.request_stop()
+        thread.join()
+        supervisor.stop()
+
+
+def test_a_step_that_hangs_ends_its_worker_and_others_make_its_images(
+    farm: WholeFarm, faults: list[Fault], hanging: Path
+) -> None:
+    """The process lives on, and only its own watchdog can tell."""
+    with Fault("a step that hangs") as fault:
+        hanging.touch()
+        batch = submit(farm, 40)
+        eventually(lambda: not hanging.exists(), within=60)
+        with farm.database() as db:
+            eventually(lambda: lost(db, batch), within=60)
+            tried = lost(db, batch)
+    faults.append(fault)
+    finish(farm, batch, faults)
+    assert batch.counts["succeeded"] == batch.total
+    assert {each["worker"] for each in tried} == {"hanging"}
+    for each in tried:
+        assert each["error"]["class"] == "hung"
+        assert "denoise has not ended for" in each["error"]["detail"]
+        shown = farm.client.job(f"{batch.id}-{each['ord']}").data["attempts"]
+        assert [one["result"] for one in shown] == ["lost", "succeeded"]
+
+
+def lost(db: Database, batch: Batch) -> list[dict[str, Any]]:
+    """Attempts of a batch that were begun and never ended."""
+    return db.all(
+        "SELECT * FROM attempts WHERE batch_id = %(id)s AND result = 'lost'", {"id": int(batch.id)}
+    )
 
 
 @pytest.mark.parametrize("victims", [("worker",), ("worker", "dispatcher", "api", "valkey")])

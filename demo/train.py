@@ -176,13 +176,9 @@ def told() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
+    standard = "cuda" if torch.cuda.is_available() else "cpu"
     add("--folder", type=Path, default=Path("build/demo"), help="of everything that is made")
-    add(
-        "--device",
-        type=torch.device,
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="to train on",
-    )
+    add("--device", type=torch.device, default=standard, help="to train on: cpu or cuda")
     add("--start-from", type=Path, help="a checkpoint to go on from; its VAE is kept")
     add(
         "--minutes",
@@ -203,7 +199,10 @@ def told() -> argparse.Namespace:
         default=1.0,
         help="how much more often to show the concepts that the first checkpoint lacked",
     )
+    parser.set_defaults(**PLANS[standard])  # for --help
     kind = parser.parse_known_args()[0].device.type
+    if kind not in PLANS:
+        parser.error(f"argument --device: {kind} is none of {', '.join(PLANS)}")
     parser.set_defaults(**PLANS[kind])
     return parser.parse_args()
 

@@ -212,14 +212,14 @@ class Survey:
 def _stuck(runs: Sequence[Run], seats: Sequence[Seat], free: Collection[str]) -> list[Run]:
     """Those that none of these sessions can make; and all of a user of whom none can be begun now,
     though some sessions are free."""
+    idle = [seat for seat in seats if seat.session_id in free]
     ready = {
         run.user
         for run in runs
-        for seat in seats
-        if (seat.session_id in free or run.priority >= INTERACTIVE_FROM) and seat.suits(run)
+        if _suited(run, seats if run.priority >= INTERACTIVE_FROM else idle)
     }
-    return [
-        run
-        for run in runs
-        if (free and run.user not in ready) or not any(seat.suits(run) for seat in seats)
-    ]
+    return [run for run in runs if (idle and run.user not in ready) or not _suited(run, seats)]
+
+
+def _suited(run: Run, seats: Sequence[Seat]) -> bool:
+    return any(seat.suits(run) for seat in seats)

@@ -206,12 +206,7 @@ class Checkpoint:
         return self._predictor.precision(rungs)
 
     def lifted(self, rungs: int, *, plainly: bool = False) -> AbstractContextManager[None]:
-        """In the block the UNet computes so many precisions higher than its weights are held in.
-
-        Args:
-            plainly: whether it computes as it is, neither recorded nor compiled: bit for bit the
-                same at any time.
-        """
+        """In the block the UNet computes in a higher precision; see :meth:`Predictor.lifted`."""
         return self._predictor.lifted(rungs, plainly=plainly)
 
     def encode(
@@ -248,9 +243,5 @@ class Checkpoint:
 
     def encode_picture(self, picture: Tensor) -> Tensor:
         """Pixels [H, W, 3] uint8 to their mean latent, [4, H/8, W/8] float32 on ``device``, as
-        samplers have them; see :meth:`Decoder.encode`.
-
-        webui draws from the distribution around the mean instead, by a generator that it shares
-        with all else, so that its latent is another each time.
-        """
+        samplers have them; see :meth:`Decoder.encode`."""
         return self._decoder.encode(picture.permute(2, 0, 1).float() / 255 * 2 - 1)

@@ -156,6 +156,9 @@ class Decoder:
         """[3, H, W] in -1..1 to the mean latent, [4, H/8, W/8] float32 on the VAE's device, rounded
         down. Where memory runs out in tiles, as are all of its size and above from then on.
 
+        webui draws from the distribution around the mean instead, by a generator that it shares
+        with all else, so that its latent is another each time.
+
         Raises:
             NumericFailure: it is not finite even in float32.
         """

@@ -66,7 +66,12 @@ class Predictor:
 
     @contextmanager
     def lifted(self, rungs: int, *, plainly: bool = False) -> Iterator[None]:
-        """See :meth:`farm.worker.models.checkpoint.Checkpoint.lifted`."""
+        """In the block the UNet computes so many precisions higher than its weights are held in.
+
+        Args:
+            plainly: whether it computes as it is, neither recorded nor compiled: bit for bit the
+                same at any time.
+        """
         self._rung, self._plainly = self._ladder[rungs], plainly
         try:
             with ExitStack() as stack:

@@ -49,7 +49,7 @@ HiresScale = Annotated[
     float | None, option("--hires-scale", help="Hires fix: made anew, 1 to 4 times as large.")
 ]
 HiresUpscaler = Annotated[
-    str | None, option("--hires-upscaler", help='Such as "Latent" or "Lanczos".')
+    str | None, option("--hires-upscaler", help='Such as "Latent", "Lanczos", or a model by name.')
 ]
 HiresSteps = Annotated[
     int | None, option("--hires-steps", help="Of the second pass; 0: as many as the first.")

@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 
 from farm.db.database import Database
 
-CHECKPOINT = "checkpoint"
+CHECKPOINT, UPSCALER = "checkpoint", "upscaler"
 
 
 @dataclass(frozen=True)
@@ -224,13 +224,13 @@ def forget_hosts(db: Database, *, days: float) -> int:
         ).rowcount
 
 
-def loadable(db: Database) -> dict[str, frozenset[str]]:
-    """The usable checkpoints of each host that has registered any file."""
+def loadable(db: Database, kind: str = CHECKPOINT) -> dict[str, frozenset[str]]:
+    """The usable files of a kind, by name, of each host that has registered any file."""
     rows = db.all(
         """SELECT host, coalesce(array_agg(name) FILTER (WHERE kind = %(kind)s AND error IS NULL),
                                  '{}') AS names
            FROM asset_files GROUP BY host""",
-        {"kind": CHECKPOINT},
+        {"kind": kind},
     )
     return {row["host"]: frozenset(row["names"]) for row in rows}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
@@ -14,6 +14,7 @@ from farm.db.cards import Card
 from farm.db.database import Database
 from farm.dispatch.fit import Fit, fit, nearest
 from farm.errors import DoesNotFit, FarmError, InvalidInput
+from farm.spec.hires import UPSCALERS
 
 GIB = 2**30
 FRESH = 2.0
@@ -56,7 +57,7 @@ class Means:
     """What a farm of these workers could make of batches that ask for these tags.
 
     Args:
-        loadable: checkpoints by host.
+        loadable, upscalers: checkpoints by host, and models that enlarge pictures.
     """
 
     def __init__(
@@ -65,9 +66,11 @@ class Means:
         loadable: Mapping[str, frozenset[str]],
         sizes: Mapping[str, assets.Size],
         *,
+        upscalers: Mapping[str, frozenset[str]],
         tags: Sequence[str],
     ) -> None:
         self.known = known
+        self._upscalers = upscalers
         self._loadable = loadable
         self._sizes = sizes
         self._tags = frozenset(tags)
@@ -76,6 +79,29 @@ class Means:
     def most(self, checkpoint: str) -> float:
         """Pixels of the largest image of a checkpoint that some worker could make; 0 for none."""
         return self._of(checkpoint).most
+
+    def lacking(self, upscalers: Iterable[str]) -> str | None:
+        """The first of these models that no worker's host has; one that does not say has all."""
+        return next((name for name in upscalers if not self._has(name)), None)
+
+    def no_upscaler(self, name: str, where: str) -> FarmError:
+        """What to answer who needs a model that no worker's host has.
+
+        Args:
+            where: the field that names it.
+        """
+        there = sorted({one for card in self.known for one in self._upscalers.get(card.host, ())})
+        models = f", or a model: {', '.join(there)}" if there else ""
+        return InvalidInput(
+            f"{where}: there is no upscaler {name!r}.",
+            field=where,
+            value=name,
+            remedy=f"Choose one of {', '.join(UPSCALERS)}{models}. Models go into the ESRGAN "
+            f"folder of {names(self.known)}. {_LATER}",
+        )
+
+    def _has(self, upscaler: str) -> bool:
+        return any(upscaler in self._upscalers.get(card.host, (upscaler,)) for card in self.known)
 
     def obstacle(self, shape: Shape, where: Callable[[str], str], concerned: str = "") -> FarmError:
         """Why no worker could make jobs of that shape, and the nearest change with which one could.
@@ -137,7 +163,13 @@ class Means:
 def look(db: Database, tags: Sequence[str], *, away: bool) -> Means:
     """What the farm could make now; by all workers that it has seen, those ``away`` included."""
     known = cards.seen(db) if away else cards.live(db)
-    return Means(known, assets.loadable(db), assets.sizes(db), tags=tags)
+    return Means(
+        known,
+        assets.loadable(db),
+        assets.sizes(db),
+        upscalers=assets.loadable(db, assets.UPSCALER),
+        tags=tags,
+    )
 
 
 class Glance:

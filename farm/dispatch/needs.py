@@ -11,7 +11,7 @@ from farm.db.database import Database
 from farm.dispatch.cost import units
 from farm.dispatch.snapshot import Kind
 from farm.spec import networks
-from farm.spec.cells import largest
+from farm.spec.cells import largest, upscalers
 from farm.spec.job import JobSpec
 
 _READ, _SPECS = 8192, 8
@@ -28,12 +28,14 @@ class Need:
         size: units of work of the first, see :func:`farm.dispatch.cost.units`.
         largest: pixels of the largest image by checkpoint, among those that the batch has by its
             axes; its own, and those of second passes that have another.
+        upscalers: models that some of the batch's second passes need.
     """
 
     kind: Kind
     size: float
     largest: Mapping[str, int]
     until: int
+    upscalers: frozenset[str] = frozenset()
 
     @property
     def checkpoint(self) -> str:
@@ -66,11 +68,13 @@ class Needs:
         spec = self._specs(batch_id)
         if spec is None:
             job, until = jobs.checkpoint_run(self._db, batch_id, ord)
-            return Need(_kind(job), units(job), job.largest, until)
+            return Need(_kind(job), units(job), job.largest, until, frozenset(job.upscalers))
         _, until = spec.checkpoint_run(ord)
         job = spec.job(ord)
-        most = largest(spec.template, dict(spec.axes), job.checkpoint)
-        return Need(_kind(job), units(job), most, until)
+        axes = dict(spec.axes)
+        most = largest(spec.template, axes, job.checkpoint)
+        models = frozenset(upscalers(spec.template, axes))
+        return Need(_kind(job), units(job), most, until, models)
 
 
 def _kind(job: JobSpec) -> Kind:

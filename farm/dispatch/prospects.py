@@ -15,7 +15,7 @@ from farm.dispatch.means import Glance, Means, Shape, look, names
 from farm.dispatch.parts import MAX_SHAPES
 from farm.errors import FarmError
 from farm.spec.batch import BatchSpec
-from farm.spec.cells import SHAPE_FIELDS, shapes
+from farm.spec.cells import SHAPE_FIELDS, shapes, upscalers
 from farm.spec.hires import HIRES_SIZES
 from farm.spec.job import JobSpec
 
@@ -63,14 +63,16 @@ def prospects(
     Args:
         glance: tells sooner that all is well.
     """
-    if glance and beyond(glance.means(tags), batch) is None:
+    if glance and _all_well(glance.means(tags), batch):
         return Prospects()
     means = look(db, tags, away=False)
-    if means.known and beyond(means, batch) is None:
+    if means.known and _all_well(means, batch):
         return Prospects()
     means = look(db, tags, away=True)
     if not means.known:
         return Prospects(notice=_NOBODY)
+    if lacking := _lacking(means, batch):
+        return Prospects(means.no_upscaler(*lacking))
     found = beyond(means, batch)
     if found is None:
         return Prospects(notice=_away(means))
@@ -96,18 +98,40 @@ class Gate:
     def admit(self, job: JobSpec, where: str) -> None:
         """Let a job in, or raise what ``where`` it stands is wrong with it: no worker could make
         it, live or away."""
-        if _worst(self._live, _shapes(job)) is None:
+        missing = self._live.lacking(job.upscalers)
+        if missing is None and _worst(self._live, _shapes(job)) is None:
             return
         if not self._seen.known:
             self.notice = _NOBODY
+        elif missing := self._seen.lacking(job.upscalers):
+            self._refuse(self._seen.no_upscaler(missing, f"{where}.hires_upscaler"))
         elif (shape := _worst(self._seen, _shapes(job))) is None:
             self.notice = self.notice or _away(self._seen)
         else:
             at = partial(_at_fault, job, shape)
-            error = self._seen.obstacle(shape, lambda field: f"{where}.{at(field)}")
-            if not self._waits:
-                raise error
-            self.notice = self.notice or error.message
+            self._refuse(self._seen.obstacle(shape, lambda field: f"{where}.{at(field)}"))
+
+    def _refuse(self, error: FarmError) -> None:
+        if not self._waits:
+            raise error
+        self.notice = self.notice or error.message
+
+
+def _all_well(means: Means, batch: Jobs) -> bool:
+    return _lacking(means, batch) is None and beyond(means, batch) is None
+
+
+def _lacking(means: Means, batch: Jobs) -> tuple[str, str] | None:
+    """The first model that no worker has, and the field that asks for it; None where all have."""
+    if not isinstance(batch, BatchSpec):
+        found = ((ord, means.lacking(job.upscalers)) for ord, job in enumerate(batch))
+        return next(((name, f"jobs[{ord}].hires_upscaler") for ord, name in found if name), None)
+    axes = dict(batch.axes)
+    name = means.lacking(upscalers(batch.template, axes))
+    if name is None:
+        return None
+    values = axes.get("hires_upscaler")
+    return name, f"axes.hires_upscaler[{values.index(name)}]" if values else "hires_upscaler"
 
 
 def beyond(means: Means, batch: Jobs) -> Beyond | None:

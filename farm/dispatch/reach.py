@@ -45,7 +45,13 @@ def reach(db: Database, spec: JobSpec, tags: Sequence[str]) -> Reach:
     """Which workers could make a job of a batch with these tags."""
     live = [session for session in sessions.live(db) if session.takes_jobs]
     loadable, sizes, largest = assets.loadable(db), assets.sizes(db), spec.largest
-    having = [s for s in live if {*largest} <= {*loadable.get(s.host, largest)}]
+    upscalers, models = assets.loadable(db, assets.UPSCALER), {*spec.upscalers}
+    having = [
+        session
+        for session in live
+        if {*largest} <= {*loadable.get(session.host, largest)}
+        and models <= {*upscalers.get(session.host, models)}
+    ]
     tagged = [session for session in having if set(tags) <= set(session.tags)]
     told = sessions.fits(db)
     # By the checkpoint of the largest picture there is something to say of how it does not fit.
@@ -58,7 +64,7 @@ def reach(db: Database, spec: JobSpec, tags: Sequence[str]) -> Reach:
     fitting = [s for s in tagged if all(_fits(fits[s.id].get(n), largest[n]) for n in largest)]
     known = [each for found in fits.values() if (each := found.get(most))]
     return Reach(
-        checkpoints=spec.checkpoints,
+        checkpoints=(*spec.checkpoints, *spec.upscalers),
         having=_names(having),
         tagged=_names(tagged),
         fitting=_names(fitting),

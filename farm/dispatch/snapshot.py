@@ -39,6 +39,7 @@ class Run:
         largest: pixels of the largest image among its jobs, by checkpoint: others that it needs
             beside its own stand there too; empty if that is not known.
         tags: that a worker must have.
+        upscalers: models that its host must have.
     """
 
     batch_id: int
@@ -57,6 +58,7 @@ class Run:
     shape: tuple[int, int] = (0, 0)
     largest: Mapping[str, int] = field(default_factory=dict)
     tags: frozenset[str] = frozenset()
+    upscalers: frozenset[str] = frozenset()
 
     @cached_property
     def kind(self) -> Kind:
@@ -70,6 +72,7 @@ class Seat:
     Attributes:
         warm: checkpoints in its memory, or on their way there.
         can_load: those that its host has; None if that is not known.
+        upscalers: models that enlarge pictures, likewise.
         last: what was sent to it last.
         card: what its speed is known by.
         speed: of its card, relative to others.
@@ -90,10 +93,13 @@ class Seat:
     tags: frozenset[str] = frozenset()
     fits: Mapping[str, int] = field(default_factory=dict)
     ahead: float = 0.0
+    upscalers: frozenset[str] | None = None
 
     def suits(self, run: Run) -> bool:
         """Whether this card can ever make the jobs of a run."""
         if self.can_load is not None and run.checkpoint not in self.can_load:
+            return False
+        if self.upscalers is not None and not run.upscalers <= self.upscalers:
             return False
         for checkpoint, pixels in run.largest.items():
             if self.can_load is not None and checkpoint not in self.can_load:

@@ -44,6 +44,7 @@ class Survey:
         self._needs = Needs(db)
         self._retries = Retries(batches=BATCHES, jobs=MANY)
         self._loadable: Mapping[str, frozenset[str]] = {}
+        self._upscalers: Mapping[str, frozenset[str]] = {}
         self._sizes: Mapping[str, assets.Size] = {}
         self._told: Mapping[str, Mapping[str, Any]] = {}
         self._fits: dict[str, Mapping[str, int]] = {}
@@ -58,6 +59,7 @@ class Survey:
     def refresh(self, db: Database) -> None:
         """Read what changes seldom: which files there are, what fits where; think anew of costs."""
         self._loadable = assets.loadable(db)
+        self._upscalers = assets.loadable(db, assets.UPSCALER)
         self._sizes = assets.sizes(db)
         self._told = sessions.fits(db)
         self._fits = {}
@@ -138,6 +140,7 @@ class Survey:
             held=session.running + session.assigned,
             warm=frozenset([*session.resident, *coming]),
             can_load=self._loadable.get(session.host),
+            upscalers=self._upscalers.get(session.host),
             last=last,
             card=session.card,
             speed=self._accounts.costs.speed(session.card),
@@ -206,6 +209,7 @@ class Survey:
             shape=need.kind.shape,
             largest=need.largest,
             tags=frozenset(one.tags),
+            upscalers=need.upscalers,
         )
 
 

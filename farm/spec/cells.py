@@ -17,6 +17,7 @@ from farm.spec.hires import (
     HiresOptions,
     check_target,
     in_vain,
+    is_model,
 )
 from farm.spec.job import JobSpec
 from farm.spec.sampling import LEVELS, MAX_SEED
@@ -108,6 +109,13 @@ def has_second_pass(template: Template, axes: Axes) -> bool:
     return any(
         value not in (0, 1) for field in HIRES_SIZES for value in given(field, template, axes)
     )
+
+
+def upscalers(template: Template, axes: Axes) -> tuple[str, ...]:
+    """The models that second passes of some cells enlarge by."""
+    if not has_second_pass(template, axes):
+        return ()
+    return tuple(filter(is_model, dict.fromkeys(given("hires_upscaler", template, axes))))
 
 
 def check_second_pass(template: Template, axes: Axes) -> None:

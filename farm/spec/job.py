@@ -17,7 +17,7 @@ from farm.spec.fields import (
     SamplerName,
 )
 from farm.spec.guidance import GuidanceOptions
-from farm.spec.hires import HiresOptions, Target, check_target
+from farm.spec.hires import HiresOptions, Target, check_target, is_model
 from farm.spec.passes import Pass
 from farm.spec.problems import refusal
 from farm.spec.prompt.table import timeline
@@ -88,6 +88,13 @@ class JobSpec(SamplingOptions, NoiseOptions, ReadingOptions, GuidanceOptions, Hi
     def checkpoints(self) -> tuple[str, ...]:
         """Those that it needs, the first pass's first."""
         return tuple(dict.fromkeys(each.checkpoint for each in self.passes))
+
+    @property
+    def upscalers(self) -> tuple[str, ...]:
+        """The models that it needs for its second pass."""
+        if self.target is None or not is_model(self.hires_upscaler):
+            return ()
+        return (self.hires_upscaler,)
 
     @property
     def largest(self) -> dict[str, int]:

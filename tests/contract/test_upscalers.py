@@ -157,11 +157,13 @@ def test_cut_and_strange_files_are_refused(tmp_path: Path) -> None:
     cut.write_bytes(good.read_bytes()[:9000])
     lora = small_file(tmp_path / "lora.safetensors")
     grey = write_upscaler(tmp_path / "grey.pth", other(**grey_weights()))
+    huge = write_upscaler(tmp_path / "huge.pth", esrgan(scale=16))
     for path, complaint in [
         (cut, "cannot be read as tensors alone"),
         (lora, "of no architecture"),
         (tmp_path / "gone.pth", "No such file"),
         (grey, "takes pictures of 1 channels"),
+        (huge, "enlarges 16 times, and 8 is the most"),
     ]:
         with pytest.raises(UpscalerError, match=complaint) as caught:
             read_upscaler(path)

@@ -164,3 +164,24 @@ def test_both_passes_must_fit_and_both_checkpoints_be_there(
     found = reach(db, job, ())
     assert (found.having == ("gpu0",), found.fitting == ("gpu0",)) == (has, fits)
     assert dispatcher.cycle() == (4 if fits else 0)
+
+
+def test_a_job_goes_where_the_model_is_that_enlarges_it(
+    db: Database, dispatcher: Dispatcher
+) -> None:
+    found = Asset("four", None, MIB, "/four.pth", {}, None, "upscaler")
+    checkpoint = Asset(TEMPLATE["checkpoint"], "sd15", 100 * MIB, "/c", {}, None)
+    assets.register(db, "host", [checkpoint])
+    assets.register(db, "other", [checkpoint, found])
+    asked = {"hires_scale": 2, "hires_upscaler": "four"}
+    job = JobSpec(**{**TEMPLATE, "seed": 1, **asked})
+    batch = submit(db, **asked)
+    worker(db, "gpu0")
+    assert reach(db, job, ()).having == ()
+    assert reach(db, job, ()).checkpoints == (TEMPLATE["checkpoint"], "four")
+    assert dispatcher.cycle() == 0
+    sessions.open(db, NewSession("gpu1", "gpu1", "other", 1, {}, "cpu", 4), lease=60)
+    assert reach(db, job, ()).having == ("gpu1",)
+    assert dispatcher.cycle() == 4
+    assert placed(db) == {"gpu1": 4}
+    assert Needs(db).of(batch, 0).upscalers == {"four"}

@@ -261,3 +261,72 @@ def test_latents_that_the_next_checkpoint_takes_for_something_else_are_refused(
         assert told["detail"].startswith(f"{field}: 'first' makes latents of SD")
     assert services.db.all("SELECT FROM batches WHERE state <> 'pruned'") == []
     assert api.post("/v1/batches", json={**line, "hires_upscaler": "Lanczos"}).status_code == 202
+
+
+@pytest.fixture
+def upscaling(small: Database) -> Database:
+    """The same, and a model that enlarges pictures; another lies where no worker is."""
+    four = Asset("4x-UltraSharp", None, MIB, "/models/four", {}, None, "upscaler")
+    shipped = replace(four, name="R-ESRGAN 4x+", path="/models/shipped")
+    broken = replace(four, name="bad", path="/models/bad", error="It is cut short.")
+    hosts = ("here", "demo", [four, broken]), ("there", "far", [shipped])
+    for host, name, more in hosts:
+        own = Asset(name, "sdxl", MIB, f"/models/{name}", DEFAULTS, None, dtype="float16")
+        assets.register(small, host, [own, *more])
+    return small
+
+
+HIRES = {"checkpoint": "demo", "width": 64, "height": 64, "hires_scale": 2}
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"hires_upscaler": "4x-UltraSharp"}, None),
+        ({"hires_upscaler": "lanczos"}, None),
+        ({"hires_upscaler": "4x-Ultrasharp"}, "hires_upscaler"),
+        ({"hires_upscaler": "RealESRGAN_x4plus"}, "hires_upscaler"),
+        ({"hires_upscaler": "bad"}, "hires_upscaler"),
+        ({"axes": {"hires_upscaler": ["Latent", "4x-UltraSharp"]}}, None),
+        ({"axes": {"steps": [5, 6], "hires_upscaler": ["Latent", "x"]}}, "axes.hires_upscaler[1]"),
+        ({"jobs": [{}, {"hires_upscaler": "x"}]}, "jobs[1].hires_upscaler"),
+        ({"jobs": [{}, {"hires_upscaler": "4x-UltraSharp"}]}, None),
+    ],
+)
+def test_a_model_that_enlarges_must_lie_where_a_worker_is(
+    api: TestClient, upscaling: Database, fields: dict[str, Any], field: str | None
+) -> None:
+    body = {**HIRES, **fields}
+    answer = api.post("/v1/batches", json=body)
+    if field is None:
+        assert answer.status_code == 202, answer.text
+        return
+    told = answer.json()
+    assert (answer.status_code, told["field"]) == (422, field)
+    assert told["detail"].startswith(f"{field}: there is no upscaler")
+    assert "Lanczos, Nearest, or a model: 4x-UltraSharp. Models go into" in told["remedy"]
+    assert "ESRGAN folder of gpu0" in told["remedy"]
+    waits = api.post("/v1/batches", json={**body, "wait_for_worker": True})
+    assert waits.status_code == 202
+    assert "there is no upscaler" in json.dumps(waits.json())
+
+
+def test_lines_are_judged_as_they_come(api: TestClient, upscaling: Database) -> None:
+    lines = [HIRES, {**HIRES, "hires_upscaler": "4x-UltraSharp"}, {**HIRES, "hires_upscaler": "x"}]
+    kinds = {"content-type": "application/x-ndjson"}
+
+    def send(count: int) -> Any:
+        return api.post(
+            "/v1/batches", content="\n".join(map(json.dumps, lines[:count])), headers=kinds
+        )
+
+    assert send(2).status_code == 202
+    refused = send(3)
+    assert (refused.status_code, refused.json()["field"]) == (422, "line 3.hires_upscaler")
+
+
+def test_why_a_job_waits_for_a_model(api: TestClient, upscaling: Database) -> None:
+    body = {**HIRES, "hires_upscaler": "R-ESRGAN 4x+", "wait_for_worker": True}
+    batch = api.post("/v1/batches", json=body).json()["id"]
+    reason = api.get(f"/v1/jobs/{batch}-0/why").text
+    assert "R-ESRGAN 4x+" in reason

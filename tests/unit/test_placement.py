@@ -337,3 +337,21 @@ def placed_among(
 ) -> list[tuple[int, str, int]]:
     claims = place(Snapshot(seats, runs, users)).claims
     return [(claim.batch_id, claim.session_id, claim.count) for claim in claims]
+
+
+@pytest.mark.parametrize(
+    ("has", "needs", "suits"),
+    [
+        (None, {"four"}, True),
+        (frozenset(), set(), True),
+        (frozenset(), {"four"}, False),
+        (frozenset({"four", "two"}), {"four"}, True),
+        (frozenset({"two"}), {"four", "two"}, False),
+    ],
+)
+def test_a_model_that_enlarges_must_be_on_the_host(
+    has: frozenset[str] | None, needs: set[str], suits: bool
+) -> None:
+    card = replace(seat("s"), upscalers=has)
+    assert card.suits(run(1, upscalers=frozenset(needs))) is suits
+    assert bool(placed([card], [run(1, upscalers=frozenset(needs))])) is suits

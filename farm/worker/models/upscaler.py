@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from spandrel import ImageModelDescriptor
 
 CPU = torch.device("cpu")
-MAX_BYTES = 2**30
+MAX_BYTES, MAX_SCALE = 2**30, 8
 
 
 class Upscaler:
@@ -81,7 +81,8 @@ class PlacedUpscaler:
         """[h, w, 3] uint8 on the CPU to [3, h * scale, w * scale] from 0 to 1 on the device; not
         finite where the precision does not suffice."""
         pixels = picture.to(self._device).permute(2, 0, 1)[None].to(self.dtype) / 255
-        return self._model(pixels)[0]
+        made: Tensor = self._model(pixels)[0]
+        return made
 
 
 class UpscalerShelf:
@@ -142,34 +143,32 @@ def read_upscaler(path: Path) -> Upscaler:
         raise _refused(path, f"is a model ({model.architecture.name}) that enlarges no pictures")
     if (model.input_channels, model.output_channels) != (3, 3):
         raise _refused(path, f"takes pictures of {model.input_channels} channels, not of 3")
+    if model.scale > MAX_SCALE:
+        raise _refused(path, f"enlarges {model.scale} times, and {MAX_SCALE} is the most")
     model.eval()
     model.model.requires_grad_(False)
     return Upscaler(model)
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
-    from spandrel import canonicalize_state_dict
-
     try:
         if path.suffix.lower() == SUFFIX:
             header = read_header(path)
-            return canonicalize_state_dict(
-                read_tensors(header, header.tensors, dtype=torch.float32, device=CPU)
-            )
-        content = read_pickled(path, max_bytes=MAX_BYTES, refused=_refused)
+            content = read_tensors(header, header.tensors, dtype=torch.float32, device=CPU)
+        else:
+            content = read_pickled(path, max_bytes=MAX_BYTES, refused=_refused)
     except UpscalerError:
         raise
     except CheckpointError as error:
-        raise _refused(
-            path, f"cannot be used: {error.message}".rstrip("."), error.remedy
-        ) from error
+        what = f"cannot be used: {error.message}".rstrip(".")
+        raise _refused(path, what, error.remedy) from error
     except OSError as error:
         raise _refused(path, f"cannot be read: {error.strerror}") from error
     return _checked(path, content)
 
 
 def _checked(path: Path, content: Any) -> dict[str, Tensor]:
-    """What a pickle holds, as float32, if it holds the weights of a model."""
+    """What a file holds, as float32, if it holds the weights of a model."""
     from spandrel import canonicalize_state_dict
 
     if not isinstance(content, Mapping):

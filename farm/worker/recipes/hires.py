@@ -77,14 +77,14 @@ def _by_model(
     """A picture enlarged until it fills the target, and resized to that."""
     height, width = picture.value.shape[:2]
     scale = max(target.across / width, target.down / height)
-    even = [int(side * scale // FACTOR * FACTOR) for side in (width, height)]
+    across, down = (int(side * scale // FACTOR * FACTOR) for side in (width, height))
     for _ in range(MODEL_RUNS):
-        if width >= even[0] and height >= even[1]:
+        if width >= across and height >= down:
             break
         picture = yield Upscale(checkpoint, picture, spec.hires_upscaler, kept=True)
         if picture.value.shape[:2] == (height, width):
             break
         height, width = picture.value.shape[:2]
     if scale > 1:
-        picture = yield Resize(picture, *even, "None")
+        picture = yield Resize(picture, across, down, "None")
     return (yield Resize(picture, target.across, target.down, "None"))

@@ -81,8 +81,8 @@ FROM job LEFT JOIN requeue r ON r.batch_id = job.id AND r.ord = %(ord)s
 """
 
 
-def facts(db: Database, batch_id: int, ord: int, checkpoint: str) -> Facts:
-    """The facts of a job that exists."""
+def facts(db: Database, batch_id: int, ord: int, checkpoint: str) -> Facts | None:
+    """The facts of a job; None where its batch is gone."""
     row = db.one(
         _FACTS,
         {
@@ -92,7 +92,8 @@ def facts(db: Database, batch_id: int, ord: int, checkpoint: str) -> Facts:
             "normal": NORMAL_FROM,
         },
     )
-    assert row is not None
+    if row is None:
+        return None
     known = sessions.live(db)
     return Facts(
         checkpoint=checkpoint,

@@ -306,6 +306,20 @@ def test_only_a_sound_priority_can_be_set(
     assert api.get(made["links"]["self"]).json()["priority"] == 50
 
 
+def test_a_batch_that_goes_while_one_asks_why_is_not_found(
+    api: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = api.post("/v1/batches", json={"prompt": "a lion"}).json()["id"]
+    look = services.outlook.now
+
+    def look_and_lose() -> outlook.Picture:
+        services.db.all("DELETE FROM batches RETURNING id")
+        return look()
+
+    monkeypatch.setattr(services.outlook, "now", look_and_lose)
+    assert api.get(f"/v1/jobs/{batch}-0/why").status_code == 404
+
+
 def test_why_a_job_is_where_it_is(api: TestClient, services: Services, worker: StandIn) -> None:
     def why(job: str) -> str:
         return str(api.get(f"/v1/jobs/{job}/why").json()["reason"])

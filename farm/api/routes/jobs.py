@@ -113,6 +113,8 @@ def why(job: str, services: Serving) -> Reason:
         before(services.outlook.now().works, found.batch_id),
     )
     known = reasons.facts(services.db, found.batch_id, found.ord, found.spec.checkpoint)
+    if known is None:
+        raise names.no_job(job)
     told = explain(place, known, reach(services.db, found.spec, known.tags))
     return Reason(job=job, state=found.state, reason=told.reason, remedy=told.remedy)
 

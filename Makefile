@@ -29,9 +29,9 @@ demo-model: $(INSTALLED) ## train the demo checkpoint from nothing into build/de
 up: $(INSTALLED) ## start a farm and stay with it
 	$(BIN)/farm up
 
-# Two at a time: most tests wait for servers, and each process has servers of its own.
+# Four at a time on two cores: many tests wait for processes. Each has servers of its own.
 test: $(INSTALLED) ## run the whole suite on real servers
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 gpu-check: $(INSTALLED) ## on a machine with a GPU: is everything right? about five minutes
 	$(BIN)/farm doctor

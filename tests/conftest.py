@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import socket
@@ -22,6 +23,34 @@ from tests.databases import Databases
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+_FOLDERS = ("faults", "integration", "contract", "unit")
+"""As they are begun: those that wait for processes have others beside them until they end."""
+_FARMS_OF_THEIR_OWN = ("test_faults_leader.py", "test_faults_real_engine.py")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Folder by folder, each in the random order that it has by now."""
+    items.sort(key=lambda item: _FOLDERS.index(item.path.parent.name))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: no garbage collection need look at it again."""
+    gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """File by file, but all that break the one farm of ``tests/faults`` in one process."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = Path(nodeid.partition("::")[0])
+            shared = file.parent.name == "faults" and file.name not in _FARMS_OF_THEIR_OWN
+            return str(file.parent if shared else file)
+
+    return Files(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def eventually(condition: Callable[[], object], *, within: float = 60, every: float = 0.05) -> None:

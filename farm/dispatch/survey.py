@@ -115,7 +115,9 @@ class Survey:
     def _pass_by(self, db: Database, seats: Sequence[Seat]) -> None:
         """Leave batches aside, lest they hide others behind them, until other sessions are there
         or have a place."""
-        crowd = {(seat.session_id, seat.tags, seat.can_load, seat.upscalers) for seat in seats}
+        crowd: set[tuple[object, ...]] = {
+            (seat.session_id, seat.tags, seat.can_load, seat.upscalers) for seat in seats
+        }
         free = {seat.session_id for seat in seats if Place(0, seat).has_room(0)}
         late = time.monotonic() - self._passed_by > _PASSED_BY
         if crowd != self._crowd or free - self._free or late:

@@ -90,9 +90,7 @@ class _Worker:
         self._progress = Progress(settings.required("broker_url"))
         self._reporter = Reporter(self._progress)
         self._watchdog = Watchdog(
-            patience=settings.hang_seconds,
-            settle=self._settle,
-            tell=self._die,
+            patience=settings.hang_seconds, settle=self._settle, tell=self._die
         )
         accountant, described = Accountant(), _describe(device, self._meter)
         self._notebook = _notebook(db, described["name"], profile)
@@ -164,7 +162,11 @@ class _Worker:
             "forwards": counters.forwards,
             "rows": counters.rows,
             "memory": asdict(reading),
-            "models": {**asdict(self._models.statistics), "in_host": self._models.in_host},
+            "models": {
+                **asdict(self._models.statistics),
+                "in_host": self._models.in_host,
+                "upscalers": self._engine.upscalers,
+            },
             "refused_orders": self._orders.refused,
         }
         return self._models.resident, stats

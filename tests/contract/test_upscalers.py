@@ -196,6 +196,7 @@ def test_a_shelf_counts_bytes_by_file_and_keeps_what_was_used_last(tmp_path: Pat
     # Another file of that name is another upscaler.
     write_upscaler(tmp_path / "ESRGAN" / "a.pth", esrgan(seed=9))
     assert shelf.get("a") is not first
+    assert shelf.held == {paths[2]: size, paths[0]: size}
     with pytest.raises(UpscalerError, match="no upscaler 'd'") as caught:
         shelf.get("d")
     assert "a, b, c" in str(caught.value.remedy)
@@ -248,6 +249,8 @@ def test_a_hires_pass_with_a_model(models: Path, engine: Engine) -> None:
     small = engine.submit("small", job(hires_scale=1)).result(timeout=120).image
     made = engine.submit("large", job()).result(timeout=120).image
     assert made.shape == (128, 128, 3)
+    path = str(models / "ESRGAN" / "four.pth")
+    assert engine.upscalers == {path: sum(weight.nbytes for weight in esrgan().values())}
     four = by_spandrel(esrgan(), torch.from_numpy(np.array(small)))
     half = Image.fromarray(four.numpy()).resize((128, 128), Image.Resampling.LANCZOS)
     cache = ModelCache(scan([models]), by_name("cpu"), CPU)
@@ -264,7 +267,7 @@ def test_a_model_runs_until_the_picture_fills_the_target(
 ) -> None:
     write_upscaler(models / "ESRGAN" / "two.pth", esrgan(scale=2))
     write_upscaler(models / "ESRGAN" / "one.pth", esrgan(scale=1))
-    engine._core._upscales._shelf._files.scan()  # type: ignore[attr-defined]
+    engine._core.upscales._shelf._files.scan()  # type: ignore[attr-defined]
     runs: list[tuple[int, int]] = []
 
     class Counted(Mosaic):
@@ -286,7 +289,7 @@ def test_a_model_runs_until_the_picture_fills_the_target(
 
 def test_what_cannot_be_used_ends_its_own_job_and_is_named(models: Path, engine: Engine) -> None:
     (models / "ESRGAN" / "bad.pth").write_bytes(b"no pickle")
-    engine._core._upscales._shelf._files.scan()  # type: ignore[attr-defined]
+    engine._core.upscales._shelf._files.scan()  # type: ignore[attr-defined]
     beside = engine.submit("good", job())
     for name, complaint in [("fuor", "no upscaler 'fuor'"), ("bad", r"bad\.pth \(/.*as tensors")]:
         with pytest.raises(FarmError, match=complaint) as caught:
@@ -298,7 +301,7 @@ def test_what_cannot_be_used_ends_its_own_job_and_is_named(models: Path, engine:
 def test_it_overflows_runs_out_of_memory_and_is_cancelled(
     models: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    core = engine._core._upscales
+    core = engine._core.upscales
     expected = engine.submit("first", job()).result(timeout=120).image
     call = upscales.PlacedUpscaler.__call__
     sides: list[int] = []

@@ -101,7 +101,7 @@ class Core:
             device=device,
         )
         self._pictures = Pictures(self.jobs, models, self.pulse, limits=limits, device=device)
-        self._upscales = Upscales(
+        self.upscales = Upscales(
             self.jobs,
             models,
             self.pulse,
@@ -142,7 +142,7 @@ class Core:
         self._encodes.book()
         self._decodes.book()
         self._pictures.book()
-        self._upscales.forget()
+        self.upscales.forget()
         waiting = [job.waiting for job in self.jobs.active]
         if self._decodes.busy:
             waiting = [each for each in waiting if each.stage != "decode"]
@@ -176,7 +176,7 @@ class Core:
             self._encodes.settle()
             self._decodes.settle()
             self._denoiser.rest()
-            self._upscales.forget()
+            self.upscales.forget()
             self._reports.rest()
         self._models.need(())
         self.pulse.accountant.rest()
@@ -200,7 +200,7 @@ class Core:
         if isinstance(request, Upscale):
             self._decodes.settle()
             with self.jobs.blame([job]):
-                self._upscales.work(request, job)
+                self.upscales.work(request, job)
             return
         assert isinstance(request, EncodeText)
         jobs = [other for other in self.jobs if other.request == request]

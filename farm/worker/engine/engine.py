@@ -172,6 +172,11 @@ class Engine:
         return self._core.pulse.timeline
 
     @property
+    def upscalers(self) -> Mapping[str, int]:
+        """Host memory of models that enlarge pictures, in bytes by the path of their file."""
+        return self._core.upscales.held
+
+    @property
     def longest(self) -> Mapping[Activity, float]:
         """Seconds that the longest of each activity took so far."""
         return self._core.pulse.longest

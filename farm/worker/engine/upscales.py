@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from weakref import WeakSet
@@ -64,6 +65,11 @@ class Upscales:
         self._tile = TILE
         self._weak: WeakSet[Upscaler] = WeakSet()
         self._under_way: dict[Job, _Enlarging] = {}
+
+    @property
+    def held(self) -> Mapping[str, int]:
+        """See :class:`UpscalerShelf`."""
+        return self._shelf.held
 
     def forget(self) -> None:
         """Let go of what was for jobs that have left."""

@@ -91,17 +91,17 @@ class UpscalerShelf:
     Args:
         files: the assets there are, asked anew for each.
         budget_bytes: of host memory.
+
+    Attributes:
+        held: bytes of those in memory by the path of their file, the first to go first. Any thread
+            may read it.
     """
 
     def __init__(self, files: Iterable[AssetFile] = (), budget_bytes: int = 2**29) -> None:
         self._files = files
         self._budget = budget_bytes
         self._read: OrderedDict[tuple[str, object], Upscaler] = OrderedDict()
-
-    @property
-    def held(self) -> Mapping[str, int]:
-        """Bytes of those in memory by the path of their file, the first to go first."""
-        return {path: upscaler.bytes for (path, _), upscaler in self._read.items()}
+        self.held: Mapping[str, int] = {}
 
     def get(self, name: str) -> Upscaler:
         """The upscaler called ``name``, read again if its file has changed.
@@ -117,8 +117,12 @@ class UpscalerShelf:
         if key not in self._read:
             self._read[key] = read_upscaler(path)
         self._read.move_to_end(key)
-        while sum(self.held.values()) > self._budget and len(self._read) > 1:
-            self._read.popitem(last=False)
+        sizes = {known: upscaler.bytes for known, upscaler in self._read.items()}
+        for oldest in list(sizes)[:-1]:
+            # What a file held before it changed is of no use to anybody.
+            if sum(sizes.values()) > self._budget or (oldest[0] == key[0] and oldest != key):
+                del self._read[oldest], sizes[oldest]
+        self.held = {known: size for (known, _), size in sizes.items()}
         return self._read[key]
 
 

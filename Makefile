@@ -29,9 +29,10 @@ demo-model: $(INSTALLED) ## train the demo checkpoint from nothing into build/de
 up: $(INSTALLED) ## start a farm and stay with it
 	$(BIN)/farm up
 
-# Four at a time on two cores: many tests wait for processes. Each has servers of its own.
+# Four at a time on two cores: many tests wait for processes. Each has servers of its own. What is
+# compiled is kept, whatever the environment says: hundreds of processes start.
 test: $(INSTALLED) ## run the whole suite on real servers
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 gpu-check: $(INSTALLED) ## on a machine with a GPU: is everything right? about five minutes
 	$(BIN)/farm doctor

@@ -21,20 +21,16 @@ its own lines only, and makes the exit status 1.
 
 Prompts, negative prompts and seeds differ from image to image. Text encoding and decoding count;
 loading and image files do not, nor does the first call of each, in which kernels are chosen and
-models compiled: its seconds are told. Ratios are those of each round, then their median.
+models compiled: its seconds are told. Ratios are those of each round, then their median; those of
+the processors' seconds say something on a machine that others use, too.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import date
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -47,8 +43,7 @@ import torch  # noqa: E402
 from bench import arrivals, beside, card, full_size, peaks, workloads  # noqa: E402
 from bench.contenders import Farm, Pipeline  # noqa: E402
 from bench.failures import told_if_it_fails  # noqa: E402
-from bench.workloads import Workload  # noqa: E402
-from farm.worker.engine import Counters  # noqa: E402
+from bench.field import Field  # noqa: E402
 from farm.worker.engine.loop import threads  # noqa: E402
 from farm.worker.memory import profiles  # noqa: E402
 from farm.worker.memory.profiles import GIB, MemoryProfile  # noqa: E402
@@ -58,83 +53,6 @@ from tests.checkpoints import make_tiny  # noqa: E402
 STREAMED = {"cpu": {"demo": 128}, "cuda": {"sdxl": 512, "sd15": 512}}
 """Models that jobs arrive for one by one, and the longer side of their pictures."""
 PACKAGES = ("torch", "diffusers", "transformers")
-
-
-def timed(work: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
-@dataclass
-class Field:
-    """Farm and its peers on one checkpoint.
-
-    Attributes:
-        limit: operations a second that the card has at most; None where there is none.
-        failed: names of what failed.
-    """
-
-    farm: Farm
-    peers: dict[str, Pipeline]
-    repeats: int
-    limit: float | None
-    failed: list[str]
-
-    def compare(self, work: Workload) -> None:
-        """One workload by everybody, in turn."""
-        ready = self._ready(work)
-        methods = {name: method for name, (method, _) in ready.items()}
-        seconds: dict[str, list[float]] = {name: [] for name in methods}
-        before = self.farm.engine.counters
-        for _ in range(self.repeats):
-            for name, method in methods.items():
-                seconds[name].append(timed(method, self.farm.device))
-        self._print_forwards(work, before, sum(seconds["farm"]))
-        for name, each in seconds.items():
-            ratio = statistics.median(
-                other / own for own, other in zip(seconds["farm"], each, strict=True)
-            )
-            speed = len(work.jobs) / statistics.median(each)
-            spread = f"{min(each):.2f}-{max(each):.2f} s, first {ready[name][1]:.1f}"
-            line = f"  {name:9} {speed:8.3f} images/s  ({spread:>27})   farm is {ratio:.2f}x"
-            print(line + self._share(work, statistics.median(each)))
-
-    def _ready(self, work: Workload) -> dict[str, tuple[Callable[[], object], float]]:
-        """Who can do it, with the seconds of their first call."""
-        loop, device = self.peers["loop"], self.farm.device
-        methods: dict[str, Callable[[], object]] = {
-            name: lambda peer=peer: peer.loop(work.jobs) for name, peer in self.peers.items()
-        }
-        if work.alike and len(work.jobs) > 1:
-            methods["batch"] = lambda: loop.batch(work.jobs)
-        farm = partial(self.farm.render, work.jobs)
-        ready: dict[str, tuple[Callable[[], object], float]] = {"farm": (farm, timed(farm, device))}
-        for name, method in methods.items():
-            with told_if_it_fails(f"{work.name}, {name}", self.failed):
-                ready[name] = method, timed(method, device)
-        return ready
-
-    def _print_forwards(self, work: Workload, before: Counters, seconds: float) -> None:
-        after = self.farm.engine.counters
-        forwards = after.forwards - before.forwards
-        rows = (after.rows - before.rows) / max(forwards, 1)
-        alone = sum(each.steps for job in work.jobs for each in job.passes)
-        busy = (after.busy_seconds - before.busy_seconds) / seconds
-        print(
-            f"\n{work.name}: {forwards / self.repeats:.0f} forwards of {rows:.1f} rows; "
-            f"a loop takes {alone}; busy {busy:.0%}"
-        )
-
-    def _share(self, work: Workload, seconds: float) -> str:
-        if self.limit is None:
-            return ""
-        done = sum(card.operations(job, work.family) for job in work.jobs)
-        return f"   {done / seconds / self.limit:6.1%} of peak"
 
 
 def main() -> None:

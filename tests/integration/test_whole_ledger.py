@@ -59,7 +59,7 @@ def test_the_ledger_of_a_farm_adds_up_to_the_clock(farm: WholeFarm) -> None:
     other = ended(submit(prompt="a key", count=2, steps=4, checkpoint="second"))
     bad = ended(submit(prompt="a key <lora:nobody has it:1>", steps=4, checkpoint="demo"))
     unwanted = submit(prompt="a lion", count=8, steps=150, checkpoint="demo")
-    eventually(lambda: unwanted.refresh().counts["running"] == 8)
+    eventually(lambda: unwanted.refresh().counts["running"] > 1)
     unwanted.cancel()
     ended(unwanted)
     assert not list(other.jobs("failed")), next(other.jobs("failed")).data["error"]["detail"]
@@ -78,7 +78,7 @@ def test_the_ledger_of_a_farm_adds_up_to_the_clock(farm: WholeFarm) -> None:
 
         # A worker that dies takes its ledger with it; what it had in flight has failed.
         lost = submit(prompt="a lion", count=8, steps=150, checkpoint="demo")
-        eventually(lambda: lost.refresh().counts["running"] == 8)
+        eventually(lambda: lost.refresh().counts["running"] > 1)
         eventually(
             lambda: db.all(
                 "SELECT FROM sessions WHERE beat_at > started_at"

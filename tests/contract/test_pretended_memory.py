@@ -176,7 +176,7 @@ def test_recordings_go_where_memory_runs_out(card: Card, sd15: AssetFile) -> Non
     working = engine(CUDA, [sd15], RECORDED)
     with working:
         working.submit("1", spec(sd15, steps=4)).result(60)
-        forwards: Forwards = working._core._models.get(sd15.name)._forwards
+        forwards: Forwards = working._core._models.get(sd15.name)._predictor.forwards
         assert forwards._graphs
         tries = itertools.count()
         card.refuse = lambda size: size > 4000 and not next(tries)
@@ -199,7 +199,7 @@ def test_compiled_blocks_are_used_once_they_are_ready(
     working = engine(CUDA, [file], profile)
     with working:
         working.submit("1", spec(file, steps=3)).result(60)
-        forwards: Forwards = working._core._models.get(file.name)._forwards
+        forwards: Forwards = working._core._models.get(file.name)._predictor.forwards
         assert forwards._compiled
         forwards._compiled.wait()
         before = len(compiled)

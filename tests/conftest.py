@@ -53,7 +53,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     return Files(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
-def eventually(condition: Callable[[], object], *, within: float = 60, every: float = 0.05) -> None:
+def eventually(
+    condition: Callable[[], object], *, within: float = 120, every: float = 0.05
+) -> None:
     """Wait until ``condition()`` is true; fail after ``within`` seconds."""
     deadline = time.monotonic() + within
     while not condition():

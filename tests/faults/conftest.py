@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,23 @@ from tests.disk import Disk
 from tests.saboteur import Saboteur
 from tests.wholefarm import WholeFarm
 
+_begun = ExitStack()
+"""What must be stopped. It would idle beside all other tests until the end of the session."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is None or nextitem.path.parent != item.path.parent:
+        _begun.close()
+
 
 @pytest.fixture(scope="session")
 def _disk(short_folder: Path) -> Iterator[Disk | None]:
     """A file system of their own for the images of that farm, where one may be mounted."""
     disk = Disk(short_folder / "faults" / "images")
-    try:
-        yield disk if disk.mount() else None
-    finally:
-        disk.unmount()
+    _begun.callback(disk.unmount)
+    yield disk if disk.mount() else None
+    _begun.close()
 
 
 @pytest.fixture
@@ -33,21 +42,23 @@ def disk(_disk: Disk | None) -> Disk:
 
 
 @pytest.fixture(scope="session")
-def _farm(short_folder: Path, _disk: Disk | None) -> Iterator[WholeFarm]:
+def _farm(short_folder: Path, _disk: Disk | None) -> WholeFarm:
     whole = WholeFarm(short_folder / "faults", workers="0")
     whole.start()
-    yield whole
+    _begun.callback(_stop, whole)
+    return whole
+
+
+def _stop(whole: WholeFarm) -> None:
     assert whole.stop() == 0
 
 
 @pytest.fixture(scope="session")
-def _crew(_farm: WholeFarm) -> Iterator[Crew]:
+def _crew(_farm: WholeFarm) -> Crew:
     crew = Crew(_farm, ["cpu0", "cpu1"], dispatchers=1)
-    try:
-        crew.start()
-        yield crew
-    finally:
-        crew.stop()
+    _begun.callback(crew.stop)
+    crew.start()
+    return crew
 
 
 @pytest.fixture(scope="session")

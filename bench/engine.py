@@ -121,10 +121,16 @@ def _peers(
 ) -> dict[str, Pipeline]:
     peers = {"loop": Pipeline(file, device, dtype)}
     if told.compiled:
-        torch.compiler.reset()
         peers["compiled"] = Pipeline(file, device, dtype)
-        peers["compiled"].pipe.unet = torch.compile(peers["compiled"].pipe.unet)
+        peers["compiled"].pipe.unet = _compiled(peers["compiled"].pipe.unet)
     return peers
+
+
+def _compiled(unet: torch.nn.Module) -> torch.nn.Module:
+    """Anew for each kind of timestep, for one row and for two, and for sizes that vary."""
+    torch.compiler.reset()
+    torch._dynamo.config.recompile_limit = 64
+    return torch.compile(unet)
 
 
 def _files(device: torch.device, folder: Path) -> list[AssetFile]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from bench import arrivals, contenders, engine, loading, peaks, workloads
 from bench import card as cards
@@ -52,8 +51,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(cards, "_row", lambda *_: 10**9)
     monkeypatch.setattr(cards, "_picture", lambda *_: 10**9)
     monkeypatch.setitem(cards.peak.__kwdefaults__, "side", 16)  # type: ignore[arg-type]
-    monkeypatch.setattr(torch, "compile", lambda module: module)
-    monkeypatch.setattr(torch.compiler, "reset", lambda: None)
+    monkeypatch.setattr(engine, "_compiled", lambda unet: unet)
 
 
 def test_the_engine_s_table_is_printed_whatever_fails(

@@ -471,6 +471,8 @@ def _pinned_memory(card: Card, patch: pytest.MonkeyPatch) -> None:
 
         return made
 
+    # Torch looks up once what `with torch.device(...)` changes, and must not find these.
+    torch.utils._device._device_constructors()
     for name, make in makers.items():
         patch.setattr(torch, name, maker(make))
     patch.setattr(torch.Tensor, "pin_memory", pin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ def overhead(slots: int = 16) -> None:
     Seconds of the process, in which other processes do not count. What is there once, compiling
     programs and reading prompts, is in the difference between a long run and one half as long.
     """
+    gc.freeze()  # as a worker does
     print(f"\nbeside the model at {slots} slots, ms of CPU a step: of the engine's thread, of all")
     print("  sampler                   steady             of 150 steps")
     for sampler in ("Euler", "Euler a", "DPM++ 2M SDE Karras"):

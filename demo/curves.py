@@ -5,16 +5,20 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("agg")
-import matplotlib.pyplot as plt
-
 KINDS = ("error", "plain", "recoloured", "pair", "small")
 
 
 def curves(folder: Path) -> Path:
-    """Draw every ``<stage>.csv`` in ``folder`` into ``curves.png`` there."""
+    """Draw every ``<stage>.csv`` in ``folder`` into ``curves.png`` there.
+
+    Raises:
+        ImportError: matplotlib, which nothing else needs, is not installed.
+    """
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
     stages = [name for name in ("vae", "denoise64", "denoise128") if _log(folder, name).exists()]
     columns = max(1, len(stages))  # a very short training has logged nothing yet
     figure, axes = plt.subplots(1, columns, figsize=(6 * columns, 4), squeeze=False)

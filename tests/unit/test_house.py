@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from farm.db import schema
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "farm").rglob("*.py"))
@@ -69,3 +73,21 @@ def test_the_layers_hold() -> None:
         [lint, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_what_serves_does_not_import_what_migrates() -> None:
+    """It would take most of the time in which such a process starts."""
+    program = (
+        "import sys, farm.api.__main__, farm.dispatch.__main__, farm.cli.checks;"
+        "print(sorted({'alembic', 'sqlalchemy'} & {*sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_the_schema_that_is_needed_is_where_the_migrations_lead() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(schema.MIGRATIONS))
+    assert ScriptDirectory.from_config(config).get_heads() == [schema.NEEDED]

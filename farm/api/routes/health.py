@@ -13,7 +13,7 @@ from farm.api.errors import problem
 from farm.api.schemas import Health
 from farm.broker.progress import answers
 from farm.db.database import Database
-from farm.db.migrate import is_current
+from farm.db.schema import is_current
 from farm.dispatch.health import all_away
 from farm.dispatch.store import verify
 from farm.errors import FarmError, Unavailable

@@ -139,6 +139,15 @@ def other(**changes: Tensor) -> dict[str, Tensor]:
         ({"a": "text"}, "holds no weights"),
         (other(**{"conv_first.bias": torch.full((8,), torch.nan)}), "NaN or infinity in 1 weights"),
         (other(**{"conv_last.bias": torch.zeros(4)}), "does not make a model"),
+        ({1: torch.zeros(3)}, "holds no weights"),
+        ({"params": {1: torch.zeros(3), 2: torch.zeros(3)}}, "holds no weights"),
+        (other(more=torch.zeros(3).to_sparse()), "1 tensors of no plain numbers, 'more'"),
+        (other(more=torch.zeros(3, device="meta")), "no plain numbers"),
+        (other(more=torch.zeros(3, dtype=torch.complex64)), "no plain numbers"),
+        # A number, seen as many.
+        (other(**{"conv_last.bias": torch.zeros(1).expand(10**13)}), "more than 1024 MB"),
+        # Names that ask for a million layers.
+        (other(**{"body.999999.rdb1.conv1.weight": torch.zeros(1)}), r"holds \d+ tensors only"),
     ],
 )
 def test_what_is_no_upscaler_is_refused_by_name_and_reason(
@@ -168,6 +177,34 @@ def test_cut_and_strange_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UpscalerError, match=complaint) as caught:
             read_upscaler(path)
         assert str(path) in caught.value.message
+
+
+def test_large_files_are_not_even_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_upscaler(tmp_path / "x.safetensors", esrgan())
+    monkeypatch.setattr("farm.worker.models.upscaler.MAX_BYTES", path.stat().st_size - 1)
+    monkeypatch.setattr("farm.worker.models.upscaler.read_tensors", None)
+    with pytest.raises(UpscalerError, match="holds more than 0 MB in float32"):
+        read_upscaler(path)
+
+
+def test_what_is_infinite_is_not_taken_for_white(tmp_path: Path) -> None:
+    """The last layer overflows float16, and spandrel clamps infinity to 1."""
+    last = {"conv_last.bias": torch.tensor([1e5, -1e5, 0.5])}
+    model = read_upscaler(write_upscaler(tmp_path / "x.pth", other(**last)))
+    before = picture(16, 16)
+    with torch.no_grad():
+        half = model.placed(torch.float16, CPU)(before)
+        whole = model.placed(torch.float32, CPU)(before)
+    assert half[:2].isnan().all()
+    assert whole.isfinite().all()
+    assert (whole[0].min(), whole[1].max()) == (1, 0)
+
+
+def test_a_model_that_makes_another_size_than_it_says(tmp_path: Path) -> None:
+    model = read_upscaler(write_upscaler(tmp_path / "x.pth", esrgan(scale=2)))
+    model.scale = 4
+    with pytest.raises(ValueError, match=r"makes \[3, 32, 32\] of a tile, not \[3, 64, 64\]"):
+        model.placed(torch.float32, CPU)(picture(16, 16))
 
 
 def grey_weights() -> dict[str, Tensor]:

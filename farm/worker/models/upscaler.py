@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from farm.errors import CheckpointError, UpscalerError
 from farm.worker.models.catalogue import AssetFile
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")
 MAX_BYTES, MAX_SCALE = 2**30, 8
+NUMBER_BYTES = 4
+FEW, MORE = 64, 4
+"""Layers that the names of weights may speak of, and how many more for each weight: some layers
+have none."""
+DIGITS = 9
 
 
 class Upscaler:
@@ -78,10 +83,17 @@ class PlacedUpscaler:
         self._device = device
 
     def __call__(self, picture: Tensor) -> Tensor:
-        """[h, w, 3] uint8 on the CPU to [3, h * scale, w * scale] from 0 to 1 on the device; not
-        finite where the precision does not suffice."""
+        """[h, w, 3] uint8 on the CPU to [3, h * scale, w * scale] from 0 to 1 on the device; NaN
+        where the precision does not suffice.
+
+        Raises:
+            ValueError: the model makes another size.
+        """
         pixels = picture.to(self._device).permute(2, 0, 1)[None].to(self.dtype) / 255
         made: Tensor = self._model(pixels)[0]
+        expected = (3, *(self.of.scale * side for side in picture.shape[:2]))
+        if made.shape != expected:
+            raise ValueError(f"it makes {[*made.shape]} of a tile, not {[*expected]}")
         return made
 
 
@@ -145,18 +157,28 @@ def read_upscaler(path: Path) -> Upscaler:
         raise _refused(path, f"does not make a model: {type(error).__name__}: {told}") from error
     if not isinstance(model, ImageModelDescriptor) or model.purpose == "FaceSR":
         raise _refused(path, f"is a model ({model.architecture.name}) that enlarges no pictures")
-    if (model.input_channels, model.output_channels) != (3, 3):
-        raise _refused(path, f"takes pictures of {model.input_channels} channels, not of 3")
-    if model.scale > MAX_SCALE:
+    channels = model.input_channels, model.output_channels
+    if channels != (3, 3):
+        takes = f"takes pictures of {channels[0]} channels and makes such of {channels[1]}"
+        raise _refused(path, f"{takes}, not 3 of 3")
+    if not 1 <= model.scale <= MAX_SCALE:
         raise _refused(path, f"enlarges {model.scale} times, and {MAX_SCALE} is the most")
     model.eval()
     model.model.requires_grad_(False)
+    model.model.register_forward_hook(_overflow_as_nan)
     return Upscaler(model)
+
+
+def _overflow_as_nan(_: nn.Module, __: object, made: object) -> object:
+    # spandrel clamps what a model makes to 0..1, after which infinity is black or white.
+    return made + made * 0 if isinstance(made, Tensor) else made
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix.lower() == SUFFIX:
+            if path.stat().st_size > MAX_BYTES:
+                raise _too_large(path)
             header = read_header(path)
             content = read_tensors(header, header.tensors, dtype=torch.float32, device=CPU)
         else:
@@ -175,20 +197,42 @@ def _checked(path: Path, content: Any) -> dict[str, Tensor]:
     """What a file holds, as float32, if it holds the weights of a model."""
     from spandrel import canonicalize_state_dict
 
-    if not isinstance(content, Mapping):
+    try:
+        found = canonicalize_state_dict(dict(content))
+        weights = {name: weight for name, weight in found.items() if isinstance(weight, Tensor)}
+    except (AttributeError, TypeError, ValueError):  # no names, or no mapping at all
+        weights = {}
+    if not weights or not all(isinstance(name, str) for name in weights):
         raise _refused(path, "holds no weights of a model")
-    found = canonicalize_state_dict(dict(content))
-    weights = {
-        name: weight.detach().float() if weight.is_floating_point() else weight.detach()
-        for name, weight in found.items()
-        if isinstance(name, str) and isinstance(weight, Tensor)
-    }
-    if not weights:
-        raise _refused(path, "holds no weights of a model")
+    strange = [name for name, weight in weights.items() if not _plain(weight)]
+    if strange:
+        raise _refused(path, f"holds {len(strange)} tensors of no plain numbers, {strange[0]!r}")
+    # Nothing is made of one before: a view may say that it is larger than all memory.
+    if sum(weight.numel() for weight in weights.values()) * NUMBER_BYTES > MAX_BYTES:
+        raise _too_large(path)
+    if names := [name for name in weights if _highest(name) > FEW + MORE * len(weights)]:
+        raise _refused(path, f"says {names[0][:80]!r}, and holds {len(weights)} tensors only")
+    for name, weight in weights.items():
+        weights[name] = weight.detach().float() if weight.is_floating_point() else weight.detach()
     broken = [name for name, weight in weights.items() if not bool(weight.isfinite().all())]
     if broken:
         raise _refused(path, f"holds NaN or infinity in {len(broken)} weights, first {broken[0]}")
     return weights
+
+
+def _plain(weight: Tensor) -> bool:
+    strided = weight.layout == torch.strided and weight.device == CPU
+    return strided and not weight.is_complex() and not weight.is_quantized
+
+
+def _highest(name: str) -> int:
+    """The highest number among the parts of a weight's name: so many layers are made for it."""
+    numbers = [part for part in name.split(".") if part.isdecimal()]
+    return max((int(number[:DIGITS]) for number in numbers), default=0)
+
+
+def _too_large(path: Path) -> UpscalerError:
+    return _refused(path, f"holds more than {MAX_BYTES >> 20} MB in float32", "Use a smaller one.")
 
 
 def _refused(path: Path, what: str, remedy: str | None = None) -> UpscalerError:

@@ -105,6 +105,17 @@ def test_tiles_cover_all_once_and_fade() -> None:
     assert (row[1:] - row[:-1]).max() <= 255 / 32 + 1
 
 
+def test_many_rows_of_tiles_are_one_picture() -> None:
+    """Smooth shades, as one that is put together of 5 by 3 tiles has them."""
+    shades = torch.rand(3, 101, 53, generator=torch.Generator().manual_seed(1))
+    mosaic = Mosaic(53, 101, scale=1, tile=28, overlap=8)
+    held = mosaic._sums.nbytes
+    while (place := mosaic.next) is not None:
+        mosaic.put(shades[:, *place])
+    assert torch.equal(mosaic.picture, (shades * 255).round().to(torch.uint8).permute(1, 2, 0))
+    assert mosaic._sums.nbytes == held == 3 * 28 * 53 * 4
+
+
 class Trap:
     """A pickle that leaves a mark when anything loads it."""
 

@@ -15,19 +15,25 @@ class Mosaic:
     """An enlarged picture, put together tile by tile.
 
     Where tiles overlap each counts by how far inside of it a pixel lies, so that nothing jumps;
-    the shares of all tiles are 1 together, so that one tile alone stays what it is.
+    the shares of all tiles are 1 together, so that one tile alone stays what it is. What no tile
+    can add to any more is rounded at once: of sums there are no more rows than a tile has.
 
     Args:
         width, height: of the picture before, in pixels.
         scale: how many times as large it becomes.
         tile, overlap: sides in pixels of the picture before.
+
+    Attributes:
+        picture: [height, width, 3] uint8, once all tiles are put.
     """
 
     def __init__(self, width: int, height: int, *, scale: int, tile: int, overlap: int) -> None:
         self._scale = scale
         self._spans = [_spans(side, tile, overlap) for side in (height, width)]
         self._shares = [_shares(spans, scale) for spans in self._spans]
-        self._sum = torch.zeros(3, height * scale, width * scale)
+        self._top = 0
+        self._sums = torch.zeros(3, min(tile, height) * scale, width * scale)
+        self.picture = torch.empty(height * scale, width * scale, 3, dtype=torch.uint8)
         self._waiting = deque(product(*(range(len(spans)) for spans in self._spans)))
 
     @property
@@ -40,17 +46,29 @@ class Mosaic:
         return slice(*rows), slice(*columns)
 
     def put(self, tile: Tensor) -> None:
-        """The next one, enlarged: [3, height, width] from 0 to 1, on any device."""
-        rows, columns = (slice(*(self._scale * edge for edge in span)) for span in self._edges())
-        shares = zip(self._shares, self._waiting.popleft(), strict=True)
-        down, across = (all[place] for all, place in shares)
-        self._sum[:, rows, columns] += tile.to("cpu", torch.float32) * down[:, None] * across
+        """The next one, enlarged: [3, height, width] from 0 to 1, on any device. Where it fails for
+        want of memory it may be put again."""
+        (first, last), columns = ([self._scale * edge for edge in span] for span in self._edges())
+        down, across = (
+            all[place] for all, place in zip(self._shares, self._waiting[0], strict=True)
+        )
+        whole = tile.to("cpu", torch.float32) * down[:, None] * across
+        self._sums[:, first - self._top : last - self._top, slice(*columns)] += whole
+        row, _ = self._waiting.popleft()
+        if not self._waiting:
+            self._round(last)
+        elif self._waiting[0][0] > row:
+            self._round(self._edges()[0][0] * self._scale)
 
-    @property
-    def picture(self) -> Tensor:
-        """[height, width, 3] uint8, rounded, of all tiles that were put."""
-        whole: Tensor = self._sum.mul(255).round_().clamp_(0, 255).to(torch.uint8)
-        return whole.permute(1, 2, 0).contiguous()
+    def _round(self, end: int) -> None:
+        """All rows up to ``end`` of the enlarged picture are whole."""
+        count = end - self._top
+        whole = self._sums[:, :count].mul_(255).round_().clamp_(0, 255)
+        self.picture[self._top : end] = whole.permute(1, 2, 0)
+        left = self._sums.shape[1] - count
+        self._sums[:, :left] = self._sums[:, count:].clone()
+        self._sums[:, left:] = 0
+        self._top = end
 
     def _edges(self) -> list[tuple[int, int]]:
         return [all[place] for all, place in zip(self._spans, self._waiting[0], strict=True)]

@@ -8,6 +8,7 @@ from farm import __version__
 from farm.api import errors
 from farm.api.deps import Services
 from farm.api.guard import Guard
+from farm.api.keycheck import KeyCheck
 from farm.api.routes import (
     assets,
     batches,
@@ -49,5 +50,6 @@ def create_app(services: Services) -> FastAPI:
         users,
     ):
         app.include_router(routes.router)
+    app.add_middleware(KeyCheck, services=services)
     app.add_middleware(Guard, local=services.local)
     return app

@@ -69,13 +69,14 @@ _bearer = HTTPBearer(auto_error=False, description="A key made by `farm key`.")
 _header = APIKeyHeader(name="X-API-Key", auto_error=False)
 
 
-def calling(
-    services: Serving,
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-    header: Annotated[str | None, Depends(_header)],
-) -> User:
-    """The user who sends the request; Unauthorized where a key is missing or unknown."""
-    key = bearer.credentials if bearer else header
+async def key_of(request: Request) -> str | None:
+    """The key that a request was sent with."""
+    bearer = await _bearer(request)
+    return bearer.credentials if bearer else await _header(request)
+
+
+def identified(services: Services, key: str | None) -> User:
+    """The user who holds ``key``; Unauthorized where it is missing or unknown."""
     if not key:
         if services.local:
             return users.local(services.db)
@@ -90,6 +91,18 @@ def calling(
             "Nobody issued this key.", field="Authorization", remedy="Ask for a new one."
         )
     return user
+
+
+def calling(
+    request: Request,
+    services: Serving,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    header: Annotated[str | None, Depends(_header)],
+) -> User:
+    """The user who sends the request, whom :mod:`farm.api.keycheck` knows already where it changes
+    something; Unauthorized where a key is missing or unknown."""
+    known: User | None = getattr(request.state, "caller", None)
+    return known or identified(services, bearer.credentials if bearer else header)
 
 
 Caller = Annotated[User, Depends(calling)]

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 from starlette.testclient import TestClient
 
 from farm.api.app import create_app
 from farm.api.deps import Services
 from farm.db.database import Database
 from farm.storage import ImageStore
-from tests.conftest import eventually
+from tests.serving import serving
 from tests.standin import StandIn, register_demo
 
 
@@ -41,12 +38,5 @@ def worker(services: Services) -> StandIn:
 @pytest.fixture
 def served(services: Services) -> Iterator[str]:
     """The URL of that farm on a real port."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(services), log_config=None, timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    eventually(lambda: server.started)
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with serving(create_app(services)) as url:
+        yield url

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from fastapi import FastAPI
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from farm.api.app import create_app
 from farm.api.deps import Services
 from farm.db import users
+from tests.serving import serving
 
 
 @pytest.fixture
@@ -28,6 +33,16 @@ def key(services: Services) -> str:
 
 
 REQUEST = {"prompt": "a lion"}
+
+
+def changing(app: FastAPI) -> list[tuple[str, str]]:
+    """Method and address of whatever changes something."""
+    return [
+        (method.upper(), re.sub("{.*?}", "1", path))
+        for path, operations in app.openapi()["paths"].items()
+        for method in operations
+        if method != "get"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -55,18 +70,42 @@ def test_nothing_is_changed_without_a_key(
 
 
 def test_whatever_changes_something_needs_a_key(shared: TestClient) -> None:
-    changing = [
-        (method, re.sub("{.*?}", "1", path))
-        for path, operations in shared.get("/openapi.json").json()["paths"].items()
-        for method in operations
-        if method != "get"
-    ]
-    assert len(changing) > 15
-    for method, address in changing:
+    assert len(changing(shared.app)) > 15
+    for method, address in changing(shared.app):
         answer = shared.request(method, address, json={})
         assert answer.status_code == 401, f"{method} {address}: {answer.text}"
     lines = {"content-type": "application/x-ndjson"}
     assert shared.post("/v1/batches", content=b"{}\n", headers=lines).status_code == 401
+
+
+@pytest.mark.parametrize("headers", [[], [(b"x-api-key", b"farm_nobody")]])
+@pytest.mark.parametrize("kind", [b"application/json", b"application/x-ndjson"])
+def test_no_body_is_read_without_a_key(
+    services: Services, headers: list[tuple[bytes, bytes]], kind: bytes
+) -> None:
+    answers = []
+
+    async def receive() -> Message:
+        pytest.fail("the body was asked for")
+
+    async def send(message: Message) -> None:
+        answers.append(message)
+
+    app = create_app(replace(services, local=False))
+    for method, address in changing(app):
+        about = {"type": "http", "method": method, "path": address, "query_string": b""}
+        asyncio.run(app({**about, "headers": [*headers, (b"content-type", kind)]}, receive, send))
+        assert answers.pop(0)["status"] == 401, f"{method} {address}"
+        answers.clear()
+
+
+def test_who_is_refused_is_answered_before_the_body_has_come(services: Services) -> None:
+    with serving(create_app(replace(services, local=False))) as url:
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            head = "POST /v1/batches HTTP/1.1\r\nHost: farm\r\nContent-Type: application/json\r\n"
+            connection.sendall(f"{head}Content-Length: 30000000\r\n\r\n{{".encode())
+            assert connection.recv(100).startswith(b"HTTP/1.1 401 ")
 
 
 @pytest.mark.parametrize("form", ["bearer", "header"])

@@ -105,6 +105,10 @@ class Batcher:
         self._turns.serve(group, seconds, now)
         return decision
 
+    def spent(self, job: Waiting, seconds: float, now: float) -> None:
+        """What was decided last took the device so long for this job, which nobody expected."""
+        self._turns.serve(job.group, seconds, now)
+
     def _advance(self, jobs: Sequence[Waiting]) -> tuple[Encode | Forward, float]:
         """One step for the oldest of a group and all that can ride along, and what it takes."""
         oldest = jobs[0]

@@ -26,7 +26,7 @@ from farm.worker.engine.pictures import Pictures
 from farm.worker.engine.pulse import Pulse
 from farm.worker.engine.relief import relieved
 from farm.worker.engine.reports import OnPreview, Preview, Progress, Reports
-from farm.worker.engine.requests import EncodeImage, EncodeText, Upscale
+from farm.worker.engine.requests import EncodeImage, EncodeText, Request, Upscale
 from farm.worker.engine.shared import Shared
 from farm.worker.engine.texts import TextCache, text_bytes
 from farm.worker.engine.upscales import Upscales
@@ -142,7 +142,7 @@ class Core:
         self._encodes.book()
         self._decodes.book()
         self._pictures.book()
-        self.upscales.forget()
+        self.upscales.book()
         waiting = [job.waiting for job in self.jobs.active]
         if self._decodes.busy:
             waiting = [each for each in waiting if each.stage != "decode"]
@@ -169,6 +169,7 @@ class Core:
                     self._decodes.settle()
                 case None:
                     self._pictures.settle()
+                    self.upscales.settle()
 
     def rest(self) -> None:
         """Let go of what is kept between steps, as there is nothing to do."""
@@ -192,21 +193,33 @@ class Core:
     def _encode(self, job: Job) -> None:
         """Encode a picture, or enlarge it, or a text once for all who wait for it."""
         request = job.request
-        if isinstance(request, EncodeImage):
+        if not isinstance(request, EncodeText):
             self._decodes.settle()  # One at a time: memory is planned for that.
-            with self.jobs.blame([job]), self._models.use(request.checkpoint) as checkpoint:
-                self._pictures.encode(request, checkpoint, job)
+            with self._spending(job), self.jobs.blame([job]):
+                self._picture(request, job)
             return
-        if isinstance(request, Upscale):
-            self._decodes.settle()
-            with self.jobs.blame([job]):
-                self.upscales.work(request, job)
-            return
-        assert isinstance(request, EncodeText)
         jobs = [other for other in self.jobs if other.request == request]
         with self.jobs.blame(jobs), self._models.use(request.checkpoint) as checkpoint:
             self._wear(checkpoint, "text", request.loras, jobs)
             self._encodes.encode(request, checkpoint, jobs)
+
+    def _picture(self, request: Request, job: Job) -> None:
+        if isinstance(request, Upscale):
+            self.upscales.work(request, job)
+            return
+        assert isinstance(request, EncodeImage)
+        with self._models.use(request.checkpoint) as checkpoint:
+            self._pictures.encode(request, checkpoint, job)
+
+    @contextmanager
+    def _spending(self, job: Job) -> Iterator[None]:
+        """Count what the block takes as a part of the job's group's turn."""
+        waiting, began = job.waiting, monotonic()
+        try:
+            yield
+        finally:
+            ended = monotonic()
+            self._batcher.spent(waiting, ended - began, ended)
 
     def _forward(self, forward: Forward) -> None:
         jobs = self.jobs.present(forward.orders)

@@ -159,7 +159,9 @@ class Job:
 
     def _wait_for(self, request: Request) -> None:
         self.request = request
-        self.aside = isinstance(request, Resize) and request.upscaler in PICTURE_UPSCALERS
+        self.aside = isinstance(request, Upscale) or (
+            isinstance(request, Resize) and request.upscaler in PICTURE_UPSCALERS
+        )
         self.shares = repr(request) if getattr(request, "kept", False) else None
         if isinstance(request, Resize | Crop):
             return

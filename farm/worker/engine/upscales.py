@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
+from torch import Tensor
 
-from farm.errors import NumericFailure
+from farm.errors import NumericFailure, UpscalerError
+from farm.worker.engine.failures import device_lost
 from farm.worker.engine.job import Job
 from farm.worker.engine.jobs import Jobs
 from farm.worker.engine.pulse import Pulse
-from farm.worker.engine.relief import relieved
+from farm.worker.engine.relief import made_room, relieved
 from farm.worker.engine.requests import Upscale
 from farm.worker.engine.stopwatch import Stopwatch
-from farm.worker.memory.exhaustion import on_host, out_of_memory
+from farm.worker.memory.exhaustion import HostExhausted, on_host, out_of_memory
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.tiles import Mosaic
 from farm.worker.models.upscaler import PlacedUpscaler, Upscaler, UpscalerShelf
@@ -26,24 +30,30 @@ log = logging.getLogger(__name__)
 
 TILE, OVERLAP = 192, 8
 """Pixels of a side, as in webui."""
-LEAST_TILE = 32
+LEAST_TILE = 48
+LOOK = 0.05
+"""Seconds between two looks at what others ask for, while there is nothing to do but to read."""
+
+_reading = ThreadPoolExecutor(1, thread_name_prefix="upscaler")
 
 
 @dataclass
 class _Enlarging:
-    """A picture under way, and what enlarges it."""
+    """A picture under way, what enlarges it, and in tiles of how many pixels of a side."""
 
     model: PlacedUpscaler
     mosaic: Mosaic
+    tile: int
 
 
 class Upscales:
-    """Enlarges pictures between steps. Between two tiles a job may be cancelled, and the watchdog
-    sees that something goes on.
+    """Enlarges pictures between steps. Between two tiles others have their turn, a job may be
+    cancelled, and the watchdog sees that something goes on.
 
-    A model is on the device while it is at work, and otherwise in host memory. A tile has the
-    memory that was planned for steps and decodings, as none of them is at work meanwhile; where it
-    runs out nevertheless tiles become smaller, and stay so.
+    A model is read while the device goes on with other jobs. It is on the device while it is at
+    work, and otherwise in host memory. A tile has the memory that was planned for steps and
+    decodings, as none of them is at work meanwhile. Where it runs out nevertheless the model's
+    tiles become smaller, and stay so; that harms nobody else, so others leave only after that.
     """
 
     def __init__(
@@ -62,8 +72,9 @@ class Upscales:
         self._shelf = shelf
         self._dtype = dtype
         self._device = device
-        self._tile = TILE
+        self._tiles: WeakKeyDictionary[Upscaler, int] = WeakKeyDictionary()
         self._weak: WeakSet[Upscaler] = WeakSet()
+        self._read: dict[Job, Future[Upscaler]] = {}
         self._under_way: dict[Job, _Enlarging] = {}
 
     @property
@@ -71,17 +82,38 @@ class Upscales:
         """See :class:`UpscalerShelf`."""
         return self._shelf.held
 
+    def book(self) -> None:
+        """Have models read that jobs wait for, and send on those whose model is there. Waits for
+        nothing."""
+        self.forget()
+        for job in self._jobs:
+            if not isinstance(job.request, Upscale) or not (job.aside and job.leads):
+                continue
+            if job not in self._read:
+                self._read[job] = _reading.submit(_fetched, self._shelf, job.request.upscaler)
+            elif self._read[job].done():
+                self._have(job)
+
+    def settle(self) -> None:
+        """Wait a moment for a model that is being read."""
+        for read in self._read.values():
+            if not read.done():
+                with self._pulse.doing("load", why="upscaler"):
+                    wait([read], timeout=LOOK)
+                return
+
     def forget(self) -> None:
         """Let go of what was for jobs that have left."""
-        for job in list(self._under_way):
+        for job in {*self._read, *self._under_way}:
             if job not in self._jobs or not isinstance(job.request, Upscale):
-                del self._under_way[job]
+                self._read.pop(job, None)
+                self._under_way.pop(job, None)
 
     def work(self, request: Upscale, job: Job) -> None:
         """Enlarge one tile more; with the last one its job goes on.
 
         Raises:
-            UpscalerError: there is no such upscaler, or its file is unusable.
+            UpscalerError: the model fails.
             NumericFailure: it makes no numbers of the picture.
         """
         with self._pulse.doing("encode", jobs=[job.key]):
@@ -97,27 +129,38 @@ class Upscales:
             mosaic = self._under_way.pop(job).mosaic
             self._jobs.send(job, mosaic.picture)
 
+    def _have(self, job: Job) -> None:
+        """The model that a job waits for was read, or cannot be."""
+        error = self._read[job].exception()
+        if error is None:
+            job.aside = False
+            return
+        del self._read[job]
+        if isinstance(error, HostExhausted) and made_room(self._models, error):
+            return  # the next turn begins anew
+        with self._jobs.blame([job]):
+            raise error
+
     def _step(self, request: Upscale, job: Job) -> bool:
         """Whether the picture is whole."""
         under_way = self._under_way.get(job)
         if under_way is None:
-            upscaler = self._shelf.get(request.upscaler)
+            upscaler = self._read[job].result()
             under_way = relieved(self._models, partial(self._begun, request, upscaler))
             self._under_way[job] = under_way
         picture = request.picture.value[under_way.mosaic.next]
         try:
-            tile = relieved(self._models, partial(under_way.model, picture))
+            tile = under_way.model(picture)
+            finite = bool(tile.isfinite().all())
         except Exception as error:
-            self._smaller(error)
+            self._recover(error, request, job)
+            return False
+        if not finite:
+            self._weaker(request, under_way)
             del self._under_way[job]
             return False
-        if bool(tile.isfinite().all()):
-            with on_host("a larger picture"):
-                under_way.mosaic.put(tile)
-            return under_way.mosaic.next is None
-        self._weaker(request, under_way)
-        del self._under_way[job]
-        return False
+        relieved(self._models, partial(_put, under_way.mosaic, tile))
+        return under_way.mosaic.next is None
 
     def _begun(self, request: Upscale, upscaler: Upscaler) -> _Enlarging:
         dtype = upscaler.precision(torch.float32 if upscaler in self._weak else self._dtype)
@@ -125,16 +168,31 @@ class Upscales:
         same = (each for each in here if (each.of, each.dtype) == (upscaler, dtype))
         model = next(same, None) or upscaler.placed(dtype, self._device)
         height, width = request.picture.value.shape[:2]
+        tile = self._tiles.get(upscaler, TILE)
         with on_host("a larger picture"):
-            mosaic = Mosaic(width, height, scale=upscaler.scale, tile=self._tile, overlap=OVERLAP)
-        return _Enlarging(model, mosaic)
+            mosaic = Mosaic(width, height, scale=upscaler.scale, tile=tile, overlap=OVERLAP)
+        return _Enlarging(model, mosaic, tile)
 
-    def _smaller(self, error: Exception) -> None:
-        """Begin anew with smaller tiles, if it is memory that was lacking."""
-        if not out_of_memory(error) or self._tile // 2 < LEAST_TILE:
+    def _recover(self, error: Exception, request: Upscale, job: Job) -> None:
+        """After a tile that failed: once more where there is more memory now, or anew in smaller
+        ones."""
+        if device_lost(error):
             raise error
-        self._tile //= 2
-        log.warning("no memory to enlarge tiles; from now on they are %d wide", self._tile)
+        if not out_of_memory(error):
+            raise _failed(request, error) from error
+        traceback.clear_frames(error.__traceback__)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self._models.give_up_speed():
+            return
+        under_way = self._under_way[job]
+        upscaler, smaller = under_way.model.of, under_way.tile // 2
+        if smaller >= LEAST_TILE:
+            self._tiles[upscaler] = min(smaller, self._tiles.get(upscaler, TILE))
+            log.warning("no memory for tiles; those of %s are now %d wide", job.key, smaller)
+            del self._under_way[job]
+        elif not made_room(self._models, error):
+            raise error
 
     def _weaker(self, request: Upscale, under_way: _Enlarging) -> None:
         """Begin anew in float32, if that is not what it was."""
@@ -147,3 +205,24 @@ class Upscales:
             )
         log.warning("%s overflows in %s", request.upscaler, under_way.model.dtype)
         self._weak.add(under_way.model.of)
+
+
+def _fetched(shelf: UpscalerShelf, name: str) -> Upscaler:
+    with on_host("an upscaler"):
+        return shelf.get(name)
+
+
+def _put(mosaic: Mosaic, tile: Tensor) -> None:
+    with on_host("a larger picture"):
+        mosaic.put(tile)
+
+
+def _failed(request: Upscale, error: Exception) -> UpscalerError:
+    told = (str(error).splitlines() or [""])[0][:200]
+    log.warning("%s failed", request.upscaler, exc_info=error)
+    return UpscalerError(
+        f"The upscaler {request.upscaler} fails at this picture: {type(error).__name__}: {told}",
+        field="hires_upscaler",
+        value=request.upscaler,
+        remedy="Use another upscaler.",
+    )

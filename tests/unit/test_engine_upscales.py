@@ -1,0 +1,194 @@
+"""Models that enlarge pictures, among jobs of others: read aside, in turns, without memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from farm.errors import Cancelled, DoesNotFit, Unavailable, UpscalerError
+from farm.spec.job import JobSpec
+from farm.worker.engine.upscales import LEAST_TILE, TILE
+from tests.engine_bench import Bench
+from tests.fake_models import FakeCheckpoint, Gate, spec
+
+
+class FakeUpscaler:
+    """Repeats each pixel, and asks ``fault`` before."""
+
+    scale = 2
+
+    def __init__(self, fault: Callable[[str, Tensor], None], name: str) -> None:
+        self.fault, self.name = fault, name
+
+    def precision(self, wanted: torch.dtype) -> torch.dtype:
+        return wanted
+
+    def placed(self, dtype: torch.dtype, device: torch.device) -> Placed:
+        return Placed(self, dtype)
+
+
+@dataclass
+class Placed:
+    of: FakeUpscaler
+    dtype: torch.dtype
+
+    def __call__(self, picture: Tensor) -> Tensor:
+        self.of.fault(self.of.name, picture)
+        large = picture.repeat_interleave(2, dim=0).repeat_interleave(2, dim=1)
+        return large.permute(2, 0, 1).float() / 255
+
+
+@dataclass
+class FakeShelf:
+    fault: Callable[[str, Tensor], None] = lambda *_: None
+    reads: Callable[[str], None] = lambda _: None
+    known: dict[str, FakeUpscaler] = field(default_factory=dict)
+
+    def get(self, name: str) -> Any:
+        self.reads(name)
+        return self.known.setdefault(name, FakeUpscaler(self.fault, name))
+
+
+def bench(shelf: FakeShelf, *others: FakeCheckpoint, **options: Any) -> Bench:
+    made = Bench(*others, **options)
+    made.checkpoint.paints = True
+    made.core.upscales._shelf = shelf  # type: ignore[assignment]
+    return made
+
+
+def large(seed: int = 1, side: int = 64, **changes: Any) -> JobSpec:
+    values = {"width": side, "height": side, "hires_scale": 2, "hires_upscaler": "two", "steps": 2}
+    return spec("a cat", seed, sampler="Euler", denoising_strength=0, **(values | changes))
+
+
+def test_while_a_model_is_read_others_go_on() -> None:
+    gate = Gate()
+    work = bench(FakeShelf(reads=lambda _: gate()))
+    (slow,) = work.add(large())
+    while not gate.reached.is_set():
+        work.core.turn()
+    (quick,) = work.add(spec("a dog", 2, width=128))
+    for _ in range(100):
+        work.core.turn()
+        if quick.future.done():
+            break
+    assert quick.future.result(0)
+    assert not slow.future.done()
+    gate.open()
+    work.run()
+    assert slow.future.result(0).image.shape == (128, 128, 3)
+
+
+def test_who_is_cancelled_while_a_model_is_read_is_gone_at_once() -> None:
+    gate = Gate()
+    work = bench(FakeShelf(reads=lambda _: gate()))
+    (job,) = work.add(large())
+    while not gate.reached.is_set():
+        work.core.turn()
+    work.core.jobs.cancel(job.key)
+    with pytest.raises(Cancelled):
+        job.future.result(0)
+    work.core.turn()
+    assert not work.core.upscales._read
+    gate.open()
+
+
+def test_tiles_count_as_a_part_of_their_group_s_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, order = [0.0], []
+
+    def tile(_: str, __: Tensor) -> None:
+        now[0] += 1.0
+        order.append("tile")
+
+    def forward(what: str, _: Any) -> None:
+        if what == "predict":
+            order.append("forward")
+
+    monkeypatch.setattr("farm.worker.engine.core.monotonic", lambda: now[0])
+    work = bench(FakeShelf(tile), FakeCheckpoint("fake", fault=forward))
+    work.add(large(side=512))
+    while "tile" not in order:
+        work.core.turn()
+    work.add(spec("a dog", 2, steps=3))
+    order.clear()
+    work.run()
+    # Of nine tiles: a turn is over after one of them, which is longer.
+    assert order.index("forward") <= 2
+    assert order.count("tile") == 8
+
+
+def test_without_memory_tiles_shrink_for_that_model_before_anybody_leaves() -> None:
+    seen: list[tuple[str, int]] = []
+
+    def fault(name: str, picture: Tensor) -> None:
+        seen.append((name, len(picture)))
+        if name == "hungry" and len(picture) > 48:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    work = bench(FakeShelf(fault))
+    work.models.recorded, work.models.idle, work.checkpoint.streamable = True, 1, True
+    jobs = work.add(
+        large(1, side=256, hires_upscaler="hungry"), large(2, side=256), large(3, side=256)
+    )
+    work.run()
+    assert {job.future.result(0).image.shape for job in jobs} == {(512, 512, 3)}
+    hungry = [side for name, side in seen if name == "hungry"]
+    assert hungry[:4] == [TILE, TILE, TILE // 2, LEAST_TILE]
+    assert {side for name, side in seen if name == "two"} == {TILE}
+    assert not work.models.recorded
+    assert (work.models.idle, work.checkpoint.mode) == (1, "resident")
+
+
+def test_where_the_least_tiles_are_too_large_others_leave_and_then_it_is_said() -> None:
+    room = [0]
+
+    def fault(_: str, __: Tensor) -> None:
+        if work.models.idle >= room[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    work = bench(FakeShelf(fault))
+    work.models.idle, room[0] = 3, 1
+    (job,) = work.add(large())
+    work.run()
+    assert job.future.result(0).image.shape == (128, 128, 3)
+    room[0] = -100
+    (job,) = work.add(large(2))
+    work.run()
+    with pytest.raises(DoesNotFit, match="ran out of memory at 64x64"):
+        job.future.result(0)
+
+
+def test_a_model_that_fails_is_no_fault_of_the_worker() -> None:
+    def fault(_: str, __: Tensor) -> None:
+        raise RuntimeError("The size of tensor a (7) must match\nmore")
+
+    work = bench(FakeShelf(fault))
+    job, good = work.add(large(), spec("a dog", 2))
+    work.run()
+    with pytest.raises(UpscalerError, match="two fails at this picture: RuntimeError: The size"):
+        job.future.result(0)
+    assert good.future.result(0)
+
+
+def test_without_the_host_s_memory_it_is_read_again_once_there_is_room() -> None:
+    room = [0]
+
+    def reads(_: str) -> None:
+        if work.models.in_host > room[0]:
+            raise MemoryError
+
+    work = bench(FakeShelf(reads=reads))
+    work.models.in_host = 2
+    (job,) = work.add(large())
+    work.run()
+    assert job.future.result(0).image.shape == (128, 128, 3)
+    room[0] = -100
+    (job,) = work.add(large(2))
+    work.run()
+    with pytest.raises(Unavailable, match="no memory for an upscaler"):
+        job.future.result(0)

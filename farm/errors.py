@@ -8,9 +8,11 @@ FarmError
 ├── Conflict              409  the request contradicts something already stored
 ├── QuotaExceeded         429  the user has as much waiting as they may
 ├── Unavailable           503  Postgres, the broker or the disk is out of reach
+│   └── TooManyStreams    429  as many batches are followed at once as may be
 ├── CheckpointError       422  a checkpoint is missing, damaged or refused
 │   ├── LoraError         422  so is a LoRA
-│   └── EmbeddingError    422  so is an embedding
+│   ├── EmbeddingError    422  so is an embedding
+│   └── UpscalerError     422  so is an upscaler
 ├── DoesNotFit            422  a job needs more memory than the card has
 ├── NumericFailure        500  NaN or Inf that no precision rung could cure
 ├── Cancelled             409  the owner cancelled the job
@@ -111,6 +113,11 @@ class QuotaExceeded(FarmError):
 class Unavailable(FarmError):
     status = 503
     title = "Unavailable"
+
+
+class TooManyStreams(Unavailable):
+    status = 429
+    title = "Too many streams"
 
 
 class CheckpointError(FarmError):

@@ -55,6 +55,8 @@ class Settings(BaseSettings):
             each attempt.
         quota_jobs: most jobs of a user that may wait to be begun, unless an administrator said
             otherwise.
+        streams: event streams that an API process has open at once.
+        streams_each: of these, by one user or, without a key, from one address.
         local: a farm for the one person at this machine, who needs no key.
         url: the API, for clients; by default the one on this machine.
         api_key: the key clients send.
@@ -78,6 +80,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=7900, ge=1, le=65535)
     quota_jobs: int = Field(default=20_000_000, ge=0, le=2**53)
+    streams: int = Field(default=256, ge=1, le=100_000)
+    streams_each: int = Field(default=32, ge=1, le=100_000)
     local: bool = False
     worker_name: str = Field(default="cpu0", min_length=1, max_length=100)
     device: str = "cpu"

@@ -33,6 +33,8 @@ def main() -> None:
             local=settings.local,
             output=settings.output,
             quota=settings.quota_jobs,
+            streams=settings.streams,
+            streams_each=settings.streams_each,
         )
         uvicorn.run(
             create_app(services),

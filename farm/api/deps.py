@@ -10,6 +10,7 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
+from farm.api.seats import Seats
 from farm.db import users
 from farm.db.database import Database
 from farm.db.users import User
@@ -33,6 +34,8 @@ class Services:
         output: of batches that name none.
         quota: most jobs of a user that may wait, where nothing else was said of them; None for any
             number.
+        streams: event streams that may be open.
+        streams_each: of these, by one user or from one address.
     """
 
     db: Database
@@ -41,6 +44,8 @@ class Services:
     local: bool
     output: Output = PNG
     quota: int | None = None
+    streams: int = 256
+    streams_each: int = 32
 
     @cached_property
     def outlook(self) -> Outlook:
@@ -51,6 +56,11 @@ class Services:
     def glance(self) -> Glance:
         """What live workers could make."""
         return Glance(self.db)
+
+    @cached_property
+    def seats(self) -> Seats:
+        """For event streams."""
+        return Seats(self.streams, self.streams_each)
 
     @cached_property
     def uploads(self) -> CapacityLimiter:

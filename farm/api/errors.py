@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from farm.errors import FarmError, InvalidInput
+from farm.errors import FarmError, InvalidInput, Unavailable
 from farm.spec.problems import explain
 
 MEDIA_TYPE = "application/problem+json"
@@ -57,7 +57,7 @@ def of_error(error: FarmError, *, headers: Mapping[str, str] | None = None) -> R
     title, detail = members.pop("title"), members.pop("detail")
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers = {"WWW-Authenticate": "Bearer", **(headers or {})}
-    if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if isinstance(error, Unavailable):
         headers = {"Retry-After": str(RETRY_AFTER), **(headers or {})}
     return problem(error.status, title, detail, headers=headers, **members)
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from farm.client.transport import Transport
-from farm.errors import SetupError, Unavailable
+from farm.errors import SetupError, TooManyStreams, Unavailable
 from farm.spec.output import suffix_of
 
 PATIENCE = 60.0
 """Seconds for which a lost farm may come back before waiting for it is given up."""
 
-_PAUSE = 0.5
+_PAUSE, _SELDOM = 0.5, 2.0
 _PAGE = 200
 _ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -179,16 +179,15 @@ class Batch:
         """Name and data of what happens, up to ``end``: ``batch`` on change, ``progress``.
 
         With ``previews`` also ``preview``: a small picture of a job under way, as a data URL.
-        Opens the stream again when it breaks; Unavailable after PATIENCE seconds in vain.
+        Opens the stream again when it breaks; Unavailable after PATIENCE seconds in vain. Where
+        too many are open already it looks at the batch now and then, until one can be had.
         """
         lost = None
         address = self._link("events") + ("?previews=true" if previews else "")
         while True:
             try:
-                for name, data in self._transport.events(address):
+                for name, data in self._heard(address):
                     lost = None
-                    if name in ("batch", "end"):
-                        self._take(data)
                     yield name, data
                     if name == "end":
                         return
@@ -197,6 +196,18 @@ class Batch:
                 if time.monotonic() - lost > PATIENCE:
                     raise
             time.sleep(_PAUSE)
+
+    def _heard(self, address: str) -> Iterator[Event]:
+        try:
+            for name, data in self._transport.events(address):
+                if name in ("batch", "end"):
+                    self._take(data)
+                yield name, data
+        except TooManyStreams:
+            time.sleep(_SELDOM)
+            yield "batch", self.refresh().data
+            if self.ended:
+                yield "end", self.data
 
     def wait(self, on_change: Callable[[Batch], object] | None = None) -> Batch:
         """Until the batch has ended, calling ``on_change`` whenever its counts moved."""

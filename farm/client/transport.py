@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 
 from farm.errors import (
-    CheckpointError,
     Conflict,
     FarmError,
     InvalidInput,
@@ -29,8 +28,9 @@ _PATIENT = httpx.Timeout(300, connect=5)
 _UNAVAILABLE = frozenset({502, 503, 504})
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
-_KINDS = (*FarmError.__subclasses__(), *CheckpointError.__subclasses__())
-_BY_TITLE = {kind.title: kind for kind in _KINDS}
+_KINDS = FarmError.__subclasses__()
+_FINER = [finer for kind in _KINDS for finer in kind.__subclasses__()]
+_BY_TITLE = {kind.title: kind for kind in [*_KINDS, *_FINER]}
 _BY_STATUS = {401: Unauthorized, 403: Unauthorized, 404: NotFound, 409: Conflict}
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import pytest
 from starlette.testclient import TestClient
 
@@ -14,7 +17,10 @@ from farm.api.app import create_app
 from farm.api.deps import Services
 from farm.broker import Progress
 from farm.client import Batch, Farm
+from farm.db import users
 from farm.db.database import Database
+from tests.conftest import eventually
+from tests.serving import serving
 from tests.standin import StandIn
 
 NO_BROKER = "redis://127.0.0.1:1/0"
@@ -106,3 +112,37 @@ def test_an_old_schema_is_not_ready(services: Services) -> None:
         ready = api.get("/readyz")
         assert ready.status_code == 503
         assert "farm migrate" in ready.json()["parts"]["schema"]
+
+
+def follow(url: str, batch: str, key: str = "") -> AbstractContextManager[httpx.Response]:
+    headers = {"X-API-Key": key} if key else {}
+    address = f"{url}/v1/batches/{batch}/events"
+    return httpx.stream("GET", address, headers=headers, trust_env=False, timeout=20)
+
+
+def status(url: str, batch: str, key: str = "") -> int:
+    with follow(url, batch, key) as answer:
+        return answer.status_code
+
+
+def test_a_client_follows_so_many_batches_at_once_and_again_when_it_has_gone(
+    services: Services,
+) -> None:
+    few = replace(services, streams=3, streams_each=2)
+    with serving(create_app(few)) as url, Farm(url) as farm, ExitStack() as opened:
+        id = farm.submit(prompt="a lion").id
+        for _ in range(2):
+            assert opened.enter_context(follow(url, id)).status_code == 200
+        with follow(url, id) as refused:
+            assert refused.status_code == 429
+            assert int(refused.headers["Retry-After"]) > 0
+            assert refused.headers["content-type"] == "application/problem+json"
+            assert "127.0.0.1 has 2" in json.loads(refused.read())["detail"]
+        # Whoever is known by a key is no part of their address.
+        ann = users.create_key(services.db, "ann")
+        assert opened.enter_context(follow(url, id, ann)).status_code == 200
+        assert status(url, id, users.create_key(services.db, "bob")) == 429  # there are three
+        opened.close()
+        eventually(lambda: few.seats.free == 3)
+        assert [status(url, "99") for _ in range(4)] == [404] * 4
+        eventually(lambda: few.seats.free == 3)

@@ -251,6 +251,18 @@ def test_an_event_stream_is_opened_again_until_its_end(
     assert found.ended
 
 
+def test_who_may_open_no_event_stream_looks_at_the_batch_instead(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("farm.client.batch._PAUSE", 0.0)
+    monkeypatch.setattr("farm.client.batch._SELDOM", 0.0)
+    batch = {**BATCH, "links": {"events": "/events", "self": "/self"}}
+    full = problem(429, "Too many streams")
+    script.answers = [ok(batch), full, ok(batch), full, ok({**batch, "ended": True})]
+    found = Farm(script.url).submit()
+    assert [name for name, _ in found.events()] == ["batch", "batch", "end"]
+
+
 def test_a_lost_farm_is_given_up_in_the_end(
     script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:

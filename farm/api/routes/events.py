@@ -6,22 +6,34 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query, Request
 from sse_starlette.sse import EventSourceResponse
 
-from farm.api.deps import Serving
+from farm.api.deps import Serving, key_of
 from farm.api.live import follow
 from farm.api.routes.batches import existing
 from farm.api.schemas import Batch
 from farm.broker import progress_events
+from farm.db import users
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
+
+
+async def seated(request: Request, services: Serving) -> AsyncIterator[None]:
+    """A place for as long as the answer takes, whether it ends or the client goes: of the user
+    whose key was sent, or else of the address that asks."""
+    key = await key_of(request)
+    user = await to_thread.run_sync(users.for_key, services.db, key) if key else None
+    address = request.client.host if request.client else "this machine"
+    with services.seats.taken(user.name if user else address):
+        yield
 
 
 @router.get(
     "/{batch}/events",
     summary="Follow a batch (server-sent events)",
     response_class=EventSourceResponse,
+    dependencies=[Depends(seated)],
 )
 async def events(
     batch: str,

@@ -144,6 +144,15 @@ def test_what_is_kept_is_bounded_and_forgotten_with_its_checkpoint() -> None:
     assert len(bench.checkpoint.forwards) == 6 * 2 * FIRST - kept * FIRST + 2 * FIRST
 
 
+def test_nothing_is_forgotten_for_what_is_too_large_to_be_kept() -> None:
+    bench = Bench(shared_bytes=2 * 4 * 8 * 8 * 4)
+    bench.render(large(seed=1))
+    bench.render(large(seed=2, width=128, height=128))
+    before = len(bench.checkpoint.forwards)
+    bench.render(large(seed=1, denoising_strength=0.3))
+    assert len(bench.checkpoint.forwards) - before == FIRST
+
+
 def test_what_the_file_before_made_is_forgotten_once_that_has_left() -> None:
     files = [AssetFile("fake", Path("fake"), "sd15", 64, 1, marks=((1, 1, 1),))]
     bench = Bench(assets=files)

@@ -45,11 +45,12 @@ class Kept(Generic[Key, Value]):
 
     def put(self, key: Key, value: Value) -> None:
         """Keep something that is not here, and let go of what was used longest ago and no longer
-        fits."""
-        if key in self._values:
+        fits; what does not fit alone is not kept, and nothing goes for it."""
+        size = self._size(value)
+        if key in self._values or size > self._budget:
             return
         self._values[key] = value
-        self._bytes += self._size(value)
+        self._bytes += size
         while self._bytes > self._budget:
             _, oldest = self._values.popitem(last=False)
             self._bytes -= self._size(oldest)

@@ -148,6 +148,8 @@ def test_they_share_forwards_with_all_others() -> None:
         (torch.where(HALF > 0, nan, 0.5), KNOWN, ("mask", "nan"), "Give 1 where"),
         (torch.where(HALF > 0, inf, 0.5), KNOWN, ("mask", "inf"), "Give 1 where"),
         (HALF, KNOWN[:, 1:], ("mask.known", [4, 7, 8]), "image's own size"),
+        (HALF, torch.where(KNOWN > 0, nan, KNOWN), ("mask.known", None), "of numbers only"),
+        (HALF, torch.where(KNOWN > 0, -inf, KNOWN), ("mask.known", None), "of numbers only"),
     ],
 )
 def test_a_mask_that_is_none_ends_its_own_job_only(

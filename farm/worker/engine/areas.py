@@ -36,7 +36,8 @@ def area(share: Tensor, known: Tensor) -> Area:
         known: [4, h, w].
 
     Raises:
-        InvalidInput: the mask has another size, or numbers that are no shares.
+        InvalidInput: the mask has another size, or numbers that are no shares, or what is known is
+            not finite: times a share of 0 that would be NaN all the same.
     """
     if share.shape != known.shape[1:]:
         raise InvalidInput(
@@ -53,6 +54,12 @@ def area(share: Tensor, known: Tensor) -> Area:
             field="mask",
             value=str(high if low >= 0 else low),
             remedy="Give 1 where the image is made anew, and 0 where it stays what it is.",
+        )
+    if not bool(known.isfinite().all()):
+        raise InvalidInput(
+            "What a mask keeps holds NaN or infinity.",
+            field="mask.known",
+            remedy="Give a latent of numbers only, such as that of a picture.",
         )
     share = upload(share[None].cpu(), known.device)
     return Area(share, known * (1 - share))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -29,7 +30,7 @@ def submit(
     db: Database,
     user: User,
     request: BatchRequest,
-    key: str | None,
+    key: tuple[str, bytes] | None,
     *,
     output: Output = PNG,
     quota: int | None = None,
@@ -38,6 +39,7 @@ def submit(
     """Accept a batch once for each idempotency ``key``; ``output`` is for one that names none.
 
     Args:
+        key: with the body that was sent, which the same key may only be used for again.
         quota: see :func:`farm.db.batches.accept`.
         glance: see :func:`farm.dispatch.prospects.prospects`.
 
@@ -58,12 +60,11 @@ def submit(
         priority=request.priority,
         tags=request.tags,
         output=request.output or output,
-        idempotency_key=key,
-        # As understood rather than as sent: spaces and the order of fields mean nothing.
-        request_hash=hashlib.sha256(request.model_dump_json().encode()).digest(),
+        idempotency_key=key and key[0],
+        request_hash=key and fingerprint(key[1]),
     )
     # What was accepted once is: workers, checkpoints and quotas may be others by now.
-    if key is not None and loading.used(db, user.id, key):
+    if key is not None and loading.used(db, user.id, key[0]):
         accepted = loading.repeated(db, new)
         notices: list[str] = []
         with suppress(InvalidInput):
@@ -76,6 +77,16 @@ def submit(
     spec = frozen if isinstance(frozen, BatchSpec) else None
     jobs = None if isinstance(frozen, BatchSpec) else frozen
     return batches.accept(db, replace(new, spec=spec, jobs=jobs), quota=quota), found
+
+
+def fingerprint(body: bytes) -> bytes:
+    """What tells requests apart: a JSON body but for its spaces and the order of its fields.
+
+    What it leaves out is not filled in, else it would be another request to a version of Farm with
+    other defaults or more fields.
+    """
+    plain = json.dumps(json.loads(body), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(plain.encode()).digest()
 
 
 def waits_for(

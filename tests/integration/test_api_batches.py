@@ -15,6 +15,7 @@ from farm.db import leases, sessions
 from farm.db.leases import Claim, Ending, Lease
 from farm.dispatch import outlook
 from farm.dispatch.cost import FIRST_LOAD
+from farm.spec.batch import PRIORITIES
 from farm.spec.moves import Move
 from farm.spec.output import Output
 from tests.records import IMAGE
@@ -231,6 +232,16 @@ def test_a_repeated_request_makes_one_batch(api: TestClient) -> None:
     assert again.json() == first.json()
     assert again.headers["location"] == first.headers["location"]
     assert len(api.get("/v1/batches").json()["batches"]) == 1
+
+
+def test_a_repeated_request_is_the_same_whatever_a_later_version_makes_of_it(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, headers = {"prompt": "a lion", "priority": "normal"}, {"Idempotency-Key": "k1"}
+    first = api.post("/v1/batches", json=request, headers=headers)
+    monkeypatch.setitem(PRIORITIES, "normal", 60)
+    again = api.post("/v1/batches", json=request, headers=headers)
+    assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
 
 
 def test_another_request_under_the_same_key_is_a_conflict(api: TestClient) -> None:

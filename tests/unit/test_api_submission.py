@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from farm.api.submission import refuse_unstorable
+from farm.api.submission import fingerprint, refuse_unstorable
 from farm.errors import InvalidInput
 
 
@@ -37,3 +37,20 @@ def test_a_tower_of_lists_is_refused() -> None:
 
 def test_any_other_text_is_fine() -> None:
     refuse_unstorable({"prompt": "été 🍎 \u2028 \x01", "axes": {"steps": [1, 2.5, None]}})
+
+
+SENT = b'{"prompt": "a lion", "count": 2}'
+
+
+@pytest.mark.parametrize(
+    ("body", "same"),
+    [
+        (b'{"count":2,\n"prompt":"a lion"}', True),
+        (b'{"prompt": "a l\\u0069on", "count": 2}', True),
+        (b'{"prompt": "a lion"}', False),
+        (b'{"prompt": "a lion", "count": 3}', False),
+        (b'{"prompt": "a lion", "count": 2, "strict": false}', False),
+    ],
+)
+def test_requests_are_told_apart_by_what_was_sent(body: bytes, same: bool) -> None:
+    assert (fingerprint(body) == fingerprint(SENT)) is same

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from farm.api import names
@@ -51,13 +51,21 @@ _LINES = {
 }
 
 
+async def _once(
+    request: Request,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+) -> tuple[str, bytes] | None:
+    """The key under which a request is accepted once, with the body that it is for."""
+    return (idempotency_key, await request.body()) if idempotency_key else None
+
+
 @router.post("", status_code=202, summary="Submit a batch", openapi_extra=_LINES)
 def create(
     request: BatchRequest,
     response: Response,
     services: Serving,
     caller: Caller,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+    key: Annotated[tuple[str, bytes] | None, Depends(_once)],
 ) -> Accepted:
     """Accepts a batch whole or refuses it whole; answers before any image is made.
 
@@ -74,7 +82,7 @@ def create(
         services.db,
         caller,
         request,
-        idempotency_key,
+        key,
         output=services.output,
         quota=services.quota,
         glance=services.glance,

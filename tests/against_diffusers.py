@@ -34,8 +34,8 @@ def engine_s(models: ModelCache, *jobs: JobSpec, assets: Iterable[AssetFile] = (
     checkpoint: Any = models.get(jobs[0].checkpoint)
     latents: dict[bytes, Tensor] = {}
 
-    def drafted(latent: Tensor, *, whole: bool = False) -> Draft:
-        draft: Draft = type(checkpoint).draft(checkpoint, latent, whole=whole)
+    def drafted(latent: Tensor, *, whole: bool = False, strict: bool = False) -> Draft:
+        draft: Draft = type(checkpoint).draft(checkpoint, latent, whole=whole, strict=strict)
         latents[draft.pixels.numpy().tobytes()] = latent
         return draft
 

@@ -164,7 +164,7 @@ class FakeCheckpoint:
         power = sigma**2 + 1
         return ((latent / power - clean) * power**0.5 / sigma).float()
 
-    def draft(self, latent: Tensor, *, whole: bool = False) -> Draft:
+    def draft(self, latent: Tensor, *, whole: bool = False, strict: bool = False) -> Draft:
         """The latent itself, [h, w, 4] float32, so that tests see what the engine made; if it
         ``paints``, a picture of it, [8h, 8w, 3] uint8."""
         self.fault("decode", latent)
@@ -175,7 +175,7 @@ class FakeCheckpoint:
             return Draft(large.permute(1, 2, 0).contiguous(), torch.tensor(True), None)
         return Draft(latent.permute(1, 2, 0), torch.tensor(self.good_drafts), None)
 
-    def encode_picture(self, picture: Tensor) -> Tensor:
+    def encode_picture(self, picture: Tensor, *, strict: bool = False) -> Tensor:
         """The inverse of :meth:`draft`, of pictures."""
         self.fault("encode picture", picture)
         self.encoded_pictures += 1

@@ -390,7 +390,7 @@ def test_what_only_makes_forwards_quicker_goes_before_a_picture_is_decoded_in_ti
     tiled: list[bool] = []
     draft = bench.checkpoint.draft
 
-    def drafted(latent: Any, *, whole: bool = False) -> Any:
+    def drafted(latent: Any, *, whole: bool = False, strict: bool = False) -> Any:
         tiled.append(not whole)
         if bench.models.recorded or (not recorded and len(tiled) == 1):
             raise torch.OutOfMemoryError("CUDA out of memory")

@@ -76,29 +76,46 @@ def latent(value: float = 0.0, side: int = 2) -> Tensor:
         (F32, {F32}, [F32]),
     ],
 )
-def test_it_climbs_until_the_picture_is_finite_and_stays_there(
+def test_it_climbs_until_the_picture_is_finite_and_stays_there_after_two(
     start: torch.dtype, finite_in: set[torch.dtype], tried: list[torch.dtype]
 ) -> None:
     vae = Vae(start, finite_in)
     decoder = Decoder(vae, tile_over=10**9)
+    for begun in (start, tried[-1]):
+        decoder.decode(latent())
+        assert decoder.dtype == begun
     decoder.decode(latent())
-    assert [dtype for dtype, _, _ in vae.used] == tried
-    assert decoder.dtype == tried[-1]
-    decoder.decode(latent())
-    assert [dtype for dtype, _, _ in vae.used] == [*tried, tried[-1]]
+    assert [dtype for dtype, _, _ in vae.used] == [*tried, *tried, tried[-1]]
+    decoder.rest()
+    assert decoder.dtype == start
+
+
+def test_a_strict_picture_does_not_depend_on_who_came_before() -> None:
+    vae = Vae(F16, {BF16})
+    decoder = Decoder(vae, tile_over=10**9)
+    for _ in range(2):
+        decoder.decode(latent())
+    vae.finite_in.add(F16)
+    vae.used.clear()
+    for strict in (False, True):
+        assert decoder.draft(latent(), strict=strict).finite
+        decoder.encode(picture(), strict=strict)
+    assert [dtype for dtype, _, _ in vae.used] == [BF16, BF16, F16, F16]
+    assert decoder.dtype == BF16
 
 
 def test_each_rung_is_cast_from_the_loaded_weights() -> None:
     vae = Vae(F16, {BF16})
     decoder = Decoder(vae, tile_over=10**9)
-    decoder.decode(latent())
+    for _ in range(2):
+        decoder.decode(latent())
     vae.finite_in.clear()
     vae.finite_in.add(F32)
     decoder.decode(latent())
     loaded = float(torch.tensor(1.001, dtype=F16))
     coarse = float(torch.tensor(loaded, dtype=BF16))
     assert coarse != loaded
-    assert [weight for _, weight, _ in vae.used] == [loaded, coarse, coarse, loaded]
+    assert [weight for _, weight, _ in vae.used] == [*[loaded, coarse] * 2, coarse, loaded]
 
 
 def test_not_even_float32_is_a_numeric_failure_and_nothing_is_remembered() -> None:
@@ -200,6 +217,7 @@ def test_a_picture_climbs_as_a_latent_does_and_is_scaled() -> None:
     assert [dtype for dtype, _, _ in vae.used] == [F16, BF16, F32]
     assert made.shape == (4, 2, 2)  # what is no whole place is left out
     assert made[:3].eq(0.25).all()
+    decoder.encode(picture())
     assert decoder.dtype == F32
     vae.finite_in.clear()
     with pytest.raises(NumericFailure, match="even in float32"):

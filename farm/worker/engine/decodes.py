@@ -107,7 +107,7 @@ class Decodes:
             latent = request.latent.value
             try:
                 beside = self._side is not None and self._room_beside(job)
-                queued = self._queue(checkpoint, latent, beside=beside)
+                queued = self._queue(job, checkpoint, latent, beside=beside)
             except Exception:
                 self._charge(job, checkpoint, monotonic() - began)
                 raise
@@ -179,17 +179,17 @@ class Decodes:
         self._pulse.worked("decode", {job.key: seconds}, checkpoint.name)
         job.ledger.charge("decode", seconds, share=seconds)
 
-    def _queue(self, checkpoint: Checkpoint, latent: Tensor, *, beside: bool) -> _Queued:
+    def _queue(self, job: Job, checkpoint: Checkpoint, latent: Tensor, *, beside: bool) -> _Queued:
         """Beside the steps, or where memory runs out between them."""
         if beside and self._side:
             try:
                 with _on(self._side):
-                    return self._drafted(checkpoint, latent, beside=True)
+                    return self._drafted(job, checkpoint, latent, beside=True)
             except Exception as error:
                 _forgive(error, "decode beside steps, from now on between")
                 self._side = None
         return self._with_room(
-            lambda last: self._drafted(checkpoint, latent, beside=False, last=last)
+            lambda last: self._drafted(job, checkpoint, latent, beside=False, last=last)
         )
 
     def _with_room(self, work: Callable[[bool], T]) -> T:
@@ -210,12 +210,13 @@ class Decodes:
         return relieved(self._models, lambda: work(True))
 
     def _drafted(
-        self, checkpoint: Checkpoint, latent: Tensor, *, beside: bool, last: bool = True
+        self, job: Job, checkpoint: Checkpoint, latent: Tensor, *, beside: bool, last: bool = True
     ) -> _Queued:
         """Queue a decoding; where it is the ``last`` try between steps, in tiles if need be."""
         watch = Stopwatch(self._device)
         with self._limits.decoding(checkpoint, latent[0].numel() * FACTOR**2):
-            draft = checkpoint.draft(latent, whole=beside or not last)
+            whole = beside or not last
+            draft = checkpoint.draft(latent, whole=whole, strict=job.spec.strict)
         pixels, finite = download(draft.pixels), download(draft.finite)
         watch.stop()
         return _Queued(draft, pixels, finite, watch, beside)

@@ -66,7 +66,7 @@ class Pictures:
         with self._pulse.doing("encode", jobs=[job.key]):
             watch = Stopwatch(self._device)
             try:
-                latent = relieved(self._models, lambda: self._encoded(checkpoint, request))
+                latent = relieved(self._models, lambda: self._encoded(checkpoint, request, job))
             finally:
                 watch.stop()
                 seconds = watch.seconds()
@@ -75,10 +75,10 @@ class Pictures:
         self._limits.encoded(checkpoint, request.picture.value[..., 0].numel(), seconds)
         self._jobs.send(job, latent)
 
-    def _encoded(self, checkpoint: Checkpoint, request: EncodeImage) -> Tensor:
+    def _encoded(self, checkpoint: Checkpoint, request: EncodeImage, job: Job) -> Tensor:
         picture = request.picture.value
         with self._limits.encoding(checkpoint, picture[..., 0].numel()):
-            return checkpoint.encode_picture(picture)
+            return checkpoint.encode_picture(picture, strict=job.spec.strict)
 
     def _send(self, job: Job) -> None:
         resized = self._resized.pop(job)

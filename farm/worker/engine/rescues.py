@@ -9,11 +9,9 @@ from farm.worker.engine.failures import not_finite
 from farm.worker.engine.job import Job
 from farm.worker.engine.jobs import Jobs
 from farm.worker.models.checkpoint import Checkpoint
+from farm.worker.models.precision import RESCUES
 
 log = logging.getLogger(__name__)
-
-RESCUES = 2
-"""Images of a checkpoint that overflow before others begin in the precision that saved them."""
 
 
 class Rescues:

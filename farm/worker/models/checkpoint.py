@@ -233,15 +233,16 @@ class Checkpoint:
             x, t, tokens, pooled=pooled, size_ids=size_ids, plainly=self._residence.streams
         )
 
-    def draft(self, latent: Tensor, *, whole: bool = False) -> Draft:
+    def draft(self, latent: Tensor, *, whole: bool = False, strict: bool = False) -> Draft:
         """Queue the decoding of a latent [4, h, w] float32; see :meth:`Decoder.draft`."""
-        return self._decoder.draft(latent, whole=whole)
+        return self._decoder.draft(latent, whole=whole, strict=strict)
 
     def decode(self, latent: Tensor, *, after: Draft | None = None, whole: bool = False) -> Tensor:
         """A latent [4, h, w] float32 to pixels [8h, 8w, 3] uint8; see :meth:`Decoder.decode`."""
         return self._decoder.decode(latent, after=after, whole=whole)
 
-    def encode_picture(self, picture: Tensor) -> Tensor:
+    def encode_picture(self, picture: Tensor, *, strict: bool = False) -> Tensor:
         """Pixels [H, W, 3] uint8 to their mean latent, [4, H/8, W/8] float32 on ``device``, as
         samplers have them; see :meth:`Decoder.encode`."""
-        return self._decoder.encode(picture.permute(2, 0, 1).float() / 255 * 2 - 1)
+        shown = picture.permute(2, 0, 1).float() / 255 * 2 - 1
+        return self._decoder.encode(shown, strict=strict)

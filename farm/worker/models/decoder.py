@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from farm.errors import NumericFailure
 from farm.worker.memory.exhaustion import out_of_memory
-from farm.worker.models.precision import LADDER
+from farm.worker.models.precision import LADDER, RESCUES
 
 FACTOR = 8
 ENDLESS = 2**62
@@ -44,8 +44,11 @@ class Decoder:
     """A checkpoint's VAE.
 
     Many SDXL VAEs overflow in float16: the picture turns to NaN. Such a latent is decoded again
-    in bfloat16 (same memory, range of float32), then in float32; what worked is used from then
-    on. Weights are always cast from the loaded ones, never from a rung in between.
+    in bfloat16 (same memory, range of float32), then in float32; what saved two pictures is where
+    the next ones begin, until the weights leave the device. One alone may have been a bad latent,
+    and bfloat16 has fewer shades. ``strict`` pictures always begin in the loaded precision, so
+    that they do not depend on who came before. Weights are always cast from the loaded ones,
+    never from a rung in between.
 
     Args:
         vae: an ``AutoencoderKL``.
@@ -70,21 +73,23 @@ class Decoder:
         self._tiny = tiny
         self.tile_over = tile_over if tiny is None else ENDLESS
         self.encode_tile_over = tile_over
+        self._saved: Counter[torch.dtype] = Counter()
         self._unpainted: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision that worked last."""
+        """The precision that pictures begin in."""
         dtype: torch.dtype = self._vae.dtype
         return dtype
 
     def rest(self) -> None:
         """Let go of what was made from the loaded weights."""
         self._vae = self._loaded
+        self._saved.clear()
         self._unpainted.clear()
 
-    def draft(self, latent: Tensor, *, whole: bool = False) -> Draft:
-        """Queue the decoding of [4, h, w] float32 in the precision that worked last.
+    def draft(self, latent: Tensor, *, whole: bool = False, strict: bool = False) -> Draft:
+        """Queue the decoding of [4, h, w] float32 in the precision that pictures begin in.
 
         Waits for nothing. Where memory runs out it is decoded in tiles, as are all of its size
         and above from then on.
@@ -92,8 +97,10 @@ class Decoder:
         Args:
             whole: there is other work beside it, or memory that could be had, so that running
                 out of memory says nothing of its size, and is raised.
+            strict: see :class:`Decoder`.
         """
-        return self._in_tiles_if_need_be(latent, lambda: self._first(latent), whole=whole)
+        vae = self._loaded if strict else self._vae
+        return self._in_tiles_if_need_be(latent, lambda: self._first(vae, latent), whole=whole)
 
     def decode(self, latent: Tensor, *, after: Draft | None = None, whole: bool = False) -> Tensor:
         """[4, h, w] float32 to [8h, 8w, 3] uint8 on the CPU, in tiles as :meth:`draft`.
@@ -152,7 +159,7 @@ class Decoder:
         self._unpainted.move_to_end(size)
         return self._unpainted[size]
 
-    def encode(self, picture: Tensor) -> Tensor:
+    def encode(self, picture: Tensor, *, strict: bool = False) -> Tensor:
         """[3, H, W] in -1..1 to the mean latent, [4, H/8, W/8] float32 on the VAE's device, rounded
         down. Where memory runs out in tiles, as are all of its size and above from then on.
 
@@ -164,33 +171,49 @@ class Decoder:
         """
         pixels = picture[0].numel()
         try:
-            return self._climb(lambda vae: self._latent(vae, picture))
+            return self._climb(lambda vae: self._latent(vae, picture), strict=strict)
         except Exception as error:
             most = self.encode_tile_over
             if not out_of_memory(error) or pixels > most or pixels <= self._tile**2:
                 raise
             traceback.clear_frames(error.__traceback__)
         self.encode_tile_over = pixels - 1
-        return self._climb(lambda vae: self._latent(vae, picture))
+        return self._climb(lambda vae: self._latent(vae, picture), strict=strict)
 
     def _climb(
-        self, attempt: Callable[[Any], Tensor | None], *, after: torch.dtype | None = None
+        self,
+        attempt: Callable[[Any], Tensor | None],
+        *,
+        after: torch.dtype | None = None,
+        strict: bool = False,
     ) -> Tensor:
         """What the lowest precision makes, above ``after``, in which ``attempt`` does not give
         None."""
-        first = LADDER.index(self.dtype) if after is None else LADDER.index(after) + 1
+        begin = self._loaded.dtype if strict else self.dtype
+        first = LADDER.index(begin) if after is None else LADDER.index(after) + 1
         for dtype in LADDER[first:]:
-            vae = self._vae if dtype == self.dtype else self._cast(dtype)
+            vae = self._in(dtype)
             made = attempt(vae)
             if made is not None:
-                self._vae = vae
+                self._saves(vae)
                 return made
         raise NumericFailure(
             "The VAE gives NaN or infinity even in float32.",
             remedy="Lower the guidance scale, or use another checkpoint.",
         )
 
-    def _cast(self, dtype: torch.dtype) -> Any:
+    def _saves(self, vae: Any) -> None:
+        """A picture was whole in the precision of ``vae``: remember it if it took a higher one."""
+        if LADDER.index(vae.dtype) <= LADDER.index(self.dtype):
+            return
+        self._saved[vae.dtype] += 1
+        if self._saved[vae.dtype] >= RESCUES:
+            self._vae = vae
+
+    def _in(self, dtype: torch.dtype) -> Any:
+        for here in (self._vae, self._loaded):
+            if here.dtype == dtype:
+                return here
         # Not the model's own .to, which warns of modules to keep in float32 and names none.
         return nn.Module.to(deepcopy(self._loaded), dtype)
 
@@ -200,10 +223,10 @@ class Decoder:
         pixels = draft.pixels.cpu()
         return pixels if bool(draft.finite) else None
 
-    def _first(self, latent: Tensor) -> Draft:
+    def _first(self, vae: Any, latent: Tensor) -> Draft:
         """By TAESD, unless it ran out of memory at this size: it knows no tiles."""
         if self._tiny is None or latent[0].numel() * FACTOR**2 > self.tile_over:
-            return self._drafted(self._vae, latent)
+            return self._drafted(vae, latent)
         weight = next(self._tiny.parameters())
         return _shown(self._tiny(latent[None].to(weight))[0], self._tiny)
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 LADDER = (torch.float16, torch.bfloat16, torch.float32)
 """float16 overflows beyond 65504. bfloat16 has the range of float32 in the memory of float16."""
+RESCUES = 2
+"""Images of a checkpoint that overflow before others begin in the precision that saved them."""
 
 
 @dataclass(frozen=True, slots=True)

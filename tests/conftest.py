@@ -25,7 +25,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 _QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 _FOLDERS = ("faults", "integration", "contract", "unit")
 """As they are begun: those that wait for processes have others beside them until they end."""
-_FARMS_OF_THEIR_OWN = ("test_faults_leader.py", "test_faults_real_engine.py")
+_ONE_FARM = (
+    ("test_faults_freeze.py", "test_faults_kill.py", "test_faults_postgres.py"),
+    ("test_faults_broker.py", "test_faults_upgrade.py", "test_faults_worker.py"),
+)
+"""Files of ``tests/faults`` that break one and the same farm: of two at a time, as they wait for
+others most of the time."""
 
 
 @pytest.hookimpl(trylast=True)
@@ -41,14 +46,13 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
-    """File by file, but all that break the one farm of ``tests/faults`` in one process."""
+    """File by file, but those that break one farm in one process."""
     from xdist.scheduler import LoadFileScheduling
 
     class Files(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = Path(nodeid.partition("::")[0])
-            shared = file.parent.name == "faults" and file.name not in _FARMS_OF_THEIR_OWN
-            return str(file.parent if shared else file)
+            return str(next((farm for farm in _ONE_FARM if file.name in farm), file))
 
     return Files(config, log) if config.getvalue("dist") == "loadfile" else None
 

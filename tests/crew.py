@@ -66,12 +66,14 @@ class Crew:
 
     def start(self) -> None:
         self._supervisor.start(*self._processes)
+        for child in self._supervisor._children():
+            child.backoff.limit = 0.5  # they are killed often, and nothing is wrong with them
         self._thread.start()
         self.wait_live()
 
     def wait_live(self) -> None:
         """Wait until every worker's present process takes jobs."""
-        eventually(lambda: set(self.names) <= self._live(), within=60)
+        eventually(lambda: set(self.names) <= self._live(), within=180)
 
     def find(self, name: str) -> psutil.Process:
         """The process of a worker, or of the first ``standby``."""

@@ -34,10 +34,8 @@ def _disk(short_folder: Path) -> Iterator[Disk | None]:
 
 
 @pytest.fixture
-def disk(_disk: Disk | None) -> Disk:
-    """The file system on which that farm keeps its images."""
-    if _disk is None:
-        pytest.skip("mounting a file system needs rights that this user has not")
+def disk(_disk: Disk | None) -> Disk | None:
+    """The file system on which that farm keeps its images, where it is one of their own."""
     return _disk
 
 

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from farm.errors import FarmError, InvalidInput, Unavailable
-from farm.spec.problems import explain
+from farm.spec.problems import explain, unparsed
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = 5
@@ -104,9 +104,7 @@ def _explained(finding: Mapping[str, Any], request: Request) -> InvalidInput:
     if finding["type"] == "json_invalid":
         reason = finding.get("ctx", {}).get("error", "unreadable")
         where = f" at character {place[1]}" if len(place) > 1 else ""
-        return InvalidInput(
-            f"body: not valid JSON{where}: {reason}.", field="body", remedy="Send valid JSON."
-        )
+        return _unreadable(reason, where)
     content_type = request.headers.get("content-type", "")
     if place == ("body",) and finding["type"] != "missing" and "json" not in content_type:
         return InvalidInput(
@@ -118,9 +116,16 @@ def _explained(finding: Mapping[str, Any], request: Request) -> InvalidInput:
     return explain(finding)
 
 
+def _unreadable(reason: str, where: str = "") -> InvalidInput:
+    told = f"body: not valid JSON{where}: {reason}."
+    return InvalidInput(told, field="body", remedy="Send valid JSON.")
+
+
 def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    status, path = error.status_code, request.url.path
+    status, path, cause = error.status_code, request.url.path, error.__cause__
+    if isinstance(cause, ValueError | RecursionError):  # met by who parsed the body
+        return of_error(_unreadable(unparsed(cause)))
     if status == HTTPStatus.NOT_FOUND:
         return problem(404, "Not found", f"Nothing is at {path}.", remedy="See /docs.")
     if status == HTTPStatus.METHOD_NOT_ALLOWED:

@@ -161,8 +161,7 @@ def prio(
     Example: farm prio 12 background
     """
     with Farm() as farm:
-        value = int(priority) if priority.isdecimal() else priority
-        _say(farm.batch(id).set_priority(value))
+        _say(farm.batch(id).set_priority(priority))
 
 
 def _say(batch: Batch) -> None:

@@ -174,7 +174,7 @@ def _asked(
         "strict": strict,
         "count": count,
         "output": _output(format, quality, lossless=lossless),
-        "priority": int(priority) if priority and priority.isdecimal() else priority,
+        "priority": priority,
         "tags": tag,
         "wait_for_worker": wait_for_worker or None,
     }

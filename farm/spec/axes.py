@@ -153,7 +153,7 @@ def _from_text(field: str, text: str) -> list[Any]:
     try:
         rows = list(csv.reader(text.splitlines(), skipinitialspace=True))
     except csv.Error:
-        raise _unreadable(field, text[:100]) from None
+        raise _unreadable(field, text) from None
     parts = [part.strip() for row in rows for part in row]
     if field in TEXT_FIELDS:
         return parts
@@ -201,7 +201,7 @@ def _evenly_spaced(convert: Any, first: float, last: float, points: int) -> list
 
 def _unreadable(field: str, part: str) -> InvalidInput:
     return InvalidInput(
-        f"axes.{field}: {part!r} is neither a number nor a range.",
+        f"axes.{field}: {part[:100]!r} is neither a number nor a range.",
         field=f"axes.{field}",
         value=part,
         remedy='Write numbers and ranges such as "1, 5-9, 10-30 (+5), 1-10 [4]".',

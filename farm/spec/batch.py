@@ -262,7 +262,7 @@ def known_checkpoint(name: str | None, defaults: Defaults, where: str = "checkpo
         return meant
     known = ", ".join(sorted(defaults)) or "none yet: no worker has registered a checkpoint"
     raise InvalidInput(
-        f"{where}: {name!r} is not known to this farm." if name else f"{where}: not given.",
+        f"{where}: {name[:200]!r} is not known to this farm." if name else f"{where}: not given.",
         field=where,
         value=name,
         remedy=f"Known checkpoints: {known}.",

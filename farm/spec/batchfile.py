@@ -21,10 +21,13 @@ import yaml
 from farm.errors import InvalidInput
 from farm.spec.batch import BatchRequest
 from farm.spec.imagefile import inspected
+from farm.spec.problems import unparsed
 from farm.spec.readback import fields
 
 MAX_BYTES = 32 * 1024 * 1024
 _MAX_VALUES = 1_000_000
+_MAX_BITS = 1024
+"""Of a number: far more than any field takes, and few enough to be written out."""
 
 _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "prompt": ("prompt", str),
@@ -132,8 +135,10 @@ def _yaml(text: str, path: Path) -> Any:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         reason = error.problem or "it cannot be understood"
         raise _wrong(path, f"not valid YAML: {reason}.", _YAML_REMEDY, line) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise _wrong(path, f"not valid YAML: {error}.", _YAML_REMEDY) from None
+    except (ValueError, RecursionError) as error:
+        raise _wrong(path, f"not valid YAML: {unparsed(error)}.", _YAML_REMEDY) from None
 
 
 _YAML_REMEDY = "Mind the indentation, and quote texts that hold a colon or begin with a sign."
@@ -146,7 +151,8 @@ def _json(text: str, path: Path) -> Any:
         reason = f"not valid JSON: {error.msg}."
         raise _wrong(path, reason, "Correct that line.", error.lineno) from None
     except (ValueError, RecursionError) as error:
-        raise _wrong(path, f"not valid JSON: {error}.", "Write a JSON object of fields.") from None
+        reason = f"not valid JSON: {unparsed(error)}."
+        raise _wrong(path, reason, "Write a JSON object of fields.") from None
 
 
 def _plain(document: Any, path: Path) -> Any:
@@ -158,6 +164,8 @@ def _plain(document: Any, path: Path) -> Any:
         if not finite or not isinstance(value, str | int | float | list | dict | None):
             reason = f"{field}: {value} is neither text nor a number."
             raise _wrong(path, reason, "Put it in quotes if it is text.")
+        if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+            raise _wrong(path, f"{field}: a number of too many digits.", "Use a smaller one.")
         for name in value if isinstance(value, dict) else ():
             if not isinstance(name, str):
                 reason = f"{field or 'field'}: the name {name!r} is not text."
@@ -218,7 +226,7 @@ def _converted(
         value = math.nan
     if isinstance(value, float) and not math.isfinite(value):
         kind = "a whole number" if convert is int else "a number"
-        raise _wrong(path, f"{option} {text!r} is not {kind}.", f"Write {kind}.", number)
+        raise _wrong(path, f"{option} {text[:100]!r} is not {kind}.", f"Write {kind}.", number)
     return value
 
 

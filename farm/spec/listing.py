@@ -10,7 +10,7 @@ from farm.errors import InvalidInput
 from farm.spec.batch import BatchRequest, Defaults, completed, known_checkpoint, own_checkpoint
 from farm.spec.hires import SECOND_PASS, in_vain
 from farm.spec.job import JobSpec
-from farm.spec.problems import validated
+from farm.spec.problems import unparsed, validated
 
 MAX_LINE = 256 * 1024
 """Bytes of a line; the longest prompts take 160 000 where every character is escaped."""
@@ -98,7 +98,9 @@ def parsed(line: bytes, where: str) -> dict[str, Any]:
     try:
         found = _DECODER.decode(line.decode())
     except (ValueError, RecursionError) as error:
-        reason = f"{error.msg} at {error.pos}" if isinstance(error, json.JSONDecodeError) else error
+        reason = unparsed(error)
+        if isinstance(error, json.JSONDecodeError):
+            reason = f"{error.msg} at {error.pos}"
         raise InvalidInput(
             f"{where}: not valid JSON: {reason}.",
             field=where,

@@ -23,7 +23,7 @@ def look_up(written: str, names: Mapping[str, str], *, kind: str, field: str) ->
     known = names.get(" ".join(written.casefold().split()))
     if known is None:
         raise InvalidInput(
-            f"There is no {kind} {written!r}.",
+            f"There is no {kind} {written[:100]!r}.",
             field=field,
             value=written,
             remedy=f"Choose one of {', '.join(dict.fromkeys(names.values()))}.",

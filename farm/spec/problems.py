@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ _REMEDIES = {
     "too_long": "Use at most {max_length} entries.",
     "too_short": "Use at least {min_length} entries.",
     "int_parsing": "Use a whole number.",
+    "int_parsing_size": "Use a number of fewer digits.",
     "int_type": "Use a whole number.",
     "int_from_float": "Use a whole number.",
     "float_parsing": "Use a number.",
@@ -37,6 +39,9 @@ _REMEDIES = {
     "json_invalid": "Send valid JSON.",
     "farm_error": "{remedy}",
 }
+
+_LARGE = 4096
+"""Nothing larger is proposed, whatever was asked for."""
 
 
 def refusal(error: InvalidInput) -> PydanticCustomError:
@@ -85,10 +90,20 @@ def validated(
         raise explain(error.errors(include_url=False)[0], prefix=prefix, names=names) from None
 
 
+def unparsed(error: ValueError | RecursionError) -> str:
+    """Why a text could not be parsed, in few words."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    reason = str(error)
+    if "integer string conversion" in reason:  # where Python advises to allow more of them
+        return f"a number has more than {sys.get_int_max_str_digits()} digits"
+    return reason
+
+
 def _remedy(finding: Mapping[str, Any], value: Any) -> str | None:
     context = dict(finding.get("ctx") or {})
     if finding["type"] == "multiple_of" and isinstance(value, int | float):
         step = context["multiple_of"]
-        context["nearest"] = max(step, round(value / step) * step)
+        context["nearest"] = max(step, round(min(value, _LARGE) / step) * step)
     template = _REMEDIES.get(str(finding["type"]))
     return template.format(**context) if template else None

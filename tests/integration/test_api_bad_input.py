@@ -24,6 +24,7 @@ BAD = [
     ({"width": 0}, "width"),
     ({"height": -8}, "height"),
     ({"width": 10**9}, "width"),
+    *(({name: 10**400 + 1}, name) for name in ("width", "hires_width", "seed", "priority", "eta")),
     ({"width": 4096, "height": 4104}, "height"),
     ({"steps": 0}, "steps"),
     ({"steps": 10_000}, "steps"),
@@ -82,6 +83,15 @@ def test_the_wrong_field_is_named_with_a_remedy(
     assert field in problem["detail"]
     assert len(answer.content) < 2000
     assert api.get("/v1/batches").json()["batches"] == []
+
+
+def test_a_number_of_too_many_digits_is_named_as_such(api: TestClient) -> None:
+    headers = {"content-type": "application/json"}
+    for method, address in (("POST", "/v1/batches"), ("PATCH", "/v1/batches/1")):
+        body = b'{"priority": ' + b"9" * 5000 + b"}"
+        answer = api.request(method, address, content=body, headers=headers)
+        assert (answer.status_code, answer.json()["field"]) == (422, "body")
+        assert "a number has more than 4300 digits" in answer.json()["detail"]
 
 
 def test_a_body_over_the_limit_is_refused_however_it_comes(api: TestClient) -> None:

@@ -156,6 +156,8 @@ def test_a_dry_run_counts_and_submits_nothing(monkeypatch: pytest.MonkeyPatch) -
         ["submit", "a lion", "-x", "steps"],
         ["submit", "a lion", "-x", "colour=red"],
         ["submit", "a lion", "--priority", "urgent"],
+        *(["submit", "a lion", f"--{name}", "9" * 5000] for name in ("priority", "seed", "width")),
+        ["submit", "a lion", "-x", "seed=" + "9" * 5000],
         ["submit", "a lion", "--format", "gif"],
         ["submit", "a lion", "--format", "jpeg", "--lossless"],
         ["submit", "a lion", "--quality", "80"],
@@ -347,7 +349,8 @@ def test_batches_are_paused_resumed_and_moved() -> None:
     assert f"batch {batch} pending" in farm("resume", batch).stdout
     assert "priority 10" in farm("prio", batch, "background").stdout
     assert "priority 77" in farm("prio", batch, "77").stdout
-    assert "priority" in farm("prio", batch, "soon", code=2).output
+    for wrong in ("soon", "101", "9" * 5000):
+        assert "priority" in farm("prio", batch, wrong, code=2).output
     assert "There is no batch 99" in farm("pause", batch, "99", code=3).output
     assert told("show", batch)["state"] == "pending"
 

@@ -96,11 +96,15 @@ def test_what_a_file_says(
         ("a.yaml", "!!python/object/apply:os.system ['true']", "not valid YAML", 1),
         ("a.yaml", "[" * 100_000, "not valid YAML", None),
         ("a.json", '{"prompt": "a",\n}', "not valid JSON", 2),
-        ("a.json", '{"seed": ' + "1" * 5000 + "}", "not valid JSON", None),
+        ("a.json", '{"seed": ' + "1" * 5000 + "}", "a number has more than 4300 digits", None),
+        ("a.yaml", "seed: " + "1" * 5000, "a number has more than 4300 digits", None),
+        ("a.yaml", "seed: 0x" + "f" * 5000, "seed: a number of too many digits", None),
+        ("a.yaml", "axes: {seed: [0x" + "f" * 5000 + "]}", "axes.seed[0]: a number of too", None),
         ("a.json", "[" * 100_000, "not valid JSON", None),
         ("a.json", '{"cfg_scale": NaN}', "cfg_scale: nan is neither", None),
         ("a.txt", "a lion\n--promt x\n", "--promt is not an option", 2),
         ("a.txt", "a lion\n\n--steps ten\n", "--steps 'ten' is not a whole number", 3),
+        ("a.txt", "--steps " + "1" * 5000, "is not a whole number", 1),
         ("a.txt", "--steps\n", "--steps '' is not a whole number", 1),
         ("a.txt", "--cfg_scale inf\n", "--cfg_scale 'inf' is not a number", 1),
         ("a.txt", "--prompt it's\n", "No closing quotation", 1),
@@ -119,6 +123,7 @@ def test_what_is_wrong_is_told_with_file_line_and_remedy(
         read(path)
     error = caught.value
     assert reason in error.message
+    assert len(error.message) < 1000
     assert error.message.startswith(f"{path}, line {line}:" if line else f"{path}:")
     assert (error.field, error.value) == ("file", str(path))
     assert error.remedy

@@ -35,7 +35,7 @@ _REMEDIES = {
     "string_type": "Use text in quotes.",
     "bool_parsing": "Use true or false.",
     "list_type": "Use a list.",
-    "dict_type": "Use an object.",
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "Use an object."),
     "json_invalid": "Send valid JSON.",
     "farm_error": "{remedy}",
 }

@@ -14,6 +14,7 @@ from farm.errors import InvalidInput
 from farm.spec.batch import BatchRequest
 from farm.spec.batchfile import IMAGES, read
 from farm.spec.fields import MAX_STEPS
+from farm.spec.hires import HIRES_SIZES, SECOND_PASS
 from farm.spec.linefile import SUFFIXES
 from farm.spec.output import FORMATS
 from farm.spec.problems import validated
@@ -109,12 +110,21 @@ class Asked:
         """
         from_file = self.what.lower().endswith(_SUFFIXES)
         request: dict[str, Any] = read(self.what) if from_file else {"prompt": self.what}
-        request |= self.fields
+        request = {**_overridden(request, self.fields), **self.fields}
         validated(BatchRequest, request)
         if self.axes:
             request["axes"] = {**request.get("axes", {}), **dict(map(_axis, self.axes))}
         validated(BatchRequest, request)
         return request
+
+
+def _overridden(request: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """What a file says that these fields do not contradict: a scale of the second pass counts
+    instead of the file's size, and scale 1 means that there is none to say anything of."""
+    if "hires_scale" not in fields:
+        return request
+    gone = {*HIRES_SIZES, *(SECOND_PASS if fields["hires_scale"] == 1 else ())}
+    return {name: value for name, value in request.items() if name not in gone}
 
 
 def of_a_batch(command: Callable[..., None]) -> Callable[..., None]:

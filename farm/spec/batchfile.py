@@ -20,6 +20,7 @@ import yaml
 
 from farm.errors import InvalidInput
 from farm.spec.batch import BatchRequest
+from farm.spec.hires import HIRES_SIZES
 from farm.spec.imagefile import inspected
 from farm.spec.problems import unparsed
 from farm.spec.readback import fields
@@ -97,11 +98,15 @@ _FORMATS = "Use a file named .yaml, .json, or .txt with one prompt a line."
 def _image(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            return fields(inspected(file).infotext or "")
+            found = fields(inspected(file).infotext or "")
     except OSError as error:
         raise _unreadable(path, error) from None
     except InvalidInput as error:
         raise _wrong(path, error.message, error.remedy or "Give another image.") from None
+    if "denoising_strength" in found and not {*HIRES_SIZES} & {*found}:
+        reason = "it was made from another picture (img2img), which it does not carry."
+        raise _wrong(path, reason, "Give what `farm info` shows of it in a prompt and options.")
+    return found
 
 
 def _unreadable(path: Path, error: OSError) -> InvalidInput:

@@ -19,7 +19,7 @@ from farm.spec.imagefile import encoded
 from farm.spec.infotext import infotext
 from farm.spec.job import JobSpec
 from farm.spec.listing import freeze_listed
-from farm.spec.output import Output
+from farm.spec.output import PNG, Output
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DEFAULTS = {"demo": {"width": 128, "height": 128}}
@@ -197,6 +197,17 @@ def test_an_image_says_how_it_is_made_again(tmp_path: Path, format: str) -> None
     )
     request = BatchRequest.model_validate(read(path))
     assert freeze(request, DEFAULTS).job(0) == job
+
+
+@pytest.mark.parametrize("strength", ["0.5", "0.7"])
+def test_an_image_that_was_made_from_another_one_cannot_be_made_again(
+    tmp_path: Path, strength: str
+) -> None:
+    said = f"Steps: 7, Sampler: Euler, Seed: 3, Size: 64x64, Denoising strength: {strength}"
+    picture = encoded(Image.new("RGB", (64, 64)), f"a lion\n{said}", PNG)
+    with pytest.raises(InvalidInput, match="made from another picture") as refused:
+        read(written(tmp_path, "a.png", picture))
+    assert "farm info" in str(refused.value.remedy)
 
 
 def test_an_image_without_parameters_is_refused(tmp_path: Path) -> None:

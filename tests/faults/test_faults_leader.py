@@ -85,7 +85,7 @@ def test_a_standby_takes_over(
     leader = start(proxy.url)
     eventually(lambda: epoch(db) == 1)
     assert leads(db)
-    start(db.url)
+    standby = start(db.url)
     eventually(lambda: standing_by(db) == 2)
     began = time.monotonic()
     if how == "killed":
@@ -106,4 +106,8 @@ def test_a_standby_takes_over(
     proxy.thaw()
     assert leads(db)
     assert epoch(db) == 2, "the old leader stands by, or is gone"
+    if how != "killed":
+        standby.kill()
+        eventually(lambda: epoch(db) == 3)
+        assert leads(db), "it has stood by, and leads again"
     proxy.close()

@@ -51,7 +51,12 @@ class Entitled:
 @dataclass(frozen=True)
 class Spent:
     """An attempt that ended: the GPU-seconds it took, None where nobody knows, and the seconds
-    for which it waited for its checkpoint to be loaded."""
+    for which it waited for its checkpoint to be loaded.
+
+    Attributes:
+        upscaler: the model that enlarged its picture, how much that was shown, see
+            :func:`farm.dispatch.cost.upscaled`, and what it took of the GPU-seconds.
+    """
 
     batch_id: int
     ord: int
@@ -59,6 +64,9 @@ class Spent:
     result: str
     gpu_seconds: float | None
     load_seconds: float = 0.0
+    upscaler: str | None = None
+    upscaled: float = 0.0
+    upscale_seconds: float = 0.0
 
 
 # From one user with open batches to the next, and of each only the first few, as they lie in the
@@ -94,7 +102,9 @@ WHERE f.in_flight > 0 OR u.id = ANY (%(waiting)s)
 
 _SPENT = """
 SELECT batch_id, ord, attempt, result, gpu_seconds::float AS gpu_seconds,
-       coalesce(load_seconds::float, 0) AS load_seconds
+       coalesce(load_seconds::float, 0) AS load_seconds, stats ->> 'upscaler' AS upscaler,
+       coalesce((stats ->> 'upscaled')::float, 0) AS upscaled,
+       coalesce((stats ->> 'upscale_seconds')::float, 0) AS upscale_seconds
 FROM attempts WHERE ended_at > now() - make_interval(secs => %(seconds)s)
 """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
@@ -18,13 +18,28 @@ SELECT checkpoint, coalesce(s.device ->> 'name', s.profile, '') AS card,
        coalesce(sum(units) FILTER (WHERE load = 0), sum(units)) AS units,
        coalesce(sum(seconds) FILTER (WHERE load = 0), sum(seconds)) AS seconds,
        avg(load) FILTER (WHERE load > 0) AS load
-FROM (SELECT session_id, checkpoint, units::float AS units, gpu_seconds::float AS seconds,
+FROM (SELECT session_id, checkpoint, units::float AS units,
+             gpu_seconds::float - coalesce((stats ->> 'upscale_seconds')::float, 0) AS seconds,
              coalesce(load_seconds::float, 0) AS load
       FROM attempts
       WHERE ended_at > now() - make_interval(hours => %(hours)s) AND result = 'succeeded'
       LIMIT 20000) a
 LEFT JOIN sessions s ON s.id = a.session_id
 WHERE units > 0 AND seconds > 0 AND checkpoint IS NOT NULL
+GROUP BY 1, 2
+"""
+
+# Of the same attempts: what models that enlarge pictures took of them.
+_ENLARGED = """
+SELECT upscaler, coalesce(s.device ->> 'name', s.profile, '') AS card,
+       sum(size) AS size, sum(seconds) AS seconds
+FROM (SELECT session_id, stats ->> 'upscaler' AS upscaler, (stats ->> 'upscaled')::float AS size,
+             (stats ->> 'upscale_seconds')::float AS seconds
+      FROM attempts
+      WHERE ended_at > now() - make_interval(hours => %(hours)s) AND result = 'succeeded'
+      LIMIT 20000) a
+LEFT JOIN sessions s ON s.id = a.session_id
+WHERE size > 0 AND seconds >= 0
 GROUP BY 1, 2
 """
 
@@ -41,23 +56,30 @@ class Measured:
             by checkpoint.
         loads: seconds of a load, of the checkpoints that were loaded.
         speeds: of cards, relative to the one that did most, which comes first.
+        upscales: GPU-seconds of models that enlarge pictures, for each 512x512 pixels that they
+            are shown (:func:`farm.dispatch.cost.upscaled`), by model.
     """
 
     rates: dict[str, float] = field(default_factory=dict)
     loads: dict[str, float] = field(default_factory=dict)
     speeds: dict[str, float] = field(default_factory=dict)
+    upscales: dict[str, float] = field(default_factory=dict)
 
 
 def measured(db: Database) -> Measured:
     """What jobs that ended of late have taken."""
     for hours in WINDOWS:
         if found := db.all(_MEASURED, {"hours": hours}):
-            return compared(found)
+            return compared(found, db.all(_ENLARGED, {"hours": hours}))
     return Measured()
 
 
-def compared(rows: Sequence[DictRow]) -> Measured:
-    """What ``units``, ``seconds`` and ``load`` of each ``checkpoint`` and ``card`` say together."""
+def compared(rows: Sequence[DictRow], enlarged: Sequence[DictRow] = ()) -> Measured:
+    """What ``units``, ``seconds`` and ``load`` of each ``checkpoint`` and ``card`` say together.
+
+    Args:
+        enlarged: ``size`` and ``seconds`` of each ``upscaler`` and ``card``.
+    """
     speeds = _speeds(rows)
     units: dict[str, float] = defaultdict(float)
     seconds: dict[str, float] = defaultdict(float)
@@ -71,7 +93,17 @@ def compared(rows: Sequence[DictRow]) -> Measured:
         rates={name: seconds[name] / size for name, size in units.items()},
         loads={name: fmean(taken) for name, taken in loads.items()},
         speeds=speeds,
+        upscales=_upscales(enlarged, speeds),
     )
+
+
+def _upscales(rows: Sequence[DictRow], speeds: Mapping[str, float]) -> dict[str, float]:
+    size: dict[str, float] = defaultdict(float)
+    seconds: dict[str, float] = defaultdict(float)
+    for row in rows:
+        size[row["upscaler"]] += row["size"]
+        seconds[row["upscaler"]] += row["seconds"] * speeds.get(row["card"], 1.0)
+    return {name: seconds[name] / much for name, much in size.items()}
 
 
 def _speeds(rows: Sequence[DictRow]) -> dict[str, float]:

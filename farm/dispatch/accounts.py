@@ -105,7 +105,16 @@ class Accounts:
             if attempt.load_seconds:
                 self._costs.learn_load(run.checkpoint, attempt.load_seconds)
             elif attempt.result == "succeeded" and seconds:
-                self._costs.learn(run.checkpoint, run.size, seconds, charge.seat.card)
+                self._learn(attempt, charge, max(0.0, seconds - attempt.upscale_seconds))
+
+    def _learn(self, attempt: Spent, charge: _Charge, seconds: float) -> None:
+        """What it took, but for what its upscaler did, and that by itself."""
+        run, card = charge.run, charge.seat.card
+        self._costs.learn(run.checkpoint, run.size, seconds, card)
+        if attempt.upscaler and attempt.upscaled:
+            self._costs.learn_upscale(
+                attempt.upscaler, attempt.upscaled, attempt.upscale_seconds, card
+            )
 
     def _hold(self, charge: _Charge, seconds: float) -> None:
         session_id = charge.seat.session_id

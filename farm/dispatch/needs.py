@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
 from farm.db import batches, jobs
 from farm.db.database import Database
-from farm.dispatch.cost import units
+from farm.dispatch.cost import units, upscaled
 from farm.dispatch.snapshot import Kind
 from farm.spec import networks
 from farm.spec.cells import largest, upscalers
@@ -29,6 +29,7 @@ class Need:
         largest: pixels of the largest image by checkpoint, among those that the batch has by its
             axes; its own, and those of second passes that have another.
         upscalers: models that some of the batch's second passes need.
+        upscales: what of these the first takes, see :func:`farm.dispatch.cost.upscaled`.
     """
 
     kind: Kind
@@ -36,6 +37,7 @@ class Need:
     largest: Mapping[str, int]
     until: int
     upscalers: frozenset[str] = frozenset()
+    upscales: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def checkpoint(self) -> str:
@@ -68,13 +70,14 @@ class Needs:
         spec = self._specs(batch_id)
         if spec is None:
             job, until = jobs.checkpoint_run(self._db, batch_id, ord)
-            return Need(_kind(job), units(job), job.largest, until, frozenset(job.upscalers))
+            models = frozenset(job.upscalers)
+            return Need(_kind(job), units(job), job.largest, until, models, upscaled(job))
         _, until = spec.checkpoint_run(ord)
         job = spec.job(ord)
         axes = dict(spec.axes)
         most = largest(spec.template, axes, job.checkpoint)
         models = frozenset(upscalers(spec.template, axes))
-        return Need(_kind(job), units(job), most, until, models)
+        return Need(_kind(job), units(job), most, until, models, upscaled(job))
 
 
 def _kind(job: JobSpec) -> Kind:

@@ -177,7 +177,10 @@ def work_of(
     Args:
         held: the checkpoints that need not be loaded; None to leave loads out.
     """
-    jobs = sum(costs.estimate(part.checkpoint, part.size) * part.after(after) for part in parts)
+    jobs = sum(
+        costs.estimate(part.checkpoint, part.size, part.upscales) * part.after(after)
+        for part in parts
+    )
     if held is None:
         return jobs
     cold = _checkpoints(part for part in parts if part.after(after)) - held

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from math import prod
 
 from farm.db import batches, jobs
 from farm.db.database import Database
-from farm.dispatch.cost import units
+from farm.dispatch.cost import units, upscaled
 from farm.errors import Unavailable
 from farm.spec.batch import BatchSpec
 from farm.spec.cells import SHAPE_FIELDS, largest, shapes
@@ -33,6 +33,8 @@ class Part:
         size: units of work of one of them, on average.
         pixels: of one of their images, on average.
         others: checkpoints that some of them need beside it.
+        upscales: what models that enlarge pictures do for one of them, on average, see
+            :func:`farm.dispatch.cost.upscaled`.
     """
 
     checkpoint: str
@@ -41,6 +43,7 @@ class Part:
     size: float
     pixels: float
     others: frozenset[str] = frozenset()
+    upscales: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def jobs(self) -> int:
@@ -63,7 +66,8 @@ def parts_of(batch: BatchSpec | Sequence[JobSpec], *, sampled: int = SAMPLED) ->
         size, pixels, number = sum(map(units, looked)), sum(map(_pixels, looked)), len(looked)
         name = looked[0].checkpoint
         others = frozenset(largest(batch.template, dict(batch.axes), name)) - {name}
-        parts.append(Part(name, first, end, size / number, pixels / number, others))
+        shown = _upscales(looked)
+        parts.append(Part(name, first, end, size / number, pixels / number, others, shown))
         first = end
     return parts
 
@@ -117,8 +121,17 @@ def _stretches(looked: Sequence[tuple[int, JobSpec]], total: int) -> list[Part]:
     parts: list[Part] = []
     for (ord, job), end in zip(looked, ends, strict=True):
         others = frozenset(job.checkpoints[1:])
-        parts.append(Part(job.checkpoint, ord, end, units(job), _pixels(job), others))
+        shown = upscaled(job)
+        parts.append(Part(job.checkpoint, ord, end, units(job), _pixels(job), others, shown))
     return parts
+
+
+def _upscales(looked: Sequence[JobSpec]) -> Mapping[str, float]:
+    shown: defaultdict[str, float] = defaultdict(float)
+    for job in looked:
+        for name, size in upscaled(job).items():
+            shown[name] += size / len(looked)
+    return shown
 
 
 def _pixels(job: JobSpec) -> int:

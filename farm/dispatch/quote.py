@@ -56,7 +56,8 @@ class Quote:
         checkpoints: jobs on each; one that needs two counts twice.
         loads: checkpoints that no worker holds yet.
         gpu_seconds: of all jobs, loads not counted, on the first card the farm has known.
-        measured: whether jobs of all its checkpoints have been timed; else it is a guess.
+        measured: whether jobs of all its checkpoints have been timed, and its upscalers; else it
+            is a guess.
         workers: live ones with its tags whose hosts have all its checkpoints.
         eta: seconds until it has ended, beside all that waits now; None without workers.
         seconds_alone: the same if it had the farm for itself.
@@ -106,7 +107,8 @@ def quote(
         checkpoints=names,
         loads=len(set(names) - picture.held),
         gpu_seconds=work_of(parts, picture.costs),
-        measured=set(names) <= picture.measured,
+        measured=set(names) <= picture.measured
+        and all(picture.costs.knows(name) for part in parts for name in part.upscales),
         workers=len(able),
         eta=eta,
         seconds_alone=by_itself,

@@ -204,7 +204,7 @@ class Survey:
             avoid=retry.avoid if retry else None,
             alone=retry is not None and runs_alone(retry.crashes),
             user=one.user_id,
-            cost=self._accounts.costs.estimate(need.checkpoint, need.size),
+            cost=self._accounts.costs.estimate(need.checkpoint, need.size, need.upscales),
             size=need.size,
             load=self._accounts.costs.load(need.checkpoint),
             loras=need.kind.loras,

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from farm.api.deps import Services
 from farm.cli.main import app
-from farm.db import batches, forecasts, sessions
+from farm.db import backlog, batches, forecasts, sessions
 from farm.db.database import Database
 from farm.db.forecasts import Forecast
 from farm.db.sessions import NewSession
@@ -134,6 +134,29 @@ def test_a_quote_is_no_guess_any_more_once_a_job_was_timed(
             )
         told = api.post("/v1/batches:quote", json=body).json()
         assert (told["measured"], told["gpu_seconds"]) == (True, pytest.approx(quoted))
+
+
+def test_a_quote_knows_what_an_upscaler_took(
+    api: TestClient, services: Services, worker: StandIn
+) -> None:
+    body = {"prompt": "a lion", "steps": 20, "hires_scale": 2, "hires_upscaler": "4x"}
+    small = api.post("/v1/batches:quote", json={**body, "hires_upscaler": "None"}).json()
+    guess = api.post("/v1/batches:quote", json=body).json()
+    assert guess["gpu_seconds"] > small["gpu_seconds"]
+    timed = int(submit(api, 1, **{**body, "hires_upscaler": "None"}))
+    worker.finish(worker.claim(timed, 1))
+    for told, known in (("{}", False), ('{"upscaler":"4x","upscaled":0.125}', True)):
+        with services.db.connection() as connection:
+            connection.execute(
+                """UPDATE attempts SET checkpoint = 'demo', units = 12.5, gpu_seconds = 9,
+                   stats = %s::jsonb || '{"upscale_seconds": 6}'""",
+                (told,),
+            )
+        quoted = api.post("/v1/batches:quote", json=body).json()
+        assert quoted["measured"] == known
+    assert quoted["gpu_seconds"] == pytest.approx(3 + 6 / 2)
+    (spent,) = backlog.spent(services.db, seconds=60)
+    assert (spent.upscaler, spent.upscaled, spent.upscale_seconds) == ("4x", 0.125, 6.0)
 
 
 def test_a_quote_says_what_fits_no_worker_and_what_would(

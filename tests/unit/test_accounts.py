@@ -68,6 +68,16 @@ def test_only_what_succeeded_teaches_what_jobs_cost() -> None:
     assert accounts.costs.estimate("a", 20.0) == pytest.approx(40.0)
 
 
+def test_what_an_upscaler_took_is_learnt_of_that() -> None:
+    accounts = Accounts()
+    placed(accounts, 1)
+    told = {"upscaler": "4x", "upscaled": 0.5, "upscale_seconds": 30.0}
+    accounts.settle([replace(ended(1, 40.0), **told)])
+    assert times(accounts)[0] == 40.0
+    assert accounts.costs.estimate("a", 20.0) == pytest.approx(10.0)
+    assert accounts.costs.estimate("a", 20.0, {"4x": 0.5}) == pytest.approx(40.0)
+
+
 def test_a_new_leader_begins_with_what_is_known() -> None:
     accounts = Accounts()
     accounts.begin(Measured({"a": 2.0, "b": 4.0}, {"a": 7.0}))

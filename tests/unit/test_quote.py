@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from farm.db.assets import Size
-from farm.dispatch.cost import units
+from farm.dispatch.cost import units, upscaled
 from farm.dispatch.fit import fit, nearest
 from farm.dispatch.parts import MAX_SHAPES, parts_of, shapes_of
 from farm.spec.batch import BatchSpec
@@ -82,6 +82,17 @@ def test_images_in_two_passes_count_as_large_as_they_become() -> None:
     assert part.others == {"b"}
     assert part.pixels == sum(job.size[0] * job.size[1] for job in jobs) / len(jobs)
     assert [{*each.others} for each in parts_of(jobs)] == [{*job.checkpoints[1:]} for job in jobs]
+
+
+def test_what_upscalers_are_shown_is_counted_where_they_have_something_to_do() -> None:
+    axes = (("hires_scale", (1.0, 2.0)), ("hires_upscaler", ("Latent", "4x", "8x", "4x")))
+    batch = BatchSpec(template=TEMPLATE, axes=axes)
+    jobs = [batch.job(ord) for ord in range(batch.total)]
+    (part,) = parts_of(batch)
+    assert part.upscales == {"4x": 2 / 8, "8x": 1 / 8}
+    assert [part.upscales for part in parts_of(jobs)[4:]] == [{}, {"4x": 1}, {"8x": 1}, {"4x": 1}]
+    smaller = JobSpec(**TEMPLATE, hires_width=256, hires_upscaler="4x")
+    assert (upscaled(smaller), smaller.upscalers) == ({}, ("4x",))
 
 
 def test_a_great_many_shapes_are_not_all_looked_at() -> None:

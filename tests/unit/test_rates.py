@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from farm.db.rates import compared
-from farm.dispatch.cost import Costs
+from farm.dispatch.cost import FIRST_RATE, FIRST_UPSCALE, WEIGHT, Costs
 
 
 def row(checkpoint: str, card: str, units: float, seconds: float, load: float | None = None) -> Any:
@@ -42,3 +42,18 @@ def test_costs_begin_with_it() -> None:
     assert costs.estimate("a", 5.0) == pytest.approx(0.5)
     assert costs.load("a") == 4.0
     assert (costs.speed("fast"), costs.speed("unheard of")) == (2.0, 1.0)
+
+
+def test_models_that_enlarge_pictures_have_rates_of_their_own() -> None:
+    costs = Costs()
+    assert costs.estimate("a", 5.0, {"4x": 2.0}) == FIRST_RATE * (5.0 + 2.0 * FIRST_UPSCALE)
+    taken = [row("a", "slow", 100, 10), row("a", "fast", 10, 0.5)]
+    shown = [
+        {"upscaler": "4x", "card": "slow", "size": 4.0, "seconds": 4.0},
+        {"upscaler": "4x", "card": "fast", "size": 4.0, "seconds": 2.0},
+    ]
+    costs.know(compared(taken, shown))
+    assert costs.estimate("a", 5.0, {"4x": 2.0}) == pytest.approx(0.5 + 2.0)
+    assert (costs.knows("4x"), costs.knows("8x")) == (True, False)
+    costs.learn_upscale("4x", 1.0, 1.0, "fast")
+    assert costs.estimate("a", 0.0, {"4x": 1.0}) == pytest.approx(1.0 + WEIGHT)

@@ -14,7 +14,7 @@ from farm import __version__
 from farm.db import batches, jobs
 from farm.db.database import Database
 from farm.db.leases import Ending, Started
-from farm.dispatch.cost import units
+from farm.dispatch.cost import units, upscaled
 from farm.errors import Cancelled, FarmError, InvalidInput, Unavailable
 from farm.spec import networks
 from farm.spec.batch import BatchSpec, rank
@@ -186,6 +186,7 @@ class Attempts:
             "units": units(spec),
             "remark": picture.remark(rendered.image),
             **_columns(rendered.stats),
+            **_enlarged(spec, rendered.stats),
         }
         return Ending(*job, Move.SUCCEED, image=row, stats=stats)
 
@@ -261,6 +262,7 @@ def use_of(move: Move, state: str | None) -> Use | None:
 def _columns(stats: EngineStats) -> dict[str, Any]:
     columns = asdict(stats)
     memory = columns.pop("memory")
+    del columns["upscale_seconds"]  # of the few that have some
     return {
         **columns,
         "vram_active": memory["active"],
@@ -268,6 +270,13 @@ def _columns(stats: EngineStats) -> dict[str, Any]:
         "system_used": memory["system_used"],
         "system_total": memory["system_total"],
     }
+
+
+def _enlarged(spec: JobSpec, stats: EngineStats) -> dict[str, Any]:
+    """By which model its picture was enlarged, how much there was to do, and what it took."""
+    for name, size in upscaled(spec).items():
+        return {"upscaler": name, "upscaled": size, "upscale_seconds": stats.upscale_seconds}
+    return {}
 
 
 def _failed(job: JobKey, started: Started, error: Exception) -> Ending:

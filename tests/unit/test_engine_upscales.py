@@ -12,6 +12,7 @@ from torch import Tensor
 
 from farm.errors import Cancelled, DoesNotFit, Unavailable, UpscalerError
 from farm.spec.job import JobSpec
+from farm.worker import attempt
 from farm.worker.engine.upscales import LEAST_TILE, TILE
 from tests.engine_bench import Bench
 from tests.fake_models import FakeCheckpoint, Gate, spec
@@ -62,8 +63,9 @@ def bench(shelf: FakeShelf, *others: FakeCheckpoint, **options: Any) -> Bench:
 
 
 def large(seed: int = 1, side: int = 64, **changes: Any) -> JobSpec:
-    values = {"width": side, "height": side, "hires_scale": 2, "hires_upscaler": "two", "steps": 2}
-    return spec("a cat", seed, sampler="Euler", denoising_strength=0, **(values | changes))
+    values = {"hires_scale": 2, "hires_upscaler": "two", "steps": 2, "denoising_strength": 0}
+    given = {"width": side, "height": side, "sampler": "Euler", **values, **changes}
+    return spec("a cat", seed, **given)
 
 
 def test_while_a_model_is_read_others_go_on() -> None:
@@ -96,6 +98,23 @@ def test_who_is_cancelled_while_a_model_is_read_is_gone_at_once() -> None:
     work.core.turn()
     assert not work.core.upscales._read
     gate.open()
+
+
+def test_what_a_model_took_is_told_of_the_attempt_that_had_it_made() -> None:
+    work = bench(FakeShelf())
+    plain, one, other = work.render(spec("a dog", 2), large(), large(denoising_strength=0.5))
+    told = attempt._enlarged(large(), one.stats)
+    assert told == {
+        "upscaler": "two",
+        "upscaled": 64 * 64 / 512**2,
+        "upscale_seconds": one.stats.upscale_seconds,
+    }
+    assert 0 < one.stats.upscale_seconds < one.stats.encode_seconds
+    assert (plain.stats.upscale_seconds, other.stats.upscale_seconds) == (0, 0)
+    assert attempt._enlarged(spec(), plain.stats) == {}
+    assert "upscale_seconds" not in attempt._columns(one.stats)
+    counted = work.core.pulse.counters.busy_seconds
+    assert sum(each.stats.gpu_seconds for each in (plain, one, other)) == pytest.approx(counted)
 
 
 def test_tiles_count_as_a_part_of_their_group_s_turn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,9 @@ class EngineStats:
 
     Attributes:
         load_seconds: of loading its checkpoint while it waited; 0 when that was warm.
-        encode_seconds: of encoding its texts, 0 when they were known, and pictures.
+        encode_seconds: of encoding its texts, 0 when they were known, and pictures, and of models
+            that enlarge these.
+        upscale_seconds: of those, what the models took; 0 where another job had the same made.
         denoise_seconds: on the clock, from the start of its first step to the end of its last.
         decode_seconds: of decoding its latents.
         gpu_seconds: its fair share of the device: of a forward by its rows, of a load or an
@@ -33,6 +35,7 @@ class EngineStats:
 
     load_seconds: float
     encode_seconds: float
+    upscale_seconds: float
     denoise_seconds: float
     decode_seconds: float
     gpu_seconds: float
@@ -59,6 +62,7 @@ class Ledger:
     def __init__(self) -> None:
         self.load_seconds = 0.0
         self.encode_seconds = 0.0
+        self.upscale_seconds = 0.0
         self.denoise_seconds = 0.0
         self.decode_seconds = 0.0
         self.gpu_seconds = 0.0
@@ -109,6 +113,7 @@ class Ledger:
         return EngineStats(
             load_seconds=self.load_seconds,
             encode_seconds=self.encode_seconds,
+            upscale_seconds=self.upscale_seconds,
             denoise_seconds=self.denoise_seconds,
             decode_seconds=self.decode_seconds,
             gpu_seconds=self.gpu_seconds,

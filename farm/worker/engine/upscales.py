@@ -125,6 +125,7 @@ class Upscales:
                 seconds = watch.seconds()
                 self._pulse.worked("encode", {job.key: seconds}, request.checkpoint)
                 job.ledger.charge("encode", seconds, share=seconds)
+                job.ledger.upscale_seconds += seconds
         if done:
             mosaic = self._under_way.pop(job).mosaic
             self._jobs.send(job, mosaic.picture)

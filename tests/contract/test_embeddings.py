@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -24,6 +23,7 @@ from farm.worker.models.kinds import EMBEDDING
 from farm.worker.models.loader import load
 from tests.checkpoints import NARROW, WIDE, diffusers_pipeline, tiny_file
 from tests.networks import make_embedding
+from tests.trap import Trap
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -210,22 +210,12 @@ def test_one_for_another_family_is_refused(
     assert reader.encode("a drawing").tokens.shape[1] == 77
 
 
-class Payload:
-    """Unpickled carelessly, it makes a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.path),)
-
-
 def hostile(path: Path, proof: Path) -> None:
-    torch.save({"string_to_param": {"*": torch.zeros(1, 8)}, "name": Payload(proof)}, path)
+    torch.save({"string_to_param": {"*": torch.zeros(1, 8)}, "name": Trap(proof)}, path)
 
 
 def hostile_bare(path: Path, proof: Path) -> None:
-    path.write_bytes(pickle.dumps({"*": Payload(proof)}, protocol=2))
+    path.write_bytes(pickle.dumps({"*": Trap(proof)}, protocol=2))
 
 
 def bomb(path: Path, proof: Path) -> None:

@@ -25,6 +25,7 @@ from farm.worker.models.cache import ModelCache
 from farm.worker.models.catalogue import AssetFile, builtin_folder, scan
 from farm.worker.models.loader import load, prepare
 from tests.checkpoints import make_tiny, tiny_file
+from tests.trap import Trap
 
 CPU = torch.device("cpu")
 FP32 = by_name("cpu")
@@ -180,16 +181,6 @@ def test_weights_too_large_for_the_precision_are_found(tmp_path: Path) -> None:
     assert load(file, FP32, CPU).family == "sd15"
     with pytest.raises(CheckpointError, match=r"in float16: .*\.out\.2\.weight"):
         load(file, replace(FP32, dtype="float16"), CPU)
-
-
-class Trap:
-    """A pickle that leaves a mark when anything loads it."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        return os.mkdir, (str(self.mark),)
 
 
 def test_a_pickle_is_never_run(tmp_path: Path) -> None:

@@ -13,17 +13,17 @@ from torch import Tensor
 
 from farm.spec.job import JobSpec
 from farm.worker.engine import reports
-from farm.worker.engine.requests import Begin, Denoise, Edit, Recipe
+from farm.worker.engine.requests import Begin, Denoise, Edit, Made, Recipe
 from farm.worker.memory.meter import Meter
 from farm.worker.memory.profiles import MemoryProfile, by_name
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.library import Library
-from farm.worker.recipes.txt2img import txt2img
 from tests.card_bench import CPU, CROWD, CUDA, PLAIN, PRETENDED, engine, rendered, same, spec
 from tests.checkpoints import make_tiny, make_vae, tiny_file
 from tests.contract.test_overflows import HALF, UNET_IN, VAE_IN, cache, planted, times
 from tests.contract.test_overflows import job as hot_job
+from tests.encores import encore
 from tests.networks import make_embedding, make_lora, make_tiny_decoder
 from tests.pretended_card import Card
 
@@ -60,17 +60,12 @@ def test_weights_are_on_the_card_and_are_the_files(card: Card, sd15: AssetFile) 
 
 def again(job: JobSpec) -> Recipe:
     """Denoised once more from the middle of the schedule, shown the picture it made so far."""
-    recipe = txt2img(job)
-    request: Any = next(recipe)
-    try:
-        while True:
-            value = yield request
-            if isinstance(request, Denoise):
-                edit = Edit(value, 1.5) if "picture" in job.prompt else None
-                value = yield replace(request, begin=Begin(value, 1), edit=edit)
-            request = recipe.send(value)
-    except StopIteration as end:
-        return end.value
+
+    def more(request: Denoise, made: Made[Any]) -> Denoise:
+        edit = Edit(made, 1.5) if "picture" in job.prompt else None
+        return replace(request, begin=Begin(made, 1), edit=edit)
+
+    return encore(job, more)
 
 
 @pytest.mark.parametrize("channels", [8, 9])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from farm.worker.models.upscaler import UpscalerShelf, read_upscaler
 from tests.checkpoints import make_tiny
 from tests.conftest import eventually
 from tests.small_files import small_file
+from tests.trap import Trap
 from tests.upscalers import esrgan, renamed, write_upscaler
 
 CPU = torch.device("cpu")
@@ -114,16 +114,6 @@ def test_many_rows_of_tiles_are_one_picture() -> None:
         mosaic.put(shades[:, *place])
     assert torch.equal(mosaic.picture, (shades * 255).round().to(torch.uint8).permute(1, 2, 0))
     assert mosaic._sums.nbytes == held == 3 * 28 * 53 * 4
-
-
-class Trap:
-    """A pickle that leaves a mark when anything loads it."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        return os.mkdir, (str(self.mark),)
 
 
 def test_a_pickle_is_never_run(tmp_path: Path) -> None:

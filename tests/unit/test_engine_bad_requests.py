@@ -13,8 +13,8 @@ import pytest
 from farm.errors import CheckpointError, InvalidInput
 from farm.spec.job import JobSpec
 from farm.worker.engine.requests import Begin, Denoise, Made, Recipe
-from farm.worker.recipes.txt2img import txt2img
 from farm.worker.samplers.schedules import SCHEDULES
+from tests.encores import encore
 from tests.engine_bench import Bench, alone
 from tests.fake_models import FakeCheckpoint, spec
 
@@ -38,20 +38,15 @@ def changed(**changes: Any) -> Any:
     begin with its own latent after so many steps ``skipped``."""
 
     def recipe(job: JobSpec) -> Recipe:
-        steps = txt2img(job)
-        request: Any = next(steps)
-        try:
-            while True:
-                value = yield request
-                if isinstance(request, Denoise) and job.prompt == WRONG:
-                    again = dict(changes)
-                    if "skipped" in again:
-                        latent: Made[Any] = value
-                        again["begin"] = Begin(latent, again.pop("skipped"))
-                    value = yield replace(request, **again)
-                request = steps.send(value)
-        except StopIteration as end:
-            return end.value
+        def wrong(request: Denoise, made: Made[Any]) -> Denoise | None:
+            if job.prompt != WRONG:
+                return None
+            again = dict(changes)
+            if "skipped" in again:
+                again["begin"] = Begin(made, again.pop("skipped"))
+            return replace(request, **again)
+
+        return encore(job, wrong)
 
     return recipe
 

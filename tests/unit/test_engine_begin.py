@@ -12,9 +12,9 @@ import torch
 from farm.errors import InvalidInput
 from farm.spec.job import JobSpec
 from farm.spec.strength import taken
-from farm.worker.engine.requests import Begin, Decode, Denoise, Made, Recipe
-from farm.worker.recipes.txt2img import txt2img
+from farm.worker.engine.requests import Begin, Denoise, Made, Recipe
 from tests.by_hand import by_hand
+from tests.encores import encore
 from tests.engine_bench import Bench, alone
 from tests.fake_models import spec
 
@@ -24,16 +24,14 @@ STRENGTHS = {"twice": 0.5, "last": 0.0, "whole": 1.0}
 def again(job: JobSpec) -> Recipe:
     """The image of a prompt that names a strength is denoised once more, at that strength."""
     strength = next((STRENGTHS[word] for word in STRENGTHS if word in job.prompt), None)
-    recipe = txt2img(job)
-    request, value = next(recipe), None
-    while not isinstance(request, Decode):
-        value = yield request
-        if isinstance(request, Denoise) and strength is not None:
-            part = taken(request.steps, strength)
-            begun = value if "wrong" not in job.prompt else Made(request, torch.zeros(4, 8, 9))
-            value = yield replace(request, begin=Begin(begun, part.skipped))
-        request = recipe.send(value)
-    return (yield request).value
+
+    def more(request: Denoise, made: Made[Any]) -> Denoise | None:
+        if strength is None:
+            return None
+        begun = made if "wrong" not in job.prompt else Made(request, torch.zeros(4, 8, 9))
+        return replace(request, begin=Begin(begun, taken(request.steps, strength).skipped))
+
+    return encore(job, more)
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from farm.worker.models.catalogue import AssetFile, builtin_folder, config_folder, scan
+from tests.trap import Trap
 
 DEMO = builtin_folder() / "demo.safetensors"
 
@@ -77,21 +78,11 @@ def test_a_broken_sidecar_is_reported(tmp_path: Path, sidecar: str, complaint: s
     assert complaint in str(only(scan([tmp_path])).error)
 
 
-class _Trap:
-    """A pickle that leaves a mark when anything loads it."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        return os.mkdir, (str(self.mark),)
-
-
 def test_broken_files_are_listed_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "cut.safetensors").write_bytes(DEMO.read_bytes()[:1_000_000])
     (tmp_path / "empty.safetensors").touch()
     (tmp_path / "page.safetensors").write_text("<html>not found</html>")
-    (tmp_path / "old.ckpt").write_bytes(pickle.dumps(_Trap(tmp_path / "ran")))
+    (tmp_path / "old.ckpt").write_bytes(pickle.dumps(Trap(tmp_path / "ran")))
     (tmp_path / "readme.txt").write_text("no checkpoint")
 
     errors = {file.name: str(file.error) for file in scan([tmp_path])}

@@ -80,16 +80,27 @@ class Means:
         """Pixels of the largest image of a checkpoint that some worker could make; 0 for none."""
         return self._of(checkpoint).most
 
-    def lacking(self, upscalers: Iterable[str]) -> str | None:
-        """The first of these models that no worker's host has; one that does not say has all."""
-        return next((name for name in upscalers if not self._has(name)), None)
-
-    def no_upscaler(self, name: str, where: str) -> FarmError:
-        """What to answer who needs a model that no worker's host has.
+    def without(
+        self, checkpoints: Iterable[str], upscalers: Sequence[str], where: Callable[[str], str]
+    ) -> FarmError | None:
+        """What to answer who needs models that no worker's host has, or none all of them and a
+        checkpoint; one that does not say has all.
 
         Args:
-            where: the field that names it.
+            where: the field that names one of the models.
         """
+        for name in upscalers:
+            if not any({name} <= self._enlarge(card, {name}) for card in self.known):
+                return self._no_upscaler(name, where(name))
+        for checkpoint in checkpoints if upscalers else ():
+            having = self._of(checkpoint).having
+            if having and not any(
+                {*upscalers} <= self._enlarge(card, upscalers) for card in having
+            ):
+                return self._apart(checkpoint, upscalers, having, where(upscalers[0]))
+        return None
+
+    def _no_upscaler(self, name: str, where: str) -> FarmError:
         there = sorted({one for card in self.known for one in self._upscalers.get(card.host, ())})
         models = f", or a model: {', '.join(there)}" if there else ""
         return InvalidInput(
@@ -100,8 +111,22 @@ class Means:
             f"folder of {names(self.known)}. {_LATER}",
         )
 
-    def _has(self, upscaler: str) -> bool:
-        return any(upscaler in self._upscalers.get(card.host, (upscaler,)) for card in self.known)
+    def _apart(
+        self, checkpoint: str, upscalers: Sequence[str], having: Sequence[Card], where: str
+    ) -> FarmError:
+        wanted = ", ".join(map(repr, upscalers))
+        return InvalidInput(
+            f"{where}: no worker's host has {checkpoint!r} and all of {wanted}, and the jobs of a "
+            "batch go only to one that does.",
+            field=where,
+            value=upscalers[0],
+            remedy=f"Put them into the ESRGAN folder of {names(having)}, or submit a batch for "
+            f"each. {_LATER}",
+        )
+
+    def _enlarge(self, card: Card, upscalers: Iterable[str]) -> frozenset[str]:
+        """The models that a worker's host has; of one that does not say, these."""
+        return self._upscalers.get(card.host, frozenset(upscalers))
 
     def obstacle(self, shape: Shape, where: Callable[[str], str], concerned: str = "") -> FarmError:
         """Why no worker could make jobs of that shape, and the nearest change with which one could.

@@ -15,7 +15,7 @@ from farm.dispatch.means import Glance, Means, Shape, look, names
 from farm.dispatch.parts import MAX_SHAPES
 from farm.errors import FarmError
 from farm.spec.batch import BatchSpec
-from farm.spec.cells import SHAPE_FIELDS, shapes, upscalers
+from farm.spec.cells import SHAPE_FIELDS, given, shapes, upscalers
 from farm.spec.hires import HIRES_SIZES
 from farm.spec.job import JobSpec
 
@@ -72,7 +72,7 @@ def prospects(
     if not means.known:
         return Prospects(notice=_NOBODY)
     if lacking := _lacking(means, batch):
-        return Prospects(means.no_upscaler(*lacking))
+        return Prospects(lacking)
     found = beyond(means, batch)
     if found is None:
         return Prospects(notice=_away(means))
@@ -98,13 +98,13 @@ class Gate:
     def admit(self, job: JobSpec, where: str) -> None:
         """Let a job in, or raise what ``where`` it stands is wrong with it: no worker could make
         it, live or away."""
-        missing = self._live.lacking(job.upscalers)
+        missing = _without(self._live, job, where)
         if missing is None and _worst(self._live, _shapes(job)) is None:
             return
         if not self._seen.known:
             self.notice = _NOBODY
-        elif missing := self._seen.lacking(job.upscalers):
-            self._refuse(self._seen.no_upscaler(missing, f"{where}.hires_upscaler"))
+        elif error := _without(self._seen, job, where):
+            self._refuse(error)
         elif (shape := _worst(self._seen, _shapes(job))) is None:
             self.notice = self.notice or _away(self._seen)
         else:
@@ -121,17 +121,26 @@ def _all_well(means: Means, batch: Jobs) -> bool:
     return _lacking(means, batch) is None and beyond(means, batch) is None
 
 
-def _lacking(means: Means, batch: Jobs) -> tuple[str, str] | None:
-    """The first model that no worker has, and the field that asks for it; None where all have."""
+def _lacking(means: Means, batch: Jobs) -> FarmError | None:
+    """What to answer where no worker has the models that enlarge the batch's pictures."""
     if not isinstance(batch, BatchSpec):
-        found = ((ord, means.lacking(job.upscalers)) for ord, job in enumerate(batch))
-        return next(((name, f"jobs[{ord}].hires_upscaler") for ord, name in found if name), None)
+        found = (_without(means, job, f"jobs[{ord}]") for ord, job in enumerate(batch))
+        return next((error for error in found if error), None)
     axes = dict(batch.axes)
-    name = means.lacking(upscalers(batch.template, axes))
-    if name is None:
+    asked = axes.get("hires_upscaler")
+
+    def where(name: str) -> str:
+        return f"axes.hires_upscaler[{asked.index(name)}]" if asked else "hires_upscaler"
+
+    both = (given(field, batch.template, axes) for field in ("checkpoint", "hires_checkpoint"))
+    checkpoints = dict.fromkeys(name for values in both for name in values if name)
+    return means.without(checkpoints, upscalers(batch.template, axes), where)
+
+
+def _without(means: Means, job: JobSpec, where: str) -> FarmError | None:
+    if job.target is None:  # As most are, of a million lines.
         return None
-    values = axes.get("hires_upscaler")
-    return name, f"axes.hires_upscaler[{values.index(name)}]" if values else "hires_upscaler"
+    return means.without(job.checkpoints, job.upscalers, lambda _: f"{where}.hires_upscaler")
 
 
 def beyond(means: Means, batch: Jobs) -> Beyond | None:

@@ -12,7 +12,7 @@ from typing import Any
 from anyio import to_thread
 from sse_starlette.event import ServerSentEvent
 
-from farm.api.schemas import Batch
+from farm.api.schemas.batches import Batch
 from farm.errors import Unavailable
 
 OFTEN, SELDOM = 0.5, 2.0

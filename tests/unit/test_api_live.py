@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from farm.api import live
-from farm.api.schemas import Batch
+from farm.api.schemas.batches import Batch
 from farm.errors import Unavailable
 
 Told = list[tuple[str, dict[str, Any]]]

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from farm.api import names
 from farm.api.deps import Serving, administering
-from farm.api.inventory import Asset, Assets, Told, WholeAsset
 from farm.api.names import Text
+from farm.api.schemas.assets import Asset, Assets, Told, WholeAsset
 from farm.db import assets, orders, sessions
 from farm.db.assets import CHECKPOINT, Known
 from farm.db.database import Database

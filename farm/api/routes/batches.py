@@ -10,16 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from farm.api import names
 from farm.api.deps import Caller, Serving
 from farm.api.guard import NDJSON
-from farm.api.schemas import (
-    Accepted,
-    Batch,
-    BatchPage,
-    Job,
-    JobPage,
-    Quotation,
-    Retried,
-    WholeBatch,
-)
+from farm.api.schemas.batches import Accepted, Batch, BatchPage, Retried, WholeBatch
+from farm.api.schemas.jobs import Job, JobPage
+from farm.api.schemas.quotes import Quotation
 from farm.api.submission import checked, submit
 from farm.db import batches, failures, jobs, retention
 from farm.db.database import Database

@@ -12,7 +12,7 @@ from sse_starlette.sse import EventSourceResponse
 from farm.api.deps import Serving, key_of
 from farm.api.live import follow
 from farm.api.routes.batches import existing
-from farm.api.schemas import Batch
+from farm.api.schemas.batches import Batch
 from farm.broker import progress_events
 from farm.db import users
 

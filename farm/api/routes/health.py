@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fastapi import APIRouter
+from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from farm import __version__
 from farm.api.deps import Serving
 from farm.api.errors import problem
-from farm.api.schemas import Health
 from farm.broker.progress import answers
 from farm.db.database import Database
 from farm.db.schema import is_current
@@ -19,6 +19,11 @@ from farm.dispatch.store import verify
 from farm.errors import FarmError, Unavailable
 
 router = APIRouter(tags=["health"])
+
+
+class Health(BaseModel):
+    status: str
+    version: str
 
 
 @router.get("/", include_in_schema=False)

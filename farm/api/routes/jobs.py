@@ -10,7 +10,7 @@ from starlette.responses import Response
 from farm.api import names, thumbnails
 from farm.api.deps import Caller, Serving
 from farm.api.routes.batches import Cursor, cancelled, own
-from farm.api.schemas import Failed, FailedPage, JobWithAttempts, Reason
+from farm.api.schemas.jobs import Failed, FailedPage, JobWithAttempts, Reason
 from farm.db import failures, images, jobs, reasons
 from farm.db.database import Database
 from farm.db.images import Image

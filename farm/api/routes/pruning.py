@@ -6,7 +6,6 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from farm.api.deps import Serving, administering
-from farm.api.schemas import Pruned
 from farm.db import retention
 
 router = APIRouter(prefix="/v1", tags=["farm"])
@@ -21,6 +20,16 @@ class Old(BaseModel):
 
     older_than_days: float = Field(ge=1, le=36500, description="since they ended")
     dry_run: bool = False
+
+
+class Pruned(BaseModel):
+    """Batches that go with all that they made, or would go."""
+
+    batches: int
+    jobs: int
+    images: int
+    bytes: int
+    dry_run: bool
 
 
 @router.post(

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from farm.api import names
 from farm.api.deps import Serving, administering
-from farm.api.reports import Calibrate, Report, Snapshot
+from farm.api.schemas.reports import Calibrate, Report, Snapshot
 from farm.db import orders
 from farm.db.database import Database
 from farm.db.orders import Action

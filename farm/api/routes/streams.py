@@ -16,7 +16,7 @@ from starlette.types import Scope
 from farm.api.deps import Caller, Serving
 from farm.api.guard import is_stream
 from farm.api.routes.batches import existing
-from farm.api.schemas import Accepted
+from farm.api.schemas.batches import Accepted
 from farm.api.upload import Upload
 from farm.spec.listing import MAX_LINE
 

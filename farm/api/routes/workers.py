@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from farm.api import names
 from farm.api.deps import Serving, administering
 from farm.api.names import Text
-from farm.api.schemas import Tags, Worker, Workers
+from farm.api.schemas.workers import Tags, Worker, Workers
 from farm.db import health, sessions
 from farm.db.database import Database
 

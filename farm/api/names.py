@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator
 
 from farm.errors import InvalidInput, NotFound
 from farm.spec.problems import refusal
+
+Row = TypeVar("Row")
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _NUMBER = "(?:0|[1-9][0-9]{0,17})"
@@ -88,6 +91,15 @@ def job_number(name: str) -> tuple[int, int]:
 def cursor(listing: str, position: int) -> str:
     """Where to go on in ``listing``, opaque to the client."""
     return base64.urlsafe_b64encode(f"{listing}@{position}".encode()).decode().rstrip("=")
+
+
+def page(
+    found: Sequence[Row], limit: int, at: Callable[[Row], str]
+) -> tuple[Sequence[Row], str | None]:
+    """The first ``limit`` of what was found, and the cursor ``at`` the last of them where more was:
+    one row beyond the page is enough to know."""
+    shown = found[:limit]
+    return shown, at(shown[-1]) if len(found) > limit else None
 
 
 def position(text: str, listing: str) -> int:

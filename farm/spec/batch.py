@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -14,9 +13,10 @@ from pydantic import BeforeValidator, Field
 from farm.errors import InvalidInput
 from farm.spec import cells
 from farm.spec.axes import PROMPT_SR, by_field, parse_values
+from farm.spec.checkpoints import Defaults, known_checkpoint, own_checkpoint
 from farm.spec.fields import MAX_PROMPT
 from farm.spec.guidance import GuidanceOptions
-from farm.spec.hires import HiresOptions, own
+from farm.spec.hires import HiresOptions
 from farm.spec.job import JobSpec
 from farm.spec.output import Output
 from farm.spec.problems import validated
@@ -27,7 +27,6 @@ from farm.spec.tags import MAX_TAGS, Tag
 MAX_JOBS = 10_000_000
 MAX_COUNT = 100_000
 MAX_LISTED = 10_000
-_SHORT_HASH = re.compile(r" ?\[[0-9a-f]{8,64}\]$")
 PLAIN = {"prompt": "", "negative_prompt": "", "strict": False}
 """Fields that a batch shows even if nobody set them."""
 
@@ -165,10 +164,6 @@ class BatchSpec:
         return cls(template=stored["template"], axes=axes, count=stored["count"])
 
 
-Defaults = Mapping[str, Mapping[str, Any]]
-"""Checkpoint name to its default fields: width, height, steps, cfg_scale, sampler."""
-
-
 def freeze(request: BatchRequest, defaults: Defaults) -> BatchSpec:
     """The batch as it will run, or :class:`InvalidInput` naming what is wrong.
 
@@ -236,42 +231,6 @@ def completed(
     if not varies:
         template.pop("variation_seed", None)
     return template
-
-
-def meant_checkpoint(name: str, names: Iterable[str]) -> str | None:
-    """Which of ``names`` people mean by ``name``, or None.
-
-    webui shows ``folder/anime.safetensors [31e35c80fc]``: the hash and the suffix may be there or
-    not, and so may the folder where the rest is unambiguous.
-    """
-    names = list(names)
-    if name in names:
-        return name
-    bare = _SHORT_HASH.sub("", name).removesuffix(".safetensors").replace("\\", "/")
-    if bare in names:
-        return bare
-    same = [known for known in names if known.rpartition("/")[2] == bare]
-    return same[0] if len(same) == 1 else None
-
-
-def known_checkpoint(name: str | None, defaults: Defaults, where: str = "checkpoint") -> str:
-    """The checkpoint that ``name`` means, or the only one; InvalidInput says which there are."""
-    if name is None and len(defaults) == 1:
-        return next(iter(defaults))
-    if name and (meant := meant_checkpoint(name, defaults)):
-        return meant
-    known = ", ".join(sorted(defaults)) or "none yet: no worker has registered a checkpoint"
-    raise InvalidInput(
-        f"{where}: {name[:200]!r} is not known to this farm." if name else f"{where}: not given.",
-        field=where,
-        value=name,
-        remedy=f"Known checkpoints: {known}.",
-    )
-
-
-def own_checkpoint(name: str, defaults: Defaults, where: str) -> str:
-    """The checkpoint that ``name`` means for a second pass; empty for the first pass's."""
-    return known_checkpoint(name, defaults, where) if own(name) else ""
 
 
 def _check_axes(spec: BatchSpec) -> None:

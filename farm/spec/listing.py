@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from farm.errors import InvalidInput
-from farm.spec.batch import BatchRequest, Defaults, completed, known_checkpoint, own_checkpoint
+from farm.spec.batch import BatchRequest, completed
+from farm.spec.checkpoints import Defaults, known_checkpoint, own_checkpoint
 from farm.spec.hires import SECOND_PASS, in_vain
 from farm.spec.job import JobSpec
 from farm.spec.problems import unparsed, validated

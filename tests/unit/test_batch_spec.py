@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.errors import InvalidInput
-from farm.spec.batch import BatchRequest, BatchSpec, freeze, meant_checkpoint
+from farm.spec.batch import BatchRequest, BatchSpec, freeze
+from farm.spec.checkpoints import meant_checkpoint
 from farm.spec.listing import freeze_listed
 from farm.spec.problems import validated
 

@@ -106,12 +106,9 @@ def ask(request: BatchRequest, services: Serving, caller: Caller) -> Quotation:
 def listing(services: Serving, limit: Limit = 50, cursor: Cursor = None) -> BatchPage:
     before = names.position(cursor, "batches") if cursor is not None else None
     found = batches.page(services.db, limit=limit + 1, before=before)
-    shown = found[:limit]
-    more = len(found) > limit
-    return BatchPage(
-        batches=[Batch.of(batch, services.outlook) for batch in shown],
-        next_cursor=names.cursor("batches", shown[-1].id) if more else None,
-    )
+    shown, further = names.page(found, limit, lambda last: names.cursor("batches", last.id))
+    answers = [Batch.of(batch, services.outlook) for batch in shown]
+    return BatchPage(batches=answers, next_cursor=further)
 
 
 @router.get("/{batch}", summary="One batch")
@@ -138,12 +135,8 @@ def list_jobs(
     place = f"jobs/{number}/{state or ''}"
     after = names.position(cursor, place) if cursor is not None else -1
     found = jobs.page(services.db, number, limit=limit + 1, after=after, state=state)
-    shown = found[:limit]
-    more = len(found) > limit
-    return JobPage(
-        jobs=[Job.of(job) for job in shown],
-        next_cursor=names.cursor(place, shown[-1].ord) if more else None,
-    )
+    shown, further = names.page(found, limit, lambda last: names.cursor(place, last.ord))
+    return JobPage(jobs=[Job.of(job) for job in shown], next_cursor=further)
 
 
 @router.get("/{batch}/summary", summary="What the images of a batch took")

@@ -95,12 +95,8 @@ def list_failures(services: Serving, limit: Few = 20, cursor: Cursor = None) -> 
     """The newest batch first. `POST /v1/batches/{id}:retry` tries them again."""
     before = names.position(cursor, "failures") if cursor is not None else None
     found = failures.page(services.db, limit=limit + 1, before=before)
-    shown = found[:limit]
-    more = len(found) > limit
-    return FailedPage(
-        batches=[Failed.of(batch) for batch in shown],
-        next_cursor=names.cursor("failures", shown[-1].batch_id) if more else None,
-    )
+    shown, further = names.page(found, limit, lambda last: names.cursor("failures", last.batch_id))
+    return FailedPage(batches=[Failed.of(batch) for batch in shown], next_cursor=further)
 
 
 @router.get("/jobs/{job}/why", tags=["jobs"], summary="Why a job is where it is")

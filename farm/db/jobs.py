@@ -12,6 +12,7 @@ from psycopg.rows import DictRow
 from farm.db import batches, images, stats
 from farm.db.database import Database
 from farm.spec.batch import BatchSpec
+from farm.spec.hires import SIZE_FIELDS
 from farm.spec.job import JobSpec
 from farm.spec.moves import ENDED
 
@@ -153,22 +154,27 @@ def _job(batch_id: int, row: DictRow, spec: BatchSpec | None) -> Job:
 
 _RUN = """
 WITH next AS (
-    SELECT ord, spec, spec ->> 'checkpoint' AS checkpoint FROM inputs
-    WHERE batch_id = %(batch_id)s AND ord >= %(ord)s ORDER BY ord LIMIT 64
+    SELECT ord, spec, jsonb_build_array(spec -> 'checkpoint', spec -> 'hires_checkpoint',
+                                        spec -> 'hires_upscaler') AS files
+    FROM inputs WHERE batch_id = %(batch_id)s AND ord >= %(ord)s ORDER BY ord LIMIT 64
+), other AS (
+    SELECT min(ord) AS ord FROM next
+    WHERE files <> (SELECT files FROM next WHERE ord = %(ord)s)
 )
-SELECT first.spec,
-       coalesce((SELECT min(ord) FROM next WHERE next.checkpoint <> first.checkpoint),
-                (SELECT max(ord) + 1 FROM next)) AS until
-FROM next AS first WHERE first.ord = %(ord)s
+SELECT ord, spec FROM next WHERE ord < coalesce((SELECT ord FROM other), ord + 1) ORDER BY ord
 """
 
 
-def checkpoint_run(db: Database, batch_id: int, ord: int) -> tuple[JobSpec, int]:
-    """A listed job, and a later one up to which the next ones share its checkpoint."""
-    row = db.one(_RUN, {"batch_id": batch_id, "ord": ord})
-    if row is None:
+def checkpoint_run(db: Database, batch_id: int, ord: int) -> tuple[list[JobSpec], int]:
+    """A listed job, the next ones of other sizes up to the first that needs other files, and the
+    number of that."""
+    rows = db.all(_RUN, {"batch_id": batch_id, "ord": ord})
+    if not rows or rows[0]["ord"] != ord:
         raise LookupError(f"batch {batch_id} lists no job {ord}")
-    return JobSpec.model_validate(row["spec"]), row["until"]
+    sizes: dict[tuple[Any, ...], Any] = {}
+    for row in rows:
+        sizes.setdefault(tuple(row["spec"].get(field) for field in SIZE_FIELDS), row["spec"])
+    return [JobSpec.model_validate(spec) for spec in sizes.values()], rows[-1]["ord"] + 1
 
 
 def listed(db: Database, batch_id: int, ords: Iterable[int]) -> list[tuple[int, JobSpec]]:

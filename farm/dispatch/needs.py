@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -27,7 +28,8 @@ class Need:
         kind: what the first runs well together with.
         size: units of work of the first, see :func:`farm.dispatch.cost.units`.
         largest: pixels of the largest image by checkpoint, among those that the batch has by its
-            axes; its own, and those of second passes that have another.
+            axes, or among the listed ones up to ``until``; its own, and those of second passes that
+            have another.
         upscalers: models that some of the batch's second passes need.
         upscales: what of these the first takes, see :func:`farm.dispatch.cost.upscaled`.
     """
@@ -69,9 +71,12 @@ class Needs:
     def _find(self, batch_id: int, ord: int) -> Need:
         spec = self._specs(batch_id)
         if spec is None:
-            job, until = jobs.checkpoint_run(self._db, batch_id, ord)
-            models = frozenset(job.upscalers)
-            return Need(_kind(job), units(job), job.largest, until, models, upscaled(job))
+            sizes, until = jobs.checkpoint_run(self._db, batch_id, ord)
+            job, pixels = sizes[0], Counter[str]()
+            for each in sizes:
+                pixels |= Counter(each.largest)
+            models = frozenset(name for each in sizes for name in each.upscalers)
+            return Need(_kind(job), units(job), dict(pixels), until, models, upscaled(job))
         _, until = spec.checkpoint_run(ord)
         job = spec.job(ord)
         axes = dict(spec.axes)

@@ -136,7 +136,7 @@ def test_what_retries_here_and_there_need_is_read_once(
     batch = batches.accept(db, NewBatch(users.local(db).id, jobs=listed)).id
     needs, read, find = Needs(db), [], jobs.checkpoint_run
 
-    def noting(db: Database, batch_id: int, ord: int) -> tuple[JobSpec, int]:
+    def noting(db: Database, batch_id: int, ord: int) -> tuple[list[JobSpec], int]:
         read.append(ord)
         return find(db, batch_id, ord)
 
@@ -144,6 +144,33 @@ def test_what_retries_here_and_there_need_is_read_once(
     for ord in (0, 150, 70, 0, 150, 70):
         assert needs.of(batch, ord).until > ord
     assert sorted(read) == [0, 70, 150]
+
+
+def test_listed_jobs_are_not_taken_for_the_first_of_them(
+    db: Database, dispatcher: Dispatcher
+) -> None:
+    """What is larger or needs more would fail for good where the first one is at home."""
+    name = TEMPLATE["checkpoint"]
+    checkpoint = Asset(name, "sd15", 100 * MIB, "/m", {}, None, dtype="float16")
+    four = Asset("four", None, MIB, "/four.pth", {}, None, "upscaler")
+    assets.register(db, "host", [checkpoint])
+    assets.register(db, "other", [checkpoint, four])
+    small = {**TEMPLATE, "seed": 1, "width": 64, "height": 64}
+    asked = {"hires_scale": 2, "hires_upscaler": "four"}
+    fields = [{}, {"width": 1024, "height": 512}, {}, asked, {**asked, "hires_scale": 1}]
+    listed = [JobSpec(**{**small, **each}) for each in fields]
+    batch = batches.accept(db, NewBatch(users.local(db).id, jobs=listed)).id
+    needs = Needs(db)
+    found = [needs.of(batch, ord) for ord in range(5)]
+    assert [each.until for each in found] == [3, 3, 3, 5, 5]
+    assert found[0].largest == {name: 1024 * 512}
+    assert [each.upscalers for each in found] == [set(), set(), set(), {"four"}, {"four"}]
+    worker(db, "small", room=64)
+    assert dispatcher.cycle() == 0
+    worker(db, "large", room=1024)
+    while dispatcher.cycle():
+        pass
+    assert placed(db) == {"large": 3}
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from farm.worker.models.catalogue import AssetFile
-from tests.card_bench import CPU, CUDA, PRETENDED, engine, same, spec
+from pathlib import Path
+
+import pytest
+
+from farm.worker.engine import upscales
+from farm.worker.models.catalogue import AssetFile, scan
+from tests.card_bench import CPU, CUDA, PRETENDED, engine, rendered, same, spec
 from tests.pretended_card import Card
+from tests.upscalers import esrgan, write_upscaler
 
 pytestmark = [*PRETENDED]
 
@@ -33,3 +39,20 @@ def test_a_sweep_is_that_of_a_cpu_and_goes_on_from_what_was_kept(
             assert running.counters.forwards - forwards <= 2 * 2
     assert same(made[CUDA], made[CPU])
     assert made[CPU][0].image.shape == (80, 96, 3)
+
+
+def test_a_model_enlarges_as_on_a_cpu(
+    card: Card, sd15: AssetFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In two runs of several tiles, beside another job."""
+    monkeypatch.setattr(upscales, "TILE", 48)
+    write_upscaler(tmp_path / "ESRGAN" / "two.pth", esrgan(scale=2))
+    files = [sd15, *scan([tmp_path])]
+    changes = {"hires_scale": 4, "hires_upscaler": "two", "denoising_strength": 0, "steps": 1}
+    jobs = [spec(sd15, **changes), spec(sd15, seed=2)]
+    expected = rendered(engine(CPU, files), *jobs)
+    working = engine(CUDA, files)
+    assert same(rendered(working, *jobs), expected)
+    assert expected[0].image.shape == (256, 256, 3)
+    assert not card.races
+    assert not working._core.upscales._under_way

@@ -12,6 +12,8 @@ import torch
 from farm.errors import CheckpointError
 from farm.worker.models.files import open_file
 
+_ZIPPED = b"PK"
+
 
 def read_pickled(
     path: Path, *, max_bytes: int, refused: Callable[[Path, str, str], CheckpointError]
@@ -29,26 +31,28 @@ def read_pickled(
         OSError: the file cannot be read.
     """
     with open_file(path) as file:
-        if _unpacked(file) > max_bytes:
-            raise refused(path, f"unpacks to more than {max_bytes >> 20} MB", "Look what it is.")
         try:
-            return torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever a broken or hostile pickle makes of the unpickler
+            if _unpacked(file) <= max_bytes:
+                return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever a broken or hostile file makes of who reads it
             raise refused(
                 path,
                 "cannot be read as tensors alone",
                 "Convert it to .safetensors where you trust it.",
             ) from error
+    raise refused(path, f"unpacks to more than {max_bytes >> 20} MB", "Look what it is.")
 
 
 def _unpacked(file: BinaryIO) -> int:
-    """Bytes that it says it holds; the file stands at its start again."""
+    """Bytes that it says it holds; the file stands at its start again.
+
+    Raises:
+        BadZipFile: nobody can say. torch might still unpack what Python cannot list.
+    """
     size = file.seek(0, 2)
-    if zipfile.is_zipfile(file):
-        try:
-            with zipfile.ZipFile(file) as archive:
-                size = sum(entry.file_size for entry in archive.infolist())
-        except (zipfile.BadZipFile, ValueError):
-            pass  # torch tells what is wrong with it
+    file.seek(0)
+    if file.read(len(_ZIPPED)) == _ZIPPED or zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
     file.seek(0)
     return size

@@ -29,9 +29,9 @@ def info(
     screen = output.console()
     for file, told in found.items():
         head = f"{file}: {told['format']}, {told['width']}x{told['height']}"
-        screen.print(head, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        screen.print(head, markup=False, highlight=False, soft_wrap=True)
         text = told["infotext"] or "It carries no generation parameters."
-        screen.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        screen.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _told(file: Path) -> dict[str, Any]:

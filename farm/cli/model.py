@@ -14,7 +14,7 @@ from farm.cli.batches import AsJson
 from farm.client import Farm
 from farm.errors import Conflict, InvalidInput, SetupError
 
-model = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
+model = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="markdown")
 
 Name = Annotated[str, typer.Argument(help="A checkpoint, as `farm model ls` shows it.")]
 Worker = Annotated[str | None, typer.Option("--worker", "-w", help="Only this worker.")]

@@ -15,7 +15,7 @@ from farm.spec.prompt.emphasis import Section
 from farm.spec.prompt.explanation import Explanation, Saying
 from farm.spec.prompt.explanation import explain as explained
 
-prompt = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
+prompt = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="markdown")
 
 
 @prompt.callback()
@@ -33,14 +33,14 @@ def explain(
 ) -> None:
     """Show what a prompt says at each step: parts, weights, editing, LoRAs. Needs no farm.
 
-    Example: farm prompt explain "a [cat:dog:0.5], (red:1.3) AND fog :0.4" --steps 20
+    Example: farm prompt explain "a [cat:big dog:0.5], (red:1.3) AND fog :0.4" --steps 20
     """
     found = explained(text, negative, steps=steps, sampler=sampler)
     if as_json:
         output.print_json(asdict(found))
         return
     for line in _lines(found, steps):
-        output.console().print(line, markup=False, emoji=False)
+        output.console().print(line, markup=False)
 
 
 def _lines(found: Explanation, steps: int) -> Iterator[str]:

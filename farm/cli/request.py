@@ -36,7 +36,7 @@ What = Annotated[
 ]
 Count = Annotated[int | None, option("--count", "-n", help="Images of each cell, seeds in a row.")]
 Checkpoint = Annotated[
-    str | None, option("--checkpoint", "-c", help="A model's name; `farm workers` lists them.")
+    str | None, option("--checkpoint", "-c", help="A model's name; `farm model ls` lists them.")
 ]
 Negative = Annotated[str | None, option("--negative-prompt", "-N", help="What must not be seen.")]
 Width = Annotated[int | None, option("--width", "-W", help="Pixels, a multiple of 8.")]

@@ -13,7 +13,9 @@ from farm.cli.batches import AsJson
 from farm.client import Farm
 from farm.errors import InvalidInput, NotFound
 
-workers = typer.Typer(invoke_without_command=True, rich_markup_mode="markdown")
+workers = typer.Typer(
+    add_completion=False, invoke_without_command=True, rich_markup_mode="markdown"
+)
 
 Name = Annotated[str, typer.Argument(metavar="WORKER", help="As `farm workers` shows it.")]
 

@@ -55,6 +55,18 @@ def test_a_command_is_a_function_with_help(name: str) -> None:
     assert runner.invoke(main.app, [name, "--help"]).exit_code == 0
 
 
+@pytest.mark.parametrize("words", [[name] for name in COMMANDS] + [["prompt", "explain"]])
+def test_help_shows_prompts_as_they_are_written(words: list[str]) -> None:
+    assert max(runner.invoke(main.app, [*words, "--help"]).output) < "\U00010000"  # no emoji
+
+
+def test_a_prompt_is_shown_as_it_was_written(capsys: pytest.CaptureFixture[str]) -> None:
+    written = "a [cat:dog:0.5] on [red]grass[/red]"
+    output.console().print(written, markup=False)
+    output.console().print(output.table("", ["prompt"], [[written]]))
+    assert capsys.readouterr().out.count(written) == 2
+
+
 def test_help_imports_no_command() -> None:
     code = (
         "import sys\nfrom farm.cli.main import app\n"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from farm.db.database import Database
 from farm.embedded import sockets
 from farm.supervisor import Process, Supervisor
 from tests.conftest import eventually
@@ -73,7 +74,8 @@ class Crew:
 
     def wait_live(self) -> None:
         """Wait until every worker's present process takes jobs."""
-        eventually(lambda: set(self.names) <= self._live(), within=180)
+        with self.farm.database() as db:
+            eventually(lambda: set(self.names) <= self._live(db), within=180)
 
     def find(self, name: str) -> psutil.Process:
         """The process of a worker, or of the first ``standby``."""
@@ -92,10 +94,9 @@ class Crew:
             self._thread.join()
         self._supervisor.stop()
 
-    def _live(self) -> set[str]:
-        with self.farm.database() as db:
-            rows = db.all(
-                """SELECT worker, pid FROM sessions
-                   WHERE ended_at IS NULL AND state = 'live' AND stats ->> 'refuses' IS NULL"""
-            )
+    def _live(self, db: Database) -> set[str]:
+        rows = db.all(
+            """SELECT worker, pid FROM sessions
+               WHERE ended_at IS NULL AND state = 'live' AND stats ->> 'refuses' IS NULL"""
+        )
         return {row["worker"] for row in rows if psutil.pid_exists(row["pid"])}

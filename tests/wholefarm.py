@@ -66,7 +66,12 @@ class WholeFarm:
         self.process = subprocess.Popen(
             self.command("up", *options), env=self.environment, stdout=self.log, stderr=self.log
         )
-        eventually(self._ready, within=120)
+        try:
+            eventually(self._ready, within=120)
+        except BaseException:
+            self.process.kill()  # its processes end when they miss it
+            self.process.wait()
+            raise
         self.url = homes.announced(self.home)[0]  # type: ignore[index]
         self.client = Farm(self.url)
         self.tree = psutil.Process(self.process.pid).children(recursive=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,100 +10,41 @@ import pytest
 
 from farm.client import Batch
 from farm.db.database import Database
-from farm.embedded import sockets
-from farm.errors import Unavailable
-from farm.storage import ImageStore
-from farm.supervisor import Process, Supervisor
 from tests.conftest import eventually
-from tests.ledger import Fault, check
+from tests.crew import Crew
+from tests.saboteur import Saboteur
 from tests.wholefarm import WholeFarm
 
-
-@pytest.fixture(scope="module")
-def farm(short_folder: Path) -> Iterator[WholeFarm]:
-    whole = WholeFarm(short_folder / "engine")
-    whole.start()
-    yield whole
-    assert whole.stop() == 0
+PATIENCE = 180.0
 
 
 @pytest.fixture(scope="module")
-def faults() -> list[Fault]:
-    """All that was broken so far."""
-    return []
-
-
-def submit(farm: WholeFarm, count: int = 16) -> Batch:
-    return farm.client.submit(prompt="a red apple", seed=1, steps=8, count=count)
-
-
-def underway(batch: Batch) -> bool:
-    return 2 <= batch.refresh().counts["succeeded"] < batch.total
-
-
-def has_ended(batch: Batch) -> bool:
+def _saboteur(short_folder: Path) -> Iterator[Saboteur]:
+    farm = WholeFarm(short_folder / "engine", workers="0")
+    farm.start()
+    # Longer than a step takes where everything else wants the processors as well.
+    told = {"FARM_HANG_SECONDS": "4", "HANG": str(farm.home / "hang")}
+    crew = Crew(farm, ["cpu0", "cpu1"], module="tests.hanging_worker", **told)
     try:
-        return batch.refresh().ended
-    except Unavailable:
-        return False  # the API itself may be the victim
-
-
-def finish(farm: WholeFarm, batch: Batch, faults: list[Fault]) -> None:
-    eventually(lambda: has_ended(batch), within=180, every=0.2)
-    with farm.database() as db:
-        print(check(db, ImageStore(str(farm.home / "images")), faults))
+        crew.start()
+        yield Saboteur(farm, crew)
+    finally:
+        crew.stop()
+        assert farm.stop() == 0
 
 
 @pytest.fixture
-def hanging(farm: WholeFarm) -> Iterator[Path]:
-    """A file that a second worker hangs at."""
-    file = farm.home / "hang"
-    database, broker = sockets.urls(farm.home)
-    told = {
-        **{name: value for name, value in farm.environment.items() if name[:5] == "FARM_"},
-        "FARM_HOME": str(farm.home),
-        "FARM_DATABASE_URL": database,
-        "FARM_BROKER_URL": broker,
-        "FARM_WORKER_NAME": "hanging",
-        "FARM_HANG_SECONDS": "2",
-        "FARM_DRAIN_SECONDS": "3",
-        "HANG": str(file),
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    argv = [sys.executable, "-m", "tests.hanging_worker"]
-    supervisor = Supervisor(farm.home / "hanging")
-    thread = threading.Thread(target=supervisor.run, daemon=True)
-    try:
-        supervisor.start(Process("hanging", argv, told, grace=20))
-        thread.start()
-        eventually(lambda: "hanging" in [one["name"] for one in farm.client.workers()], within=120)
-        yield file
-    finally:
-        supervisor.request_stop()
-        thread.join()
-        supervisor.stop()
+def saboteur(_saboteur: Saboteur) -> Saboteur:
+    """Breaks a farm of two real workers: what one does not finish is the other's."""
+    eventually(_saboteur.farm.answers)
+    _saboteur.crew.wait_live()
+    return _saboteur
 
 
-def test_a_step_that_hangs_ends_its_worker_and_others_make_its_images(
-    farm: WholeFarm, faults: list[Fault], hanging: Path
-) -> None:
-    """The process lives on, and only its own watchdog can tell."""
-    with Fault("a step that hangs") as fault:
-        hanging.touch()
-        batch = submit(farm, 40)
-        eventually(lambda: not hanging.exists(), within=60)
-        with farm.database() as db:
-            eventually(lambda: lost(db, batch), within=60)
-            tried = lost(db, batch)
-    faults.append(fault)
-    finish(farm, batch, faults)
-    assert batch.counts["succeeded"] == batch.total
-    assert {each["worker"] for each in tried} == {"hanging"}
-    for each in tried:
-        assert each["error"]["class"] == "hung"
-        assert "denoise has not ended for" in each["error"]["detail"]
-        shown = farm.client.job(f"{batch.id}-{each['ord']}").data["attempts"]
-        assert [one["result"] for one in shown] == ["lost", "succeeded"]
+def submit(saboteur: Saboteur) -> Batch:
+    """Sixteen jobs, which end one after the other."""
+    axes = {"steps": "3-10 (+1)"}
+    return saboteur.farm.client.submit(prompt="a red apple", seed=1, count=2, axes=axes)
 
 
 def lost(db: Database, batch: Batch) -> list[dict[str, Any]]:
@@ -115,28 +54,55 @@ def lost(db: Database, batch: Batch) -> list[dict[str, Any]]:
     )
 
 
-@pytest.mark.parametrize("victims", [("worker",), ("worker", "dispatcher", "api", "valkey")])
-def test_kill_9_in_the_middle_of_a_batch(
-    farm: WholeFarm, faults: list[Fault], victims: tuple[str, ...]
+def test_a_step_that_hangs_ends_its_worker_and_the_other_makes_its_images(
+    saboteur: Saboteur,
 ) -> None:
-    batch = submit(farm)
-    eventually(lambda: underway(batch))
-    with Fault("kill -9") as fault:
-        for victim in victims:
-            farm.kill(victim)
-    faults.append(fault)
-    finish(farm, batch, faults)
+    """The process lives on, and only its own watchdog can tell."""
+    farm, hang = saboteur.farm, saboteur.farm.home / "hang"
+    with saboteur.breaking("a step that hangs"), farm.database() as db:
+        hang.touch()
+        batch = submit(saboteur)
+        eventually(lambda: not hang.exists())
+        eventually(lambda: lost(db, batch))
+        tried = lost(db, batch)
+    saboteur.finish(batch, within=PATIENCE)
+    assert batch.counts["succeeded"] == batch.total == 16
+    [hung] = {each["worker"] for each in tried}
+    for each in tried:
+        assert each["error"]["class"] == "hung"
+        assert "denoise has not ended for" in each["error"]["detail"]
+        first, second = farm.client.job(f"{batch.id}-{each['ord']}").data["attempts"]
+        assert (first["result"], second["result"]) == ("lost", "succeeded")
+        assert (first["worker"], second["worker"] == hung) == (hung, False)
+
+
+AT_WORK = """
+SELECT worker FROM sessions s JOIN leases l ON l.session_id = s.id
+WHERE l.started_at IS NOT NULL
+"""
+
+
+def test_kill_9_in_the_middle_of_a_batch(saboteur: Saboteur) -> None:
+    """Of a worker with images under way, and of all but Postgres that it talks to."""
+    batch = submit(saboteur)
+    eventually(lambda: batch.refresh().counts["succeeded"] > 0)
+    with saboteur.farm.database() as db:
+        at_work = db.all(AT_WORK)
+        assert at_work
+        saboteur.kill(at_work[0]["worker"], "dispatcher", "api", "valkey")
+        saboteur.finish(batch, within=PATIENCE)
+        assert lost(db, batch)
     assert batch.counts["succeeded"] == batch.total
 
 
-def test_cancel_stops_what_runs_and_what_waits(farm: WholeFarm, faults: list[Fault]) -> None:
-    batch = submit(farm, 200)
+def test_cancel_stops_what_runs_and_what_waits(saboteur: Saboteur) -> None:
+    batch = saboteur.farm.client.submit(prompt="a red apple", seed=1, steps=8, count=200)
     eventually(lambda: batch.refresh().counts["running"] > 0)
     batch.cancel()
-    finish(farm, batch, faults)
+    saboteur.finish(batch, within=PATIENCE)
     assert batch.state == "cancelled"
     assert batch.counts["succeeded"] + batch.counts["cancelled"] == 200
     assert batch.counts["cancelled"] > 150
-    again = submit(farm, 1)
-    finish(farm, again, faults)
+    again = saboteur.farm.client.submit(prompt="a red apple", count=1)
+    saboteur.finish(again, within=PATIENCE)
     assert again.counts["succeeded"] == 1

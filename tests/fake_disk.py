@@ -132,6 +132,7 @@ class Resident:
     recorded: bool = False
     streamable: bool = False
     squeezed: bool = False
+    squeezed_seconds: float = 0.0
     in_host: list[nn.Module] = field(default_factory=list)
 
     @property

@@ -205,6 +205,7 @@ class FakeModels:
         self.recorded = False
         self.loading = False
         self.replaced = 0
+        self.squeezed: list[str] = []
         self.needed: set[str] = set()
 
     def get(self, name: str) -> FakeCheckpoint:
@@ -221,6 +222,12 @@ class FakeModels:
     @contextmanager
     def use(self, name: str) -> Iterator[FakeCheckpoint]:
         yield self.get(name)
+
+    def evict(self, name: str) -> None:
+        """It leaves, and comes back as it was loaded."""
+        self.resident = tuple(other for other in self.resident if other != name)
+        self.known[name].mode = "resident"
+        self.squeezed.remove(name)
 
     def need(self, names: Collection[str]) -> None:
         """Notes it."""

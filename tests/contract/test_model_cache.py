@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from time import monotonic
 
 import psutil
 import pytest
@@ -116,7 +117,11 @@ def test_a_unet_in_common_is_streamed_for_all_who_hold_it(
     assert [checkpoint.stream() for checkpoint in both] == [True, True]
     assert all(checkpoint.squeezed for checkpoint in both)
     assert forgot == both
+    now = monotonic() + 100
+    monkeypatch.setattr("farm.worker.models.residence.monotonic", lambda: now)
+    assert all(checkpoint.squeezed_seconds >= 99 for checkpoint in both)
     assert not any(checkpoint.stream() for checkpoint in both)
+    assert [checkpoint.squeezed_seconds for checkpoint in both] == [0, 0]
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from farm.worker.engine.requests import (
 )
 from farm.worker.samplers import brownian
 from farm.worker.samplers.noise import ImageNoise
-from tests.engine_bench import Bench
+from tests.engine_bench import Bench, alone
 from tests.fake_models import FakeCheckpoint, spec
 
 PLAIN = spec("a cat", 1, sampler="Euler a")
@@ -158,6 +158,19 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 ELSEWHERE = {Upscale}
 """With a model of its own: in tests/contract/test_upscalers.py."""
+
+
+def test_what_was_streamed_long_ago_is_read_anew_in_the_middle_of_a_job() -> None:
+    bench = Bench()
+    (job,) = bench.add(spec(steps=6))
+    while len(bench.checkpoint.forwards) < 3:
+        bench.core.turn()
+    bench.checkpoint.mode = "streamed"
+    bench.models.squeezed = ["fake"]
+    bench.run()
+    assert (bench.models.loads, bench.checkpoint.mode) == (["fake", "fake"], "resident")
+    assert np.array_equal(job.future.result(0).image, alone(job.spec))
+    assert len(bench.checkpoint.forwards) == 6
 
 
 def test_every_kind_of_request_has_its_case() -> None:

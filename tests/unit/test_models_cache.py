@@ -15,7 +15,7 @@ from torch import nn
 
 from farm.errors import CheckpointError, Conflict, DoesNotFit, Unavailable
 from farm.worker.memory.profiles import by_name
-from farm.worker.models.cache import ModelCache
+from farm.worker.models.cache import RELENT, ModelCache
 from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.statistics import CacheStatistics
 from farm.worker.models.tiers import SPARE
@@ -376,6 +376,13 @@ def test_weights_that_had_to_pass_through_the_card_stay_there_once_they_were_awa
     assert not cache.get("a").squeezed
     assert disk.loaded == ["a", "b", "c", "a"]
     assert cache.in_host == ("b",)
+
+
+def test_whose_weights_pass_through_the_card_for_long_is_told(disk: Disk) -> None:
+    cache = make_cache(disk)
+    for name, seconds in (("a", RELENT + 1), ("b", RELENT - 1)):
+        cache.get(name).squeezed_seconds = seconds  # type: ignore[misc]
+    assert cache.squeezed == ["a"]
 
 
 def test_where_none_is_idle_weights_of_those_in_use_leave(disk: Disk) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from time import monotonic, perf_counter
 from typing import Any
 
 import torch
 
+from farm.errors import Conflict
 from farm.spec.kinship import check_job
 from farm.spec.networks import Loras
 from farm.worker.accountant import Accountant
@@ -43,6 +45,8 @@ from farm.worker.models.library import family_of, version_of
 from farm.worker.models.patches import Side
 from farm.worker.models.preview import Previews
 from farm.worker.models.upscaler import UpscalerShelf
+
+log = logging.getLogger(__name__)
 
 
 class Core:
@@ -138,6 +142,7 @@ class Core:
         if self._wardrobe.changed():
             self._denoiser.settle()
             relieved(self._models, self._wardrobe.clear)
+        self._relent()
         self._reports.deliver()
         self._encodes.book()
         self._decodes.book()
@@ -181,6 +186,15 @@ class Core:
             self._reports.rest()
         self._models.need(())
         self.pulse.accountant.rest()
+
+    def _relent(self) -> None:
+        """Have those leave that memory ran out beside, long ago: they come back whole."""
+        for name in () if self._models.loading else self._models.squeezed:
+            self._decodes.settle()
+            self._denoiser.settle()
+            log.info("%s was streamed for want of memory; it is read anew", name)
+            with suppress(Conflict):
+                self._models.evict(name)
 
     def _load(self, checkpoint: str) -> None:
         """Load for all who wait for this checkpoint; if it fails, it fails for all of them."""

@@ -20,6 +20,10 @@ from farm.worker.models.reader import Turn
 from farm.worker.models.statistics import CacheStatistics
 from farm.worker.models.tiers import Tiers
 
+RELENT = 600.0
+"""Seconds after which a UNet that was streamed for want of memory is tried whole again. To read it
+takes some; what wanted the memory may have gone."""
+
 
 class ModelCache:
     """Loads checkpoints when asked for, and keeps the last used ones within two budgets.
@@ -109,6 +113,14 @@ class ModelCache:
         with self._state:
             checkpoint = self._tiers.device.peek(name)
         return checkpoint or self.get(name)
+
+    @property
+    def squeezed(self) -> Sequence[str]:
+        """Checkpoints that were streamed for want of memory, for which nobody has asked for
+        :data:`RELENT` seconds: read anew they would be quicker."""
+        with self._state:
+            here = self._tiers.device.checkpoints
+        return [each.name for each in here if each.squeezed_seconds > RELENT]
 
     def need(self, names: Collection[str]) -> None:
         """Jobs that are here need these, and no others: no :meth:`warm` makes them leave."""

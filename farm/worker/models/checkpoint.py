@@ -143,16 +143,21 @@ class Checkpoint:
         Returns:
             Whether that made room.
         """
-        if not self._residence.may_stream:
-            return False
-        self._predictor.forwards.forget()
+        makes_room = self._residence.may_stream
+        if makes_room:
+            self._predictor.forwards.forget()
         self._residence.stream()
-        return True
+        return makes_room
 
     @property
     def squeezed(self) -> bool:
         """Whether :meth:`stream` was called: read anew it would be quicker again."""
         return self._residence.squeezed
+
+    @property
+    def squeezed_seconds(self) -> float:
+        """Since :meth:`stream` was last called; 0 where it was not."""
+        return self._residence.squeezed_seconds
 
     def give_up_speed(self) -> bool:
         """Do without what makes its forwards quicker and takes memory of the device.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from time import monotonic
 from typing import Any
 
 import torch
@@ -35,6 +36,8 @@ class Residence:
     ) -> None:
         self._device = device
         self._streams = streams
+        # Of a model that another checkpoint has streamed it may never be asked.
+        self._asked = monotonic()
         self._unet = modules["unet"]
         texts = [modules[part] for part in TEXT_ENCODERS if part in modules]
         for module in [*texts, self._unet] if streams else texts:
@@ -73,12 +76,21 @@ class Residence:
         return self.streams and not self._streams
 
     @property
+    def squeezed_seconds(self) -> float:
+        """For how long nobody has needed that they do; 0 where they do not, or always did."""
+        return monotonic() - self._asked if self.squeezed else 0.0
+
+    @property
     def may_stream(self) -> bool:
         """Whether :meth:`stream` would make room."""
         return self.homes[self._unet].type != "cpu"
 
     def stream(self) -> None:
-        """Have the UNet's weights leave the device, and pass through it in each forward."""
+        """Have the UNet's weights leave the device, and pass through it in each forward; or say
+        that this is needed once more."""
+        self._asked = monotonic()
+        if not self.may_stream:
+            return
         _stream(self._unet, self._device)
         patch_of(self._unet).follow()
         self.homes[self._unet] = torch.device("cpu")

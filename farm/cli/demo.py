@@ -43,7 +43,11 @@ def demo(once: Once = False, folder: Folder = _FOLDER, as_json: AsJson = False) 
         if once and not found:
             background.stop(settings.home)
     if not as_json:
-        running = "The farm has stopped." if once and not found else f"The farm runs on at {url}"
+        running = (
+            "The farm has stopped."
+            if once and not found
+            else f"The farm runs on at {url}; `farm down` stops it."
+        )
         output.console().print(running)
     raise typer.Exit(exit_code(batch))
 

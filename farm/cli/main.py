@@ -43,6 +43,7 @@ _COMMANDS = {
     "info": _Lazy("farm.cli.info:info", "Read what made an image out of its file.", _MAKE),
     "prompt": _Lazy("farm.cli.prompt:prompt", "Explain what a prompt means.", _MAKE),
     "up": _Lazy("farm.cli.up:up", "Run a whole farm on this machine.", _FARM),
+    "down": _Lazy("farm.cli.down:down", "Stop the farm of this machine.", _FARM),
     "workers": _Lazy(
         "farm.cli.workers:workers", "List workers; drain, resume or trace one.", _FARM
     ),

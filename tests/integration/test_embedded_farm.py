@@ -16,7 +16,9 @@ import httpx
 import psutil
 import pytest
 from psycopg.conninfo import conninfo_to_dict
+from typer.testing import CliRunner
 
+from farm.cli import main
 from farm.embedded import background, home, postgres, sockets
 from farm.settings import Settings
 from tests.conftest import eventually
@@ -288,9 +290,12 @@ def test_a_farm_in_the_background_is_started_found_and_stopped(
         (farm,) = (each for each in ups.processes() if "up" in each.cmdline())
         assert os.getsid(farm.pid) == farm.pid  # the terminal's Ctrl-C does not reach it
     finally:
-        assert background.stop(ups.home)
+        stopped, again = (
+            CliRunner().invoke(main.app, ["down", "--home", str(ups.home)]) for _ in range(2)
+        )
+    assert stopped.output == "The farm has stopped.\n"
     assert ups.all_gone()
-    assert not background.stop(ups.home)
+    assert again.output.startswith("No farm runs in")
 
 
 def test_kill_9_leaves_nothing_behind_and_the_next_start_has_a_worker_of_its_own(

@@ -17,7 +17,7 @@ from farm.cli import main, output
 MAKE = ["demo", "submit", "ls", "show", "why", "watch", "cancel", "download", "prompt"]
 MAKE += ["pause", "resume", "prio"]
 MAKE += ["quote", "failed", "retry", "info"]
-FARM = ["up", "key", "share", "workers", "model", "doctor", "worker", "api", "dispatcher"]
+FARM = ["up", "down", "key", "share", "workers", "model", "doctor", "worker", "api", "dispatcher"]
 FARM += ["migrate"]
 FARM += ["usage", "prune", "keep", "simulate"]
 COMMANDS = [*MAKE, *FARM]

@@ -13,6 +13,7 @@ from torch import Tensor
 from farm.errors import Cancelled, DoesNotFit, Unavailable, UpscalerError
 from farm.spec.job import JobSpec
 from farm.worker import attempt
+from farm.worker.engine.job import Job
 from farm.worker.engine.upscales import LEAST_TILE, TILE
 from tests.engine_bench import Bench
 from tests.fake_models import FakeCheckpoint, Gate, spec
@@ -161,6 +162,31 @@ def test_without_memory_tiles_shrink_for_that_model_before_anybody_leaves() -> N
     assert {side for name, side in seen if name == "two"} == {TILE}
     assert not work.models.recorded
     assert (work.models.idle, work.checkpoint.mode) == (1, "resident")
+
+
+@pytest.mark.parametrize("short", ["predict", "decode"])
+def test_between_two_tiles_a_model_leaves_before_others_do_with_less(short: str) -> None:
+    tiles: list[int] = []
+    refused: list[str] = []
+
+    def fault(what: str, _: Any) -> None:
+        here = [each.model for each in work.core.upscales._under_way.values()]
+        if what == short and any(here):
+            refused.append(what)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    shelf = FakeShelf(lambda _, picture: tiles.append(len(picture)))
+    work = bench(shelf, FakeCheckpoint("fake", fault=fault))
+    (first,) = work.add(large(side=512))
+    while not tiles:
+        work.core.turn()
+    urgent = Job("urgent", spec("a dog", 2, steps=3), 99, rank=2)
+    work.core.jobs.add(urgent)
+    work.run()
+    assert refused == [short]
+    assert urgent.future.result(0).stats.buckets == (2,)
+    assert first.future.result(0).image.shape == (1024, 1024, 3)
+    assert tiles == [TILE] * 9
 
 
 def test_where_the_least_tiles_are_too_large_others_leave_and_then_it_is_said() -> None:

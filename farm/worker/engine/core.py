@@ -120,6 +120,7 @@ class Core:
             limits=limits,
             device=device,
             room_beside=self._room_beside,
+            make_way=self.upscales.give_way,
         )
         self._reports = Reports(
             self.jobs,
@@ -135,6 +136,7 @@ class Core:
             decodes=self._decodes,
             device=device,
             reports=self._reports,
+            make_way=self.upscales.give_way,
         )
 
     def turn(self) -> None:

@@ -69,6 +69,7 @@ class Decodes:
         limits: learns what decodings take.
         room_beside: whether memory allows to decode the latent of a job while others are
             denoised.
+        make_way: memory ran out; have what lies on the device for later leave it.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Decodes:
         limits: RowLimits,
         device: torch.device,
         room_beside: Callable[[Job], bool],
+        make_way: Callable[[], bool],
     ) -> None:
         self._jobs = jobs
         self._models = models
@@ -87,6 +89,7 @@ class Decodes:
         self._limits = limits
         self._device = device
         self._room_beside = room_beside
+        self._make_way = make_way
         self._side: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -206,6 +209,7 @@ class Decodes:
             _forgive(error, "decode, from now on nothing is recorded")
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+        self._make_way()
         self._models.give_up_speed()
         return relieved(self._models, lambda: work(True))
 

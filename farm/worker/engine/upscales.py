@@ -39,9 +39,15 @@ _reading = ThreadPoolExecutor(1, thread_name_prefix="upscaler")
 
 @dataclass
 class _Enlarging:
-    """A picture under way, what enlarges it, and in tiles of how many pixels of a side."""
+    """A picture under way, what enlarges it, and in tiles of how many pixels of a side.
 
-    model: PlacedUpscaler
+    Attributes:
+        model: None while others need its place on the device.
+    """
+
+    upscaler: Upscaler
+    dtype: torch.dtype
+    model: PlacedUpscaler | None
     mosaic: Mosaic
     tile: int
 
@@ -102,6 +108,14 @@ class Upscales:
                     wait([read], timeout=LOOK)
                 return
 
+    def give_way(self) -> bool:
+        """Memory ran out beside models that wait for their next tile: they leave the device until
+        then. False where there was none."""
+        waiting = [each for each in self._under_way.values() if each.model]
+        for each in waiting:
+            each.model = None
+        return bool(waiting)
+
     def forget(self) -> None:
         """Let go of what was for jobs that have left."""
         for job in {*self._read, *self._under_way}:
@@ -149,6 +163,8 @@ class Upscales:
             upscaler = self._read[job].result()
             under_way = relieved(self._models, partial(self._begun, request, upscaler))
             self._under_way[job] = under_way
+        if under_way.model is None:
+            under_way.model = relieved(self._models, partial(self._placed, under_way))
         picture = request.picture.value[under_way.mosaic.next]
         try:
             tile = under_way.model(picture)
@@ -165,14 +181,18 @@ class Upscales:
 
     def _begun(self, request: Upscale, upscaler: Upscaler) -> _Enlarging:
         dtype = upscaler.precision(torch.float32 if upscaler in self._weak else self._dtype)
-        here = (each.model for each in self._under_way.values())
-        same = (each for each in here if (each.of, each.dtype) == (upscaler, dtype))
-        model = next(same, None) or upscaler.placed(dtype, self._device)
         height, width = request.picture.value.shape[:2]
         tile = self._tiles.get(upscaler, TILE)
         with on_host("a larger picture"):
             mosaic = Mosaic(width, height, scale=upscaler.scale, tile=tile, overlap=OVERLAP)
-        return _Enlarging(model, mosaic, tile)
+        return _Enlarging(upscaler, dtype, None, mosaic, tile)
+
+    def _placed(self, under_way: _Enlarging) -> PlacedUpscaler:
+        """The model on the device, where another picture may have it already."""
+        upscaler, dtype = under_way.upscaler, under_way.dtype
+        here = (each.model for each in self._under_way.values() if each.model)
+        same = (each for each in here if (each.of, each.dtype) == (upscaler, dtype))
+        return next(same, None) or upscaler.placed(dtype, self._device)
 
     def _recover(self, error: Exception, request: Upscale, job: Job) -> None:
         """After a tile that failed: once more where there is more memory now, or anew in smaller
@@ -187,7 +207,7 @@ class Upscales:
         if self._models.give_up_speed():
             return
         under_way = self._under_way[job]
-        upscaler, smaller = under_way.model.of, under_way.tile // 2
+        upscaler, smaller = under_way.upscaler, under_way.tile // 2
         if smaller >= LEAST_TILE:
             self._tiles[upscaler] = min(smaller, self._tiles.get(upscaler, TILE))
             log.warning("no memory for tiles; those of %s are now %d wide", job.key, smaller)
@@ -197,15 +217,15 @@ class Upscales:
 
     def _weaker(self, request: Upscale, under_way: _Enlarging) -> None:
         """Begin anew in float32, if that is not what it was."""
-        if under_way.model.dtype == torch.float32:
+        if under_way.dtype == torch.float32:
             raise NumericFailure(
                 f"The upscaler {request.upscaler} makes no numbers of this picture.",
                 field="hires_upscaler",
                 value=request.upscaler,
                 remedy="Use another upscaler.",
             )
-        log.warning("%s overflows in %s", request.upscaler, under_way.model.dtype)
-        self._weak.add(under_way.model.of)
+        log.warning("%s overflows in %s", request.upscaler, under_way.dtype)
+        self._weak.add(under_way.upscaler)
 
 
 def _fetched(shelf: UpscalerShelf, name: str) -> Upscaler:

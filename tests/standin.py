@@ -63,7 +63,10 @@ class StandIn:
         sessions.open(self.db, row, lease=600)
 
     def claim(self, batch: int, count: int, *, start: bool = True) -> list[Lease]:
-        held = leases.claim(self.db, [Claim(batch, self.session, count=count)])
+        found = self.db.one("SELECT cursor FROM batches WHERE id = %(id)s", {"id": batch})
+        assert found
+        claim = Claim(batch, self.session, count=count, first=found["cursor"])
+        held = leases.claim(self.db, [claim])
         for lease in held if start else ():
             leases.start(self.db, lease)
         return held

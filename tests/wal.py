@@ -55,7 +55,8 @@ def live(db: Database, session: str, *, jobs: int, together: int) -> None:
     """Take jobs from their batch to their images, as the farm does: in groups."""
     spec = BatchSpec(template=TEMPLATE, count=jobs)
     batch = batches.accept(db, NewBatch(users.local(db).id, spec=spec)).id
-    while held := leases.claim(db, [Claim(batch, session, count=together)]):
+    for first in range(0, jobs, together):
+        held = leases.claim(db, [Claim(batch, session, count=together, first=first)])
         leases.start_group(db, session, [(lease[:3], False) for lease in held])
         endings = [
             Ending(*lease[:3], Move.SUCCEED, image=TYPICAL_IMAGE, stats=TYPICAL_STATS)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from farm.db import queries
 from farm.db.database import Database
+from farm.db.spans import SPANS, Span, spans
 
 STOPPED = 10_000
 """Jobs that wait to be retried, and are stopped in one go: a leader that is silent for longer than
@@ -15,14 +16,13 @@ that takes is followed."""
 
 
 class OpenBatch(NamedTuple):
-    """A batch with jobs past its cursor."""
+    """A batch with jobs that nobody has claimed, which are its spans."""
 
     id: int
     user_id: int
     priority: int
-    cursor: int
-    total: int
     tags: list[str]
+    spans: tuple[Span, ...]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Spent:
 
 # From one user with open batches to the next, and of each only the first few, as they lie in the
 # index: others, too, must be seen, however many batches one has, and nobody's are read in full.
-_OPEN = """
+_OPEN = f"""
 WITH RECURSIVE working AS (
     (SELECT user_id FROM batches WHERE ended_at IS NULL AND state = 'open'
      ORDER BY user_id LIMIT 1)
@@ -81,7 +81,7 @@ WITH RECURSIVE working AS (
             ORDER BY b.user_id LIMIT 1)
     FROM working w WHERE w.user_id IS NOT NULL
 )
-SELECT b.id, b.user_id, b.priority, b.cursor, b.total, b.tags
+SELECT b.id, b.user_id, b.priority, b.tags, {SPANS} AS spans
 FROM working w CROSS JOIN LATERAL (
     SELECT *, row_number() OVER (ORDER BY priority DESC, id) AS place
     FROM (SELECT * FROM batches
@@ -141,7 +141,8 @@ def open_batches(
     then oldest. Only those of priority ``least`` and up, and none of ``aside``.
     """
     values = {"least": least, "each": each, "limit": limit, "aside": list(aside)}
-    return [OpenBatch(**row) for row in db.all(_OPEN, values)]
+    rows = db.all(_OPEN, values)
+    return [OpenBatch(**{**row, "spans": spans(row["spans"])}) for row in rows]
 
 
 def entitled(db: Database, waiting: Collection[int]) -> list[Entitled]:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
 from farm.db.database import Database
+from farm.db.spans import SPANS, Span, count, spans
 
 Moment: TypeAlias = Literal["accepted", "half"]
 """When a forecast is made: as soon as a batch is seen, and when half of its jobs have begun."""
@@ -15,25 +16,26 @@ Moment: TypeAlias = Literal["accepted", "half"]
 
 @dataclass(frozen=True)
 class Left:
-    """What is left of an open batch: jobs past its cursor, in flight, and to be tried again.
+    """What is left of an open batch: jobs not claimed, in flight, and to be tried again.
 
     Attributes:
         tags: that a worker must have.
+        spans: of the jobs that nobody has claimed.
     """
 
     id: int
     user_id: int
     weight: float
     priority: int
-    cursor: int
     total: int
     in_flight: int
     waiting: int
     tags: list[str]
+    spans: tuple[Span, ...]
 
     @property
     def jobs(self) -> int:
-        return self.total - self.cursor + self.in_flight + self.waiting
+        return count(self.spans) + self.in_flight + self.waiting
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ class Past:
     taken: float
 
 
-_LEFT = """
-SELECT b.id, b.user_id, u.weight, b.priority, b.cursor, b.total, b.tags,
+_LEFT = f"""
+SELECT b.id, b.user_id, u.weight, b.priority, b.total, b.tags, {SPANS} AS spans,
        coalesce(l.jobs, 0) AS in_flight, coalesce(r.jobs, 0) AS waiting
 FROM batches b
 JOIN users u ON u.id = b.user_id
@@ -106,7 +108,8 @@ ORDER BY f.made_at DESC LIMIT %(limit)s
 
 def left(db: Database, *, limit: int) -> list[Left]:
     """The open batches with what is left of them, the most important first."""
-    return [Left(**row) for row in db.all(_LEFT, {"limit": limit})]
+    rows = db.all(_LEFT, {"limit": limit})
+    return [Left(**{**row, "spans": spans(row["spans"])}) for row in rows]
 
 
 def make(db: Database, found: Iterable[Forecast]) -> None:

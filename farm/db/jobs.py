@@ -11,6 +11,7 @@ from psycopg.rows import DictRow
 
 from farm.db import batches, images, stats
 from farm.db.database import Database
+from farm.db.spans import UNCLAIMED
 from farm.spec.batch import BatchSpec
 from farm.spec.hires import SIZE_FIELDS
 from farm.spec.job import JobSpec
@@ -80,10 +81,11 @@ _BY_STATE = {
                    AND started_at IS NULL ORDER BY ord LIMIT %(limit)s""",
     "waiting": """SELECT ord FROM requeue WHERE batch_id = b.id AND ord >= %(first)s
                   AND b.state <> 'cancelled' ORDER BY ord LIMIT %(limit)s""",
-    "pending": """SELECT g FROM (SELECT generate_series(greatest(%(first)s, b.cursor),
-                      CASE WHEN b.state <> 'cancelled' THEN b.total END - 1) AS g) AS s
-                  WHERE NOT EXISTS (SELECT FROM outcomes WHERE batch_id = b.id AND ord = g)
-                  LIMIT %(limit)s""",
+    "pending": f"""SELECT g FROM (SELECT generate_series(greatest(%(first)s, lower(s)),
+                       CASE WHEN b.state <> 'cancelled' THEN upper(s) END - 1) AS g
+                       FROM (SELECT s FROM unnest({UNCLAIMED}) AS s ORDER BY s) AS s) AS s
+                   WHERE NOT EXISTS (SELECT FROM outcomes WHERE batch_id = b.id AND ord = g)
+                   LIMIT %(limit)s""",
     "cancelled": """(SELECT ord FROM outcomes WHERE batch_id = b.id AND ord >= %(first)s
                         AND state = 'cancelled' AND b.state <> 'cancelled'
                      ORDER BY ord LIMIT %(limit)s)

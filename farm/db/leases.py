@@ -52,12 +52,18 @@ class Overdue:
 
 @dataclass(frozen=True)
 class Claim:
-    """Jobs to lease to a session: ``count`` at the cursor, or these ``ords`` of the requeue."""
+    """Jobs to lease to a session: ``count`` from number ``first`` on that nobody has claimed, or
+    these ``ords`` of the requeue."""
 
     batch_id: int
     session_id: str
     count: int = 0
+    first: int = 0
     ords: Sequence[int] = ()
+
+    @property
+    def jobs(self) -> Sequence[int]:
+        return self.ords or range(self.first, self.first + self.count)
 
 
 @dataclass(frozen=True)
@@ -88,13 +94,15 @@ class Ending:
 
 
 def claim(db: Database, claims: Sequence[Claim]) -> list[Lease]:
-    """CLAIM: lease jobs to sessions, all in one transaction; in the order of the claims."""
+    """CLAIM: lease jobs to sessions, all in one transaction; in the order of the claims, which ask
+    for no job twice."""
     if not claims:
         return []
     heads = [one for one in claims if not one.ords]
     together = {
         "batch_ids": [one.batch_id for one in heads],
         "session_ids": [one.session_id for one in heads],
+        "firsts": [one.first for one in heads],
         "counts": [one.count for one in heads],
     }
     wanted: list[tuple[str, dict[str, Any]]] = [(queries.CLAIM, together)] if heads else []
@@ -104,8 +112,8 @@ def claim(db: Database, claims: Sequence[Claim]) -> list[Lease]:
     with db.connection() as connection, connection.pipeline():
         answers = [connection.execute(*each) for each in wanted]
     placed = [Lease(**row) for answer in answers for row in answer]
-    order = {(one.batch_id, one.session_id): place for place, one in enumerate(claims)}
-    return sorted(placed, key=lambda lease: (order[lease.batch_id, lease.session_id], lease.ord))
+    order = {(one.batch_id, ord): place for place, one in enumerate(claims) for ord in one.jobs}
+    return sorted(placed, key=lambda lease: (order[lease.batch_id, lease.ord], lease.ord))
 
 
 def start(db: Database, lease: Lease, *, again: bool = False) -> Started | None:

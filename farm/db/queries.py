@@ -4,7 +4,7 @@ The moves are those of :mod:`farm.spec.moves`. Each is one statement: it deletes
 inserts there, and the delete is the fence. Time is Postgres's ``now()`` only.
 """
 
-from farm.db import stats
+from farm.db import spans, stats
 
 WAKE = "NOTIFY farm_work"
 """Wakes the dispatcher: work came, or something about batches, sessions or users has changed."""
@@ -15,31 +15,35 @@ WAKE_FOR_PLACE = f"{WAKE}, '{PLACE}'"
 
 # SKIP LOCKED: while an owner's statement has a batch, which may take a while, others are served.
 # OFFSET 0: looked up for each of the few jobs, rather than joined with all that ended.
-CLAIM = """
+CLAIM = f"""
 WITH wanted AS MATERIALIZED (
-    SELECT batch_id, session_id, count,
-           (sum(count) OVER (PARTITION BY batch_id ORDER BY place) - count)::bigint AS before
-    FROM unnest(%(batch_ids)s::bigint[], %(session_ids)s::text[], %(counts)s::bigint[])
-         WITH ORDINALITY AS w (batch_id, session_id, count, place)
+    SELECT batch_id, session_id, int8range(first, first + count) AS ords
+    FROM unnest(%(batch_ids)s::bigint[], %(session_ids)s::text[], %(firsts)s::bigint[],
+                %(counts)s::bigint[]) AS w (batch_id, session_id, first, count)
 ), batch AS MATERIALIZED (
-    SELECT id, cursor, total FROM batches
+    SELECT id, total, {spans.UNCLAIMED} AS unclaimed FROM batches b
     WHERE id = ANY (%(batch_ids)s) AND state = 'open' FOR NO KEY UPDATE SKIP LOCKED
+), rest AS (
+    SELECT id, total, unclaimed, coalesce(lower(unclaimed), total) AS cursor
+    FROM (SELECT b.id, b.total, b.unclaimed - range_agg(w.ords) AS unclaimed
+          FROM batch b JOIN wanted w ON w.batch_id = b.id GROUP BY b.id, b.total, b.unclaimed) r
 ), moved AS (
-    UPDATE batches SET cursor = least(batch.total, batch.cursor + w.count)
-    FROM batch JOIN (SELECT batch_id, sum(count)::bigint AS count FROM wanted GROUP BY batch_id) w
-                 ON w.batch_id = batch.id
-    WHERE batches.id = batch.id
+    UPDATE batches b
+    SET cursor = r.cursor,
+        ahead = int8multirange(int8range(r.cursor, r.total)) - r.unclaimed
+    FROM rest r WHERE b.id = r.id
 )
 INSERT INTO leases (batch_id, ord, attempt, session_id)
 SELECT b.id, g.ord, 1, w.session_id
 FROM batch b JOIN wanted w ON w.batch_id = b.id
-CROSS JOIN LATERAL generate_series(b.cursor + w.before,
-                                   least(b.total, b.cursor + w.before + w.count) - 1) AS g (ord)
+CROSS JOIN LATERAL unnest(b.unclaimed * int8multirange(w.ords)) AS s (ords)
+CROSS JOIN LATERAL generate_series(lower(s.ords), upper(s.ords) - 1) AS g (ord)
 WHERE NOT EXISTS (SELECT FROM outcomes o WHERE o.batch_id = b.id AND o.ord = g.ord OFFSET 0)
 RETURNING batch_id, ord, attempt, session_id
 """
-"""CLAIM from the cursors: advance that of each batch by up to the ``counts`` that are asked of it,
-and lease what it passed to one session after the other."""
+"""CLAIM of the jobs that are asked of each batch those that nobody has claimed, for one session and
+the other; its cursor goes to the first that is left, what is claimed beyond it is noted as ahead.
+No job may be asked for twice."""
 
 RECLAIM = """
 WITH picked AS (

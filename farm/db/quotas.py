@@ -8,6 +8,7 @@ only where it says that too much does; then it is exact.
 from __future__ import annotations
 
 from farm.db.database import Connection
+from farm.db.spans import COUNT
 from farm.errors import QuotaExceeded
 
 COUNTED = 3600.0
@@ -20,10 +21,10 @@ RETURNING name, coalesce(max_waiting, %(most)s) AS most, waiting_most AS waiting
           coalesce(counted_at > now() - make_interval(secs => %(counted)s), false) AS counted
 """
 
-_COUNT = """
+_COUNT = f"""
 UPDATE users u
 SET counted_at = now(),
-    waiting_most = coalesce((SELECT sum(b.total - b.cursor) FROM batches b
+    waiting_most = coalesce((SELECT sum({COUNT}) FROM batches b
                              WHERE b.user_id = u.id AND b.ended_at IS NULL
                                AND b.state IN ('loading', 'open', 'paused')), 0)
 WHERE u.id = %(user_id)s RETURNING waiting_most AS waiting

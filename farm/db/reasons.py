@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from farm.db import health, sessions
 from farm.db.database import Database
+from farm.db.spans import COUNT, UNCLAIMED
 from farm.spec.batch import INTERACTIVE_FROM, NORMAL_FROM
 
 
@@ -20,7 +21,7 @@ class Facts:
         retry_seconds: until it may be tried again; None unless it waits for that.
         retry_reason: why the last attempt ended.
         cap, in_flight: most jobs of the user in flight, None for any number, and how many are.
-        before_in_batch: jobs of its batch that are placed before it.
+        before_in_batch: jobs of its batch that are placed before it: of the span that it is in.
         before_of_user: jobs of the user's other batches that are.
         higher: jobs of other users in a higher class.
         others: other users whose jobs of its class wait.
@@ -49,13 +50,13 @@ class Facts:
     refusing: tuple[str, ...] = ()
 
 
-_FACTS = """
+_FACTS = f"""
 WITH job AS (
-    SELECT b.*, u.name AS user, u.max_in_flight AS cap,
+    SELECT b.*, {UNCLAIMED} AS unclaimed, u.name AS user, u.max_in_flight AS cap,
            (b.priority >= %(interactive)s)::int + (b.priority >= %(normal)s)::int AS class
     FROM batches b JOIN users u ON u.id = b.user_id WHERE b.id = %(batch_id)s
 ), waiting AS (
-    SELECT b.id, b.user_id, b.priority, b.total - b.cursor AS left,
+    SELECT b.id, b.user_id, b.priority, {COUNT} AS left,
            (b.priority >= %(interactive)s)::int + (b.priority >= %(normal)s)::int AS class
     FROM batches b
     WHERE b.ended_at IS NULL AND b.state = 'open' AND b.cursor < b.total
@@ -63,7 +64,8 @@ WITH job AS (
 SELECT job.state AS batch_state, job.user, job.cap, job.tags,
        (SELECT count(*) FROM leases l JOIN batches b ON b.id = l.batch_id
         WHERE b.user_id = job.user_id) AS in_flight,
-       greatest(0, %(ord)s - job.cursor) AS before_in_batch,
+       coalesce((SELECT %(ord)s - lower(s) FROM unnest(job.unclaimed) AS s
+                 WHERE s @> %(ord)s::bigint), 0) AS before_in_batch,
        coalesce((SELECT sum(w.left) FROM waiting w
                  WHERE w.user_id = job.user_id AND w.id <> job.id
                    AND (w.priority > job.priority

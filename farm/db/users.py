@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from farm.db.database import Database
+from farm.db.spans import COUNT
 from farm.errors import InvalidInput, NotFound
 from farm.spec.batch import INTERACTIVE_FROM, NORMAL_FROM
 
@@ -54,12 +55,12 @@ SELECT u.name, u.weight, u.max_in_flight, u.max_waiting, u.admin,
        coalesce(b.throughout AND u.max_in_flight IS NULL, false) AS throughout,
        coalesce(h.seconds, 0) AS gpu_seconds, h.median_wait
 FROM users u LEFT JOIN (
-    SELECT user_id, sum(total - cursor) AS waiting,
+    SELECT user_id, sum({waiting}) AS waiting,
            extract(epoch FROM now() - min(created_at) FILTER (WHERE {begun}))::float
                AS longest_wait,
            bool_or({begun} AND priority >= %(normal)s AND priority < %(interactive)s
                    AND created_at < now() - make_interval(secs => %(seconds)s)) AS throughout
-    FROM batches
+    FROM batches b
     WHERE ended_at IS NULL AND state IN ('loading', 'open', 'paused') GROUP BY user_id
 ) b ON b.user_id = u.id
 LEFT JOIN (
@@ -69,7 +70,7 @@ LEFT JOIN (
     WHERE a.ended_at > now() - make_interval(secs => %(seconds)s) GROUP BY m.user_id
 ) h ON h.user_id = u.id
 ORDER BY u.name
-""".format(begun="state = 'open' AND cursor < total")
+""".format(waiting=COUNT, begun="state = 'open' AND cursor < total")
 
 
 def local(db: Database) -> User:

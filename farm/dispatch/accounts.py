@@ -64,10 +64,9 @@ class Accounts:
 
     def charge(self, placed: Sequence[Lease], snapshot: Snapshot) -> None:
         """Charge leases by the runs of the snapshot that they came from."""
-        by_batch = {run.batch_id: run for run in snapshot.runs}
         seats = {seat.session_id: seat for seat in snapshot.seats}
         for lease in placed:
-            run = by_batch[lease.batch_id]
+            run = snapshot.run_of(lease.batch_id, lease.ord)
             charge = _Charge(snapshot.users[run.user].weight, run, seats[lease.session_id])
             self._shares.charge(run.user, charge.seconds, charge.weight)
             self._open[lease.batch_id, lease.ord, lease.attempt] = charge

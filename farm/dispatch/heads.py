@@ -1,4 +1,4 @@
-"""The heads of open batches: which jobs of each are next."""
+"""The heads of open batches: which jobs of each may be next."""
 
 from __future__ import annotations
 
@@ -10,33 +10,40 @@ from farm.db import backlog
 from farm.db.backlog import OpenBatch
 from farm.db.database import Database
 from farm.db.leases import Claim, Lease
+from farm.db.spans import Span, without
 from farm.dispatch.snapshot import Run
 
 MANY = 2000
 """Batches that are looked at."""
 EACH = 64
 """Of them, those of one user at most."""
+DEPTH = 8
+"""Runs of a batch that are looked at, so that those which wait for one host hide none from another.
+It never has more spans than that."""
+MORE = 512
+"""Runs that are looked at in all beside the first of each batch: lest placing takes longer."""
 ASIDE = 10_000
 """Batches that are left aside, at most."""
 
 
 class Heads:
-    """Knows the open batches from one cycle to the next: only the leader moves their cursors, so
-    that they are read again only when something else about them may have changed.
+    """Knows the open batches from one cycle to the next: only the leader claims of them, so that
+    they are read again only when something else about them may have changed.
 
     Attributes:
         news: they were read again since this was last set to False.
 
     Args:
-        make: the run at the head of a batch; None for one that is left alone.
+        make: the run of a batch that begins with a job, within the span that this is the first of;
+            None where it cannot be read.
     """
 
-    def __init__(self, make: Callable[[OpenBatch], Run | None]) -> None:
+    def __init__(self, make: Callable[[OpenBatch, Span], Run | None]) -> None:
         self._make = make
         self._known = False
         self.news = False
         self._open: dict[int, OpenBatch] = {}
-        self._runs: dict[int, Run | None] = {}
+        self._runs: dict[int, list[Run]] = {}
         self._aside: set[int] = set()
 
     @property
@@ -69,31 +76,48 @@ class Heads:
         self._runs.clear()
 
     def turn(self, batch_id: int) -> None:
-        """Make the run of a batch anew: something else than its jobs has changed."""
+        """Make the runs of a batch anew: something else than its jobs has changed."""
         self._runs.pop(batch_id, None)
 
     def runs(self, db: Database, *, least: int) -> list[Run]:
         """The heads of the batches of priority ``least`` and up."""
         if not self._known:
             self._read(db)
-        for batch in self._open.values():
-            if batch.id not in self._runs:
-                self._runs[batch.id] = self._make(batch)
-        return [run for run in self._runs.values() if run and run.priority >= least]
+        missing = [batch for batch in self._open.values() if batch.id not in self._runs]
+        if missing:
+            more = MORE - sum(len(runs) - 1 for runs in self._runs.values() if runs)
+            for batch in missing:
+                runs = self._runs[batch.id] = self._heads(batch, most=1 + max(0, more))
+                more -= max(0, len(runs) - 1)
+        return [run for runs in self._runs.values() for run in runs if run.priority >= least]
 
     def claimed(self, claims: Sequence[Claim], placed: Sequence[Lease]) -> None:
         """Follow what was claimed. Who got less than was asked for has changed, and behind a batch
         of which nothing is left there may be another."""
-        asked: Counter[int] = Counter()
-        for claim in claims:
-            asked[claim.batch_id] += claim.count
         got = Counter(lease.batch_id for lease in placed if lease.attempt == 1)
-        for batch_id in asked.keys() & self._open.keys():
-            batch, count = self._open[batch_id], asked[batch_id]
-            if got[batch_id] < count or batch.cursor + count >= batch.total:
-                self.look_again()
-            self._open[batch_id] = batch._replace(cursor=batch.cursor + count)
-            self.turn(batch_id)
+        for claim in claims:
+            batch = self._open.get(claim.batch_id)
+            if batch is not None and not claim.ords:
+                spans = without(batch.spans, (claim.first, claim.first + claim.count))
+                self._open[batch.id] = batch._replace(spans=spans)
+                self.turn(batch.id)
+                got[batch.id] -= claim.count
+                if not spans:
+                    self.look_again()
+        if any(count < 0 for count in got.values()):
+            self.look_again()
+
+    def _heads(self, batch: OpenBatch, *, most: int) -> list[Run]:
+        found: list[Run] = []
+        for first, end in batch.spans:
+            ord = first
+            while ord < end and len(found) < min(most, DEPTH):
+                run = self._make(batch, (ord, end))
+                if run is None:
+                    return found
+                found.append(run)
+                ord += run.count
+        return found
 
     def _read(self, db: Database) -> None:
         before = self._open

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -18,6 +18,8 @@ from farm.spec.job import JobSpec
 _READ, _SPECS = 8192, 8
 """Answers that are kept: jobs to retry come one by one, and are asked about in each cycle. And
 specifications, each of which may have 32 MB."""
+_STRETCHES = 16
+"""Of a batch, those that are known: of each of its heads, and of some to retry."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,21 @@ class Needs:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._specs = lru_cache(maxsize=_SPECS)(partial(batches.specification, db))
-        self._known: dict[int, tuple[int, Need]] = {}
+        self._known: defaultdict[int, deque[tuple[int, Need]]] = defaultdict(
+            partial(deque, maxlen=_STRETCHES)
+        )
         self._read = lru_cache(maxsize=_READ)(self._find)
 
     def of(self, batch_id: int, ord: int) -> Need:
         """What a job of a batch needs; of those that follow on the same checkpoint, the size of
         the first one that was asked for."""
-        first, known = self._known.get(batch_id, (0, None))
-        if known is None or not first <= ord < known.until:
-            known = self._read(batch_id, ord)
-            self._known[batch_id] = (ord, known)
-        return known
+        known = self._known[batch_id]
+        for first, need in known:
+            if first <= ord < need.until:
+                return need
+        need = self._read(batch_id, ord)
+        known.appendleft((ord, need))
+        return need
 
     def forget(self, batch_id: int) -> None:
         """The batch has ended."""

@@ -13,6 +13,7 @@ from farm.db import assets, forecasts, rates, sessions
 from farm.db.database import Database
 from farm.db.forecasts import Left
 from farm.db.sessions import Session
+from farm.db.spans import Span
 from farm.dispatch.cost import Costs
 from farm.dispatch.forecast import NEW, Cards, Eta, TrackRecord, Work, finish_times
 from farm.dispatch.parts import Part, stored_parts
@@ -162,7 +163,7 @@ class Outlook:
 
     def _work(self, left: Left, held: frozenset[str]) -> Work:
         parts = self._parts[left.id]
-        seconds = work_of(parts, self._costs, held, after=left.cursor)
+        seconds = work_of(parts, self._costs, held, spans=left.spans)
         if begun := UNDER_WAY * left.in_flight + left.waiting:
             seconds += begun * work_of(parts, self._costs) / left.total
         load = slowest_load(parts, self._costs)
@@ -170,20 +171,25 @@ class Outlook:
 
 
 def work_of(
-    parts: Iterable[Part], costs: Costs, held: frozenset[str] | None = None, *, after: int = 0
+    parts: Iterable[Part],
+    costs: Costs,
+    held: frozenset[str] | None = None,
+    *,
+    spans: Sequence[Span] | None = None,
 ) -> float:
-    """Seconds of a card of speed 1 that the jobs from ``after`` on take.
+    """Seconds of a card of speed 1 that some jobs take.
 
     Args:
         held: the checkpoints that need not be loaded; None to leave loads out.
+        spans: of the jobs; None for all.
     """
+    counted = [(part, part.jobs if spans is None else part.among(spans)) for part in parts]
     jobs = sum(
-        costs.estimate(part.checkpoint, part.size, part.upscales) * part.after(after)
-        for part in parts
+        costs.estimate(part.checkpoint, part.size, part.upscales) * count for part, count in counted
     )
     if held is None:
         return jobs
-    cold = _checkpoints(part for part in parts if part.after(after)) - held
+    cold = _checkpoints(part for part, count in counted if count) - held
     return jobs + sum(map(costs.load, cold))
 
 
@@ -198,8 +204,8 @@ def cards(live: Sequence[Session], costs: Costs) -> Cards:
 
 
 def _needs(left: Left, parts: Sequence[Part]) -> Needs:
-    """Of the jobs past the cursor, or of all where only the last are left."""
-    ahead = _checkpoints(part for part in parts if part.after(left.cursor))
+    """Of the jobs that nobody has claimed, or of all where only the last are left."""
+    ahead = _checkpoints(part for part in parts if part.among(left.spans))
     return ahead or _checkpoints(parts), frozenset(left.tags)
 
 

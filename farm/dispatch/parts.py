@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from math import prod
 
 from farm.db import batches, jobs
 from farm.db.database import Database
+from farm.db.spans import Span
 from farm.dispatch.cost import units, upscaled
 from farm.errors import Unavailable
 from farm.spec.batch import BatchSpec
@@ -49,9 +50,9 @@ class Part:
     def jobs(self) -> int:
         return self.end - self.first
 
-    def after(self, ord: int) -> int:
-        """How many of them have that number or a higher one."""
-        return max(0, self.end - max(self.first, ord))
+    def among(self, spans: Iterable[Span]) -> int:
+        """How many of them are in these spans."""
+        return sum(max(0, min(self.end, end) - max(self.first, first)) for first, end in spans)
 
 
 def parts_of(batch: BatchSpec | Sequence[JobSpec], *, sampled: int = SAMPLED) -> list[Part]:

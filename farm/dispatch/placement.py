@@ -31,7 +31,7 @@ from typing import NamedTuple
 from farm.db.leases import Claim
 from farm.dispatch.demand import LITTLE_WORTH
 from farm.dispatch.places import Place, claims
-from farm.dispatch.snapshot import Run, Snapshot
+from farm.dispatch.snapshot import Head, Run, Snapshot
 from farm.dispatch.supply import Supply
 from farm.dispatch.waiting import INTERACTIVE, Open, Waiting, closest
 from farm.spec.batch import INTERACTIVE_EXTRA
@@ -47,10 +47,10 @@ SLACK_TIME = 30.0
 
 @dataclass(frozen=True)
 class Placed:
-    """What to lease, and the batches that were passed over for warmer ones."""
+    """What to lease, and the runs that were passed over for warmer ones, by their heads."""
 
     claims: list[Claim]
-    passed: frozenset[int]
+    passed: frozenset[Head]
 
 
 def place(snapshot: Snapshot) -> Placed:
@@ -78,7 +78,7 @@ class _Farm:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.taken: list[tuple[Run, str]] = []
-        self.passed: set[int] = set()
+        self.passed: set[Head] = set()
         self._waiting = Waiting(snapshot)
         usual = self._waiting.usual
         self._places = [Place(*numbered, usual) for numbered in enumerate(snapshot.seats)]
@@ -129,7 +129,7 @@ class _Farm:
             bound = inf if warm is None else warm.time
             warm = self._cold(level, place, bound) or warm
         if warm is None or (warm.open_run is not turn.open_run and warm.time >= turn.time):
-            self.passed.add(turn.open_run.run.batch_id)
+            self.passed.add(turn.open_run.run.head)
         return warm and warm.open_run
 
     def _first(self, level: int, place: Place) -> _Found | None:

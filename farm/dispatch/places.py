@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from farm.db.leases import Claim
-from farm.dispatch.snapshot import Run, Seat
+from farm.dispatch.snapshot import Head, Run, Seat
 
 AHEAD = 20.0
 """Seconds of work that are enough for a session; beyond them it is sent no more than half of what
@@ -51,15 +52,19 @@ class Place:
 
 
 def claims(taken: Sequence[tuple[Run, str]]) -> list[Claim]:
-    """One claim for each run of jobs that goes to the same session, in order."""
-    counts: dict[tuple[int, str], int] = {}
+    """One claim for the jobs of each run that go to the same session, and for those of a batch that
+    are to be tried again there; in order."""
+    counts: dict[tuple[Head, str], int] = {}
     ords: dict[tuple[int, str], list[int]] = {}
     for run, session_id in taken:
-        key = (run.batch_id, session_id)
-        if run.ord is None:
-            counts[key] = counts.get(key, 0) + 1
+        if run.retry:
+            ords.setdefault((run.batch_id, session_id), []).append(run.first)
         else:
-            ords.setdefault(key, []).append(run.ord)
-    retried = [Claim(batch, session, ords=tuple(found)) for (batch, session), found in ords.items()]
-    fresh = [Claim(batch, session, count=count) for (batch, session), count in counts.items()]
-    return retried + fresh
+            counts[run.head, session_id] = counts.get((run.head, session_id), 0) + 1
+    claims = [Claim(batch, session, ords=tuple(found)) for (batch, session), found in ords.items()]
+    begun: Counter[Head] = Counter()
+    for (head, session), count in counts.items():
+        batch, first = head
+        claims.append(Claim(batch, session, count=count, first=first + begun[head]))
+        begun[head] += count
+    return claims

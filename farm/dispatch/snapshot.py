@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 
 class Kind(NamedTuple):
@@ -21,14 +23,19 @@ class Kind(NamedTuple):
     shape: tuple[int, int] = (0, 0)
 
 
+Head: TypeAlias = tuple[int, int]
+"""Where a run begins: its batch, and the number of its first job."""
+
+
 @dataclass(frozen=True)
 class Run:
-    """Jobs of one batch that need the same checkpoint: the next ``count``, or one retry.
+    """Jobs of one batch that need the same checkpoint: ``count`` from ``first`` on, or one retry.
 
     Attributes:
+        first: number of the first of them.
         passed: seconds since it was first passed over for a warmer one; 0 if it was not since a
-            job of the batch was last placed.
-        ord: the job to retry; None for jobs at the batch's cursor.
+            job of it was last placed.
+        retry: it failed before.
         avoid: the worker that failed it last.
         alone: it is suspected of killing workers, and gets a session to itself.
         user: whose it is.
@@ -46,8 +53,9 @@ class Run:
     checkpoint: str
     priority: int
     count: int
+    first: int = 0
     passed: float = 0.0
-    ord: int | None = None
+    retry: bool = False
     avoid: str | None = None
     alone: bool = False
     user: int = 0
@@ -63,6 +71,10 @@ class Run:
     @cached_property
     def kind(self) -> Kind:
         return Kind(self.checkpoint, self.loras, self.shape)
+
+    @property
+    def head(self) -> Head:
+        return self.batch_id, self.first
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,3 +143,18 @@ class Snapshot:
     seats: Sequence[Seat]
     runs: Sequence[Run]
     users: Mapping[int, Claimant] = field(default_factory=dict)
+
+    def run_of(self, batch_id: int, ord: int) -> Run:
+        """The run that a job is of; LookupError if of none."""
+        runs = self._by_batch[batch_id]
+        place = bisect_right(runs, ord, key=lambda run: run.first) - 1
+        if place < 0 or ord >= runs[place].first + runs[place].count:
+            raise LookupError(f"no run has job {batch_id}-{ord}")
+        return runs[place]
+
+    @cached_property
+    def _by_batch(self) -> Mapping[int, Sequence[Run]]:
+        found: defaultdict[int, list[Run]] = defaultdict(list)
+        for run in sorted(self.runs, key=lambda run: run.first):
+            found[run.batch_id].append(run)
+        return found

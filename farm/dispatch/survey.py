@@ -12,13 +12,14 @@ from farm.db.backlog import OpenBatch, Retries, Retry
 from farm.db.database import Database
 from farm.db.leases import Claim, Lease
 from farm.db.sessions import Session
+from farm.db.spans import Span
 from farm.dispatch.accounts import Accounts
 from farm.dispatch.fit import fit
 from farm.dispatch.heads import Heads
 from farm.dispatch.needs import Need, Needs
 from farm.dispatch.placement import Placed
 from farm.dispatch.places import Place
-from farm.dispatch.snapshot import Kind, Run, Seat, Snapshot
+from farm.dispatch.snapshot import Head, Kind, Run, Seat, Snapshot
 from farm.errors import Unavailable
 from farm.spec.batch import INTERACTIVE_EXTRA, INTERACTIVE_FROM
 from farm.spec.moves import FATAL_CRASHES, runs_alone
@@ -49,7 +50,7 @@ class Survey:
         self._told: Mapping[str, Mapping[str, Any]] = {}
         self._fits: dict[str, Mapping[str, int]] = {}
         self._unreadable: set[int] = set()
-        self._passed: dict[int, float] = {}
+        self._passed: dict[Head, float] = {}
         self._heads = Heads(self._head)
         self._last: dict[str, Kind] = {}
         self._crowd: set[tuple[object, ...]] = set()
@@ -68,7 +69,7 @@ class Survey:
     def forget(self, batch_id: int) -> None:
         """The batch has ended."""
         self._needs.forget(batch_id)
-        self._passed.pop(batch_id, None)
+        self._passed = {head: told for head, told in self._passed.items() if head[0] != batch_id}
 
     def look(self, db: Database, *, changed: bool = True) -> Snapshot:
         """Who is free, and what waits: nothing where nobody is free.
@@ -93,23 +94,23 @@ class Survey:
     def note(self, claims: Sequence[Claim], placed: Sequence[Lease], snapshot: Snapshot) -> None:
         """Remember what was claimed, and what was sent to whom last."""
         self._heads.claimed(claims, placed)
-        kinds = {run.batch_id: run.kind for run in snapshot.runs}
         for lease in placed:
-            self._last[lease.session_id] = kinds[lease.batch_id]
+            self._last[lease.session_id] = snapshot.run_of(lease.batch_id, lease.ord).kind
 
     def wait(self, found: Placed, seconds: float) -> None:
-        """Count the seconds for which batches are passed over, until a job of theirs is placed.
+        """Count the seconds for which runs are passed over, until a job of theirs is placed.
 
         Args:
             seconds: since places were last given out, which does not count for who gives way for
                 the first time: they may have come a moment ago.
         """
-        for batch_id in found.passed:
-            before = self._passed.get(batch_id)
-            self._passed[batch_id] = 0.0 if before is None else before + seconds
-            self._heads.turn(batch_id)
+        for head in found.passed:
+            before = self._passed.get(head)
+            self._passed[head] = 0.0 if before is None else before + seconds
+            self._heads.turn(head[0])
         for claim in found.claims:
-            self._passed.pop(claim.batch_id, None)
+            for ord in claim.ords or [claim.first]:
+                self._passed.pop((claim.batch_id, ord), None)
             self._heads.turn(claim.batch_id)
 
     def _pass_by(self, db: Database, seats: Sequence[Seat]) -> None:
@@ -130,7 +131,7 @@ class Survey:
             self._heads.news, self._free = False, free
             behind = self._heads.waiting_behind
             hiding = [run for run in heads if run.user in behind]
-            self._heads.leave_aside(run.batch_id for run in _stuck(hiding, seats, free))
+            self._heads.leave_aside(_stuck(hiding, seats, free))
 
     def _seat(self, session: Session) -> Seat:
         last = self._last.get(session.id)
@@ -163,20 +164,22 @@ class Survey:
         """Retries and the heads of open batches of priority ``least`` and up, as each user wants
         them served."""
         runs = [
-            self._run(retry, need, batch_id=retry.batch_id, count=1)
+            self._run(retry, need, head=(retry.batch_id, retry.ord), count=1)
             for retry in self._retries.look(db, least=least)
             if (need := self._need(retry.batch_id, retry.ord))
         ]
         runs += self._heads.runs(db, least=least)
-        return sorted(runs, key=lambda run: (-run.priority, run.batch_id, run.ord is None))
+        return sorted(runs, key=lambda run: (-run.priority, run.batch_id, not run.retry, run.first))
 
-    def _head(self, batch: OpenBatch) -> Run | None:
-        need = self._need(batch.id, batch.cursor)
+    def _head(self, batch: OpenBatch, span: Span) -> Run | None:
+        """The first jobs of a span that are alike."""
+        first, end = span
+        need = self._need(batch.id, first)
         if need is None:
             self._heads.leave_aside([batch.id])
             return None
-        count = min(need.until, batch.total) - batch.cursor
-        return self._run(batch, need, batch_id=batch.id, count=count)
+        count = min(need.until, end) - first
+        return self._run(batch, need, head=(batch.id, first), count=count)
 
     def _need(self, batch_id: int, ord: int) -> Need | None:
         """What a job needs; None for a batch that cannot be read, which stops no other."""
@@ -191,16 +194,17 @@ class Survey:
             self._unreadable.add(batch_id)
             return None
 
-    def _run(self, one: OpenBatch | Retry, need: Need, *, batch_id: int, count: int) -> Run:
-        """A job to retry, or those of a batch from its cursor on that are alike."""
+    def _run(self, one: OpenBatch | Retry, need: Need, *, head: Head, count: int) -> Run:
+        """A job to retry, or some of a batch that are alike."""
         retry = one if isinstance(one, Retry) else None
         return Run(
-            batch_id=batch_id,
+            batch_id=head[0],
+            first=head[1],
             checkpoint=need.checkpoint,
             priority=one.priority,
             count=count,
-            passed=self._passed.get(batch_id, 0.0),
-            ord=retry.ord if retry else None,
+            passed=self._passed.get(head, 0.0),
+            retry=retry is not None,
             avoid=retry.avoid if retry else None,
             alone=retry is not None and runs_alone(retry.crashes),
             user=one.user_id,
@@ -215,16 +219,19 @@ class Survey:
         )
 
 
-def _stuck(runs: Sequence[Run], seats: Sequence[Seat], free: Collection[str]) -> list[Run]:
-    """Those that none of these sessions can make; and all of a user of whom none can be begun now,
-    though some sessions are free."""
+def _stuck(runs: Sequence[Run], seats: Sequence[Seat], free: Collection[str]) -> list[int]:
+    """Batches of which these sessions can make no run; and all of a user of whom none can be begun
+    now, though some sessions are free."""
     idle = [seat for seat in seats if seat.session_id in free]
     ready = {
         run.user
         for run in runs
         if _suited(run, seats if run.priority >= INTERACTIVE_FROM else idle)
     }
-    return [run for run in runs if (idle and run.user not in ready) or not _suited(run, seats)]
+    able = {run.batch_id for run in runs if _suited(run, seats)}
+    return [
+        run.batch_id for run in runs if (idle and run.user not in ready) or run.batch_id not in able
+    ]
 
 
 def _suited(run: Run, seats: Sequence[Seat]) -> bool:

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    PENDING = "pending"  # at or past the batch's cursor, or in no table of an open batch
+    PENDING = "pending"  # at or past the batch's cursor, and in no table
     ASSIGNED = "assigned"  # leases, not started
     RUNNING = "running"  # leases, started
     WAITING = "waiting"  # requeue
@@ -22,7 +22,7 @@ class State(StrEnum):
 
 
 class Move(StrEnum):
-    CLAIM = "claim"  # dispatcher: the cursor advances or a requeue row goes, a lease appears
+    CLAIM = "claim"  # dispatcher: the cursor passes it or its requeue row goes, a lease appears
     START = "start"  # worker: stamps its lease
     SUCCEED = "succeed"  # worker: lease -> outcome and image
     FAIL = "fail"  # worker: lease -> outcome with error

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from farm.db import backlog, batches, failures, leases, migrate, sessions, users
+from farm.db import backlog, batches, failures, forecasts, jobs, leases, migrate, sessions, users
 from farm.db.batches import NewBatch
 from farm.db.database import Database
 from farm.db.leases import Claim, Ending, Lease
@@ -57,10 +57,33 @@ class LifeOfAJob(RuleBasedStateMachine):
             reached = State.CANCELLED
         self.state[ord] = reached
 
-    @rule(count=st.integers(1, 4), which=st.integers(0, 1))
-    def claim_from_the_cursor(self, count: int, which: int) -> None:
-        for lease in leases.claim(self.db, [Claim(self.batch, self.live[which], count=count)]):
+    @rule(first=st.integers(0, 5), count=st.integers(1, 4), which=st.integers(0, 1))
+    def claim_what_nobody_has(self, first: int, count: int, which: int) -> None:
+        asked = range(first, first + count)
+        wanted = [] if self.cancelled else [ord for ord in self._pending() if ord in asked]
+        claim = Claim(self.batch, self.live[which], count=count, first=first)
+        held = leases.claim(self.db, [claim])
+        assert [lease.ord for lease in held] == wanted
+        for lease in held:
             self._leased(lease)
+
+    @rule(halves=st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    def claim_from_both_ends(self, halves: tuple[int, int]) -> None:
+        low, high = halves
+        asked = [*range(low), *range(self.total - high, self.total)]
+        wanted = [] if self.cancelled else [ord for ord in self._pending() if ord in asked]
+        claims = [
+            Claim(self.batch, self.live[0], count=high, first=self.total - high),
+            Claim(self.batch, self.live[1], count=low),
+        ]
+        held = leases.claim(self.db, claims)
+        assert sorted(lease.ord for lease in held) == wanted
+        for lease in held:
+            assert lease.session_id == self.live[lease.ord < low]
+            self._leased(lease)
+
+    def _pending(self) -> list[int]:
+        return [ord for ord, state in self.state.items() if state is State.PENDING]
 
     @rule(which=st.integers(0, 1), ords=st.sets(st.integers(0, 5), min_size=1))
     def claim_from_the_requeue(self, which: int, ords: set[int]) -> None:
@@ -165,6 +188,19 @@ class LifeOfAJob(RuleBasedStateMachine):
             "SELECT ord, state FROM jobs WHERE batch_id = %(id)s ORDER BY ord", {"id": self.batch}
         )
         assert {row["ord"]: row["state"] for row in rows} == self.state
+
+    @invariant()
+    def what_nobody_has_claimed_is_in_its_spans(self) -> None:
+        pending = self._pending()
+        listed = jobs.page(self.db, self.batch, limit=99, state="pending")
+        assert [job.ord for job in listed] == pending
+        beyond = jobs.page(self.db, self.batch, limit=2, after=2, state="pending")
+        assert [job.ord for job in beyond] == [ord for ord in pending if ord > 2][:2]
+        found = {one.id: one for one in backlog.open_batches(self.db, least=0, each=99, limit=999)}
+        spans = found[self.batch].spans if self.batch in found else ()
+        assert [ord for span in spans for ord in range(*span)] == pending
+        left = {one.id: one.spans for one in forecasts.left(self.db, limit=999)}
+        assert left.get(self.batch, ()) == spans
 
     @invariant()
     def the_counts_add_up(self) -> None:

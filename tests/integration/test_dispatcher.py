@@ -534,7 +534,7 @@ def test_a_cancel_that_met_a_claim_stops_what_was_claimed(db: Database) -> None:
 def test_a_cancel_that_waits_for_the_claim_of_the_last_jobs_is_not_lost(db: Database) -> None:
     """What the claim leaves is decided by rows that a statement begun before cannot see."""
     batch, session = submit(db, 2), worker(db)
-    values = {"batch_ids": [batch], "session_ids": [session], "counts": [2]}
+    values = {"batch_ids": [batch], "session_ids": [session], "firsts": [0], "counts": [2]}
     waits = "SELECT pid FROM pg_locks WHERE NOT granted"
     cancelling = threading.Thread(target=batches.cancel, args=(db, batch))
     with db.connection() as claiming:
@@ -660,8 +660,9 @@ def test_a_batch_that_gave_less_than_was_asked_of_it_is_read_again(
 
 
 def test_one_statement_serves_all_claims(db: Database) -> None:
-    """Two sessions of one batch, more than is left of another, and jobs that have ended ahead."""
-    big, small = submit(db, 10), submit(db, 3)
+    """Two sessions of one batch, more than is left of another, jobs that have ended ahead, and some
+    that others are left behind for."""
+    big, small = submit(db, 20), submit(db, 3)
     one, other = worker(db, "gpu0"), worker(db, "gpu1")
     with db.connection() as connection:
         connection.execute(
@@ -671,8 +672,10 @@ def test_one_statement_serves_all_claims(db: Database) -> None:
     wanted = [
         Claim(big, other, count=3),
         Claim(small, one, count=2),
-        Claim(big, one, count=2),
-        Claim(small, other, count=9),
+        Claim(big, one, count=2, first=3),
+        Claim(small, other, count=9, first=2),
+        Claim(big, other, count=2, first=8),
+        Claim(big, one, count=9, first=17),
     ]
     assert leases.claim(db, wanted) == [
         Lease(big, 0, 1, other),
@@ -682,6 +685,14 @@ def test_one_statement_serves_all_claims(db: Database) -> None:
         Lease(big, 3, 1, one),
         Lease(big, 4, 1, one),
         Lease(small, 2, 1, other),
+        *(Lease(big, ord, 1, other) for ord in (8, 9)),
+        *(Lease(big, ord, 1, one) for ord in (17, 18, 19)),
     ]
-    rows = db.all("SELECT id, cursor FROM batches ORDER BY id")
-    assert [tuple(row.values()) for row in rows] == [(big, 5), (small, 3)]
+    rows = db.all("SELECT id, cursor, ahead::text FROM batches ORDER BY id")
+    ahead = "{[8,10),[17,20)}"
+    assert [tuple(row.values()) for row in rows] == [(big, 5, ahead), (small, 3, "{}")]
+
+    again = leases.claim(db, [Claim(big, one, count=20)])
+    assert [lease.ord for lease in again] == [5, 6, 7, *range(10, 17)]
+    [row] = db.all("SELECT cursor, ahead::text FROM batches WHERE id = %(id)s", {"id": big})
+    assert tuple(row.values()) == (20, "{}")

@@ -18,7 +18,7 @@ USERS = [Entitled(1, 1.0, None, 0), Entitled(2, 2.0, 5, 3)]
 
 
 def placed(accounts: Accounts, user: int, *, cost: float = 10.0, ord: int = 0) -> None:
-    run = replace(RUNS[0], batch_id=user, user=user, cost=cost)
+    run = replace(RUNS[0], batch_id=user, first=ord, user=user, cost=cost)
     users = accounts.claimants(USERS, RUNS)
     accounts.charge([Lease(user, ord, 1, "s")], Snapshot([Seat("s", "s", 1, 0)], [run], users))
 

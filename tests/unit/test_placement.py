@@ -56,16 +56,16 @@ def placed(seats: list[Seat], runs: list[Run]) -> list[tuple[int, str, int]]:
             [(1, "s", 1)],
         ),
         # A failed job goes elsewhere while there is another worker.
-        ([seat("s"), seat("t")], [run(1, ord=3, avoid="s")], [(1, "t", 1)]),
-        ([seat("s")], [run(1, ord=3, avoid="s")], [(1, "s", 1)]),
-        ([seat("s"), seat("t", held=4)], [run(1, ord=3, avoid="s")], []),
+        ([seat("s"), seat("t")], [run(1, first=3, retry=True, avoid="s")], [(1, "t", 1)]),
+        ([seat("s")], [run(1, first=3, retry=True, avoid="s")], [(1, "s", 1)]),
+        ([seat("s"), seat("t", held=4)], [run(1, first=3, retry=True, avoid="s")], []),
         # A checkpoint is loaded where there is one.
         ([seat("s", can_load="b"), seat("t", can_load="a")], [run(1, count=9)], [(1, "t", 4)]),
         ([seat("s", can_load="b")], [run(1)], []),
         ([seat("s", can_load="b")], [run(1), run(2, "b")], [(2, "s", 1)]),
         # A suspect waits for an empty session and gets it to itself.
-        ([seat("s", held=1)], [run(1, ord=3, alone=True)], []),
-        ([seat("s")], [run(1, ord=3, alone=True), run(2)], [(1, "s", 1)]),
+        ([seat("s", held=1)], [run(1, first=3, retry=True, alone=True)], []),
+        ([seat("s")], [run(1, first=3, retry=True, alone=True), run(2)], [(1, "s", 1)]),
     ],
 )
 def test_places(seats: list[Seat], runs: list[Run], expected: list[tuple[int, str, int]]) -> None:
@@ -73,9 +73,9 @@ def test_places(seats: list[Seat], runs: list[Run], expected: list[tuple[int, st
 
 
 def test_retries_are_claimed_by_number() -> None:
-    assert place(Snapshot([seat("s")], [run(7, ord=3), run(7, ord=5)])).claims == [
-        Claim(7, "s", ords=(3, 5))
-    ]
+    assert place(
+        Snapshot([seat("s")], [run(7, first=3, retry=True), run(7, first=5, retry=True)])
+    ).claims == [Claim(7, "s", ords=(3, 5))]
 
 
 def shared_out(users: dict[int, Claimant], *, places: int, **fields: object) -> Counter[int]:
@@ -314,13 +314,13 @@ def test_who_was_passed_over_is_told() -> None:
     runs = [run(1, "a", user=1), run(2, "b", user=2)]
     found = place(Snapshot([seat("s", capacity=1, warm="b")], runs, {2: Claimant(time=1.0)}))
     assert [claim.batch_id for claim in found.claims] == [2]
-    assert found.passed == {1}
+    assert found.passed == {(1, 0)}
 
 
 def test_a_card_that_waits_for_a_holder_passes_over_too() -> None:
     seats = [seat("s", warm="a", held=4), seat("t")]
     found = place(Snapshot(seats, [run(1, count=1, load=10.0)]))
-    assert (found.claims, found.passed) == ([], {1})
+    assert (found.claims, found.passed) == ([], {(1, 0)})
     patient = run(1, count=1, load=10.0, passed=PATIENCE + 1)
     assert placed(seats, [patient]) == [(1, "t", 1)]
 

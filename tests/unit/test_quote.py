@@ -28,7 +28,8 @@ def test_a_batch_is_counted_by_checkpoint() -> None:
     exact = sum(units(batch.job(ord)) for ord in range(100)) / 100
     assert parts[0].size == pytest.approx(exact, rel=0.05)
     assert parts[0].pixels == 512 * 512
-    assert [part.after(150) for part in parts] == [0, 50]
+    assert [part.among([(150, 200)]) for part in parts] == [0, 50]
+    assert [part.among([(90, 110), (199, 200)]) for part in parts] == [10, 11]
 
 
 def test_a_million_jobs_are_looked_at_in_a_few_places() -> None:

@@ -20,11 +20,11 @@ from tests.records import TEMPLATE
 def test_who_gives_way_for_the_first_time_has_not_waited_before() -> None:
     no_database: Any = None
     survey = Survey(no_database, Accounts())
-    gave_way, served = Placed([], frozenset({1})), Placed([Claim(1, "s", 1)], frozenset())
+    gave_way, served = Placed([], frozenset({(1, 7)})), Placed([Claim(1, "s", 1, 7)], frozenset())
     waited = []
     for found, seconds in [(gave_way, 3600), (gave_way, 5), (gave_way, 7), (served, 1)]:
         survey.wait(found, seconds)
-        waited.append(survey._passed.get(1))
+        waited.append(survey._passed.get((1, 7)))
     assert waited == [0.0, 5.0, 12.0, None]
 
 

@@ -29,11 +29,11 @@ class _Left:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.runs = sorted(snapshot.runs, key=lambda run: run.batch_id)
-        self.count = {run.batch_id: run.count for run in self.runs}
+        self.count = {run.head: run.count for run in self.runs}
 
     def take(self, run: Run) -> None:
-        self.count[run.batch_id] -= 1
-        if not self.count[run.batch_id]:
+        self.count[run.head] -= 1
+        if not self.count[run.head]:
             self.runs.remove(run)
 
 
@@ -68,7 +68,7 @@ class WarmFirst:
 
         def pick(place: Place) -> Run | None:
             for user in sorted(by_user, key=lambda user: self._served.get(user, 0)):
-                runs = [run for run in by_user[user] if left.count[run.batch_id]]
+                runs = [run for run in by_user[user] if left.count[run.head]]
                 if found := _warm_of(runs, left, place):
                     self._served[user] = next(self._turns)
                     return found
@@ -97,7 +97,7 @@ class Pressure:
             for run in able:
                 first = now - self._came[run.batch_id - 1]
                 before = pressure.get(run.checkpoint, first)
-                pressure[run.checkpoint] = before + COUNT * left.count[run.batch_id]
+                pressure[run.checkpoint] = before + COUNT * left.count[run.head]
             name = max(pressure, key=lambda one: pressure[one])
             return next(run for run in able if run.checkpoint == name)
 
@@ -121,7 +121,7 @@ def _warm_of(runs: list[Run], left: _Left, place: Place) -> Run | None:
     for run in runs:
         if looked >= LOOKAHEAD or (able and run.priority < able.priority):
             break
-        looked += left.count[run.batch_id]
+        looked += left.count[run.head]
         if place.seat.suits(run):
             if run.checkpoint in place.warm:
                 return run

@@ -5,14 +5,14 @@ from __future__ import annotations
 import heapq
 from bisect import insort
 from collections.abc import Iterator
-from itertools import islice
+from itertools import accumulate, islice
 from math import inf
 from random import Random
 
 from farm.db.backlog import Entitled, Spent
 from farm.db.leases import Claim, Lease
 from farm.dispatch.accounts import Accounts
-from farm.dispatch.heads import EACH
+from farm.dispatch.heads import DEPTH, EACH
 from farm.dispatch.simulator.policies import Policy
 from farm.dispatch.simulator.results import Record
 from farm.dispatch.simulator.trace import Batch, Part, Trace
@@ -26,41 +26,48 @@ SPREAD = 0.1
 """How much jobs of a batch differ in what they take, either way."""
 
 
-class _Open:
-    """A batch of which something is not placed yet; ``left`` jobs of its current part."""
+class _Stretch:
+    """Jobs of a batch on one checkpoint, from ``next`` to before ``end`` not placed yet."""
 
-    __slots__ = ("_random", "batch", "id", "left", "next", "part", "passed")
+    __slots__ = ("end", "next", "part", "passed")
 
-    def __init__(self, id: int, batch: Batch, seed: int) -> None:
-        self.id = id
-        self.batch = batch
-        self.part = 0
-        self.next = 0
-        self.left = batch.parts[0].jobs
+    def __init__(self, part: Part, first: int) -> None:
+        self.part = part
+        self.next = first
+        self.end = first + part.jobs
         self.passed: float | None = None
-        # Of its own, so that a job takes the same whatever policy places it, and where.
-        self._random = Random(f"{seed} {id}")
-
-    @property
-    def head(self) -> Part:
-        return self.batch.parts[self.part]
 
     def give_way(self, seconds: float) -> None:
         """It is passed over, once more so many seconds after the last time or for the first."""
         self.passed = 0.0 if self.passed is None else self.passed + seconds
 
-    def take(self) -> Job:
-        """Its next job."""
-        came, part = self.batch, self.head
-        seconds = part.seconds * self._random.uniform(1 - SPREAD, 1 + SPREAD)
-        level, name = rank(came.priority), part.checkpoint
-        job = Job(level, self.id, self.next, came.user, name, seconds, came.at)
-        self.next += 1
-        self.left -= 1
-        if not self.left and self.part + 1 < len(came.parts):
-            self.part += 1
-            self.left = self.head.jobs
-        return job
+
+class _Open:
+    """A batch of which something is not placed yet."""
+
+    __slots__ = ("_random", "_spread", "batch", "id", "left")
+
+    def __init__(self, id: int, batch: Batch, seed: int) -> None:
+        self.id = id
+        self.batch = batch
+        firsts = accumulate((part.jobs for part in batch.parts), initial=0)
+        self.left = [_Stretch(*each) for each in zip(batch.parts, firsts, strict=False)]
+        # Of its own, so that a job takes the same whatever policy places it, when, and where.
+        self._random = Random(f"{seed} {id}")
+        self._spread: list[float] = []
+
+    def of(self, ord: int) -> _Stretch:
+        return next(one for one in self.left if one.next <= ord < one.end)
+
+    def take(self, ord: int) -> Job:
+        """The next job of a stretch."""
+        came, stretch = self.batch, self.of(ord)
+        stretch.next += 1
+        while len(self._spread) <= ord:
+            self._spread.append(self._random.uniform(1 - SPREAD, 1 + SPREAD))
+        level, part = rank(came.priority), stretch.part
+        seconds = part.seconds * self._spread[ord]
+        return Job(level, self.id, ord, came.user, part.checkpoint, seconds, came.at)
 
 
 class World:
@@ -140,12 +147,14 @@ class World:
         self._ended = []
         snapshot = self._snapshot()
         found = self._policy(snapshot, now)
+        passed = [self._open[id].of(ord) for id, ord in found.passed]
+        served = [(one.batch_id, self._open[one.batch_id].of(one.first)) for one in found.claims]
         leases = [lease for claim in found.claims for lease in self._claim(now, claim)]
         self._accounts.charge(leases, snapshot)
-        for batch_id in found.passed:
-            self._open[batch_id].give_way(now - self._decided)
-        for claim in found.claims:
-            self._served(claim.batch_id)
+        for stretch in passed:
+            stretch.give_way(now - self._decided)
+        for id, stretch in served:
+            self._served(id, stretch)
         self._cycled = now
         if any(seat.held < seat.capacity for seat in snapshot.seats):
             self._decided = now
@@ -165,22 +174,26 @@ class World:
         return Snapshot(seats, runs, self._accounts.claimants(users, runs))
 
     def _runs(self) -> Iterator[Run]:
-        costs = self._accounts.costs
         for user, queue in self._queues.items():
             for _, id in islice(queue, EACH):
                 batch = self._open[id]
-                part = batch.head
-                yield Run(
-                    id,
-                    part.checkpoint,
-                    batch.batch.priority,
-                    batch.left,
-                    batch.passed or 0.0,
-                    user=user,
-                    cost=costs.estimate(part.checkpoint, part.size),
-                    size=part.size,
-                    load=costs.load(part.checkpoint),
-                )
+                for stretch in batch.left[:DEPTH]:
+                    yield self._run(user, batch, stretch)
+
+    def _run(self, user: int, batch: _Open, stretch: _Stretch) -> Run:
+        costs, part = self._accounts.costs, stretch.part
+        return Run(
+            batch.id,
+            part.checkpoint,
+            batch.batch.priority,
+            stretch.end - stretch.next,
+            stretch.next,
+            stretch.passed or 0.0,
+            user=user,
+            cost=costs.estimate(part.checkpoint, part.size),
+            size=part.size,
+            load=costs.load(part.checkpoint),
+        )
 
     def _seat(self, number: int) -> Seat:
         if number not in self._seats:
@@ -203,8 +216,8 @@ class World:
         batch = self._open[claim.batch_id]
         number = self._numbers[claim.session_id]
         worker = self._workers[number]
-        for _ in range(claim.count):
-            job = batch.take()
+        for ord in claim.jobs:
+            job = batch.take(ord)
             worker.give(job)
             self._in_flight[job.user] += 1
             self._last[number] = Kind(job.checkpoint)
@@ -213,13 +226,15 @@ class World:
         if worker.running is None:
             self._begin(now, number)
 
-    def _served(self, id: int) -> None:
+    def _served(self, id: int, stretch: _Stretch) -> None:
         """Jobs of the batch were placed."""
         batch = self._open.get(id)
         if batch is None:
             return
-        self.record.passed(batch.passed or 0.0)
-        batch.passed = None
+        self.record.passed(stretch.passed or 0.0)
+        stretch.passed = None
+        if stretch in batch.left and stretch.next == stretch.end:
+            batch.left.remove(stretch)
         if not batch.left:
             del self._open[id]
             queue = self._queues[batch.batch.user]

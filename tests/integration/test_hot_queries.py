@@ -58,7 +58,8 @@ INSERT INTO users (name) SELECT 'user ' || n FROM generate_series(1, 200) n;
 INSERT INTO batches (user_id, name, state, priority, total, cursor, ahead, spec, ended_at)
 SELECT 1 + n % 200, '', CASE WHEN n % 10 = 0 THEN 'open' ELSE 'done' END, 50, 500,
        CASE WHEN n % 10 = 0 THEN 100 ELSE 500 END,
-       CASE WHEN n % 20 = 0 THEN '{{[200,300),[400,500)}}'::int8multirange ELSE '{{}}' END, '{spec}',
+       CASE WHEN n % 20 = 0 THEN '{{[200,300),[400,500)}}'::int8multirange ELSE '{{}}' END,
+       '{spec}',
        CASE WHEN n % 10 > 0 THEN now() - n * interval '10 minutes' END
 FROM generate_series(1, 20000) n;
 INSERT INTO outcomes (batch_id, ord, attempt, state)

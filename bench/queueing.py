@@ -4,15 +4,17 @@
 
 Starts a Postgres of its own. A batch of a million jobs is accepted again and again, and one job of
 a user with few and with many open batches, whose quota is heeded. Then a leader places 100 jobs a
-cycle while 10 000, 100 000 and 1 000 000 jobs wait in 2000 batches of 200 users, with nobody to
-send them to: when places became free, and when somebody has submitted, so that it reads the open
-batches again. Beside times on the clock there are those of processors, which others who use the
-machine change little: of place(), of the whole cycle, and of Postgres in it.
+cycle while 10 000, 100 000 and 1 000 000 jobs wait in 2000 batches of 200 users, at last on eight
+checkpoints each, with nobody to send them to: when places became free, and when somebody has
+submitted, so that it reads the open batches again. Beside times on the clock there are those of
+processors, which others who use the machine change little: of place(), of the whole cycle, and of
+Postgres in it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import sys
@@ -29,7 +31,8 @@ import psutil  # noqa: E402
 
 from bench.postgres import DEFAULTS, cpu, postgres  # noqa: E402
 from farm.api.submission import submit  # noqa: E402
-from farm.db import sessions, users  # noqa: E402
+from farm.db import assets, sessions, users  # noqa: E402
+from farm.db.assets import Asset  # noqa: E402
 from farm.db.database import Database  # noqa: E402
 from farm.db.leases import Lease  # noqa: E402
 from farm.db.sessions import NewSession  # noqa: E402
@@ -78,8 +81,12 @@ def accepting_more(db: Database, rounds: int, *, batches: int) -> list[float]:
     return [_timed(lambda: submit(db, owner, request, None, quota=10**9)) for _ in range(rounds)]
 
 
-def fill(db: Database, jobs: int) -> None:
-    """So many jobs in BATCHES batches of USERS users, and places for PLACES of them."""
+def fill(db: Database, jobs: int, *, checkpoints: int) -> None:
+    """So many jobs in BATCHES batches of USERS users, on so many checkpoints each, and places for
+    PLACES of them."""
+    names = [f"m{number}" for number in range(checkpoints)]
+    assets.register(db, "host", [Asset(name, "sd15", 1, f"/{name}", {}, None) for name in names])
+    each = jobs // BATCHES // checkpoints
     with db.connection() as connection:
         connection.execute("TRUNCATE batches, sessions, leases, users CASCADE")
         connection.execute(
@@ -88,10 +95,16 @@ def fill(db: Database, jobs: int) -> None:
         connection.execute(
             """INSERT INTO batches (user_id, name, priority, total, spec)
                SELECT u.id, '', 50, %s,
-                      jsonb_build_object('template', %s::jsonb, 'axes', '[]'::jsonb,
+                      jsonb_build_object('template', %s::jsonb, 'axes', %s::jsonb,
                                          'count', %s::int)
                FROM users u, generate_series(1, %s)""",
-            (jobs // BATCHES, _template(), jobs // BATCHES, BATCHES // USERS),
+            (
+                each * checkpoints,
+                _template(),
+                json.dumps([["checkpoint", names]]),
+                each,
+                BATCHES // USERS,
+            ),
         )
         connection.execute("ANALYZE")
     for number in range(4):  # each is sent half of what it may hold, if that is work enough
@@ -135,9 +148,9 @@ def placing(db: Database, server: psutil.Process, rounds: int, *, changed: bool)
 
 
 def _template() -> str:
-    import json
-
-    return json.dumps({**DEFAULTS, "checkpoint": "m", "prompt": "p", "sampler": "Euler", "seed": 1})
+    return json.dumps(
+        {**DEFAULTS, "checkpoint": "m0", "prompt": "p", "sampler": "Euler", "seed": 1}
+    )
 
 
 def _timed(work: object) -> float:
@@ -166,9 +179,9 @@ def main() -> None:
             first, *others = accepting_more(db, rounds, batches=batches)
             _print(f"accept a job beside {batches} open batches", others)
             print(f"    {1000 * first:.1f} ms where what waits is summed up")
-        for jobs in (10_000, 100_000, 1_000_000):
-            fill(db, jobs)
-            print(f"  place {PLACES} of {jobs} jobs")
+        for jobs, checkpoints in ((10_000, 1), (100_000, 1), (1_000_000, 1), (1_000_000, 8)):
+            fill(db, jobs, checkpoints=checkpoints)
+            print(f"  place {PLACES} of {jobs} jobs, batches on {checkpoints} checkpoints each")
             for changed in (False, True):
                 placing(db, server, rounds, changed=changed)
 

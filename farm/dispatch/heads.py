@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
+from math import ceil
 
 from farm.db import backlog
 from farm.db.backlog import OpenBatch
@@ -86,8 +87,9 @@ class Heads:
         missing = [batch for batch in self._open.values() if batch.id not in self._runs]
         if missing:
             more = MORE - sum(len(runs) - 1 for runs in self._runs.values() if runs)
-            for batch in missing:
-                runs = self._runs[batch.id] = self._heads(batch, most=1 + max(0, more))
+            for before, batch in enumerate(missing):
+                share = max(0, ceil(more / (len(missing) - before)))
+                runs = self._runs[batch.id] = self._heads(batch, most=1 + share)
                 more -= max(0, len(runs) - 1)
         return [run for runs in self._runs.values() for run in runs if run.priority >= least]
 

@@ -73,9 +73,12 @@ def test_of_all_batches_so_many_runs_more_are_heads(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(heads, "MORE", 3)
     known, _ = looked_at(monkeypatch, "abc", *[((0, 30),)] * 4)
     numbers = [run.batch_id for run in known.runs(NO_DATABASE, least=0)]
-    assert numbers == [1, 1, 1, 2, 2, 3, 4]
+    assert numbers == [1, 1, 2, 2, 3, 3, 4]
     known.turn(1)
     assert len(known.runs(NO_DATABASE, least=0)) == 7
+    monkeypatch.setattr(heads, "MORE", 9)
+    known.turn(4)
+    assert len(known.runs(NO_DATABASE, least=0)) == 9
 
 
 def test_what_was_claimed_of_a_later_run_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,11 +26,13 @@ class FakeUpscaler:
 
     def __init__(self, fault: Callable[[str, Tensor], None], name: str) -> None:
         self.fault, self.name = fault, name
+        self.dtypes: list[torch.dtype] = []
 
     def precision(self, wanted: torch.dtype) -> torch.dtype:
         return wanted
 
     def placed(self, dtype: torch.dtype, device: torch.device) -> Placed:
+        self.dtypes.append(dtype)
         return Placed(self, dtype)
 
 
@@ -41,6 +43,8 @@ class Placed:
 
     def __call__(self, picture: Tensor) -> Tensor:
         self.of.fault(self.of.name, picture)
+        if self.dtype == torch.float16 and self.of.name == "hot":
+            return torch.full((3, *(2 * side for side in picture.shape[:2])), torch.nan)
         large = picture.repeat_interleave(2, dim=0).repeat_interleave(2, dim=1)
         return large.permute(2, 0, 1).float() / 255
 
@@ -206,6 +210,26 @@ def test_where_the_least_tiles_are_too_large_others_leave_and_then_it_is_said() 
     work.run()
     with pytest.raises(DoesNotFit, match="ran out of memory at 64x64"):
         job.future.result(0)
+
+
+def test_after_an_overflow_all_but_strict_pictures_begin_in_float32() -> None:
+    half, full = torch.float16, torch.float32
+    shelf = FakeShelf()
+    work = bench(shelf)
+    work.core.upscales._dtype = half
+    for seed, strict in ((1, False), (2, False), (3, True)):
+        work.render(large(seed, hires_upscaler="hot", strict=strict))
+    assert shelf.known["hot"].dtypes == [half, full, full, half, full]
+
+
+def test_what_would_be_too_large_for_the_host_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("farm.worker.engine.upscales.MOST_PIXELS", 128 * 128 - 1)
+    work = bench(FakeShelf())
+    (job,) = work.add(large())
+    work.run()
+    with pytest.raises(DoesNotFit, match="two would make 128x128 of this picture") as caught:
+        job.future.result(0)
+    assert "first pass smaller" in str(caught.value.remedy)
 
 
 def test_a_model_that_fails_is_no_fault_of_the_worker() -> None:

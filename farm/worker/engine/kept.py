@@ -43,11 +43,15 @@ class Kept(Generic[Key, Value]):
             self._values.move_to_end(key)
         return value
 
+    def fits(self, size: int) -> bool:
+        """Whether so many bytes can be kept at all."""
+        return size <= self._budget
+
     def put(self, key: Key, value: Value) -> None:
         """Keep something that is not here, and let go of what was used longest ago and no longer
         fits; what does not fit alone is not kept, and nothing goes for it."""
         size = self._size(value)
-        if key in self._values or size > self._budget:
+        if key in self._values or not self.fits(size):
             return
         self._values[key] = value
         self._bytes += size

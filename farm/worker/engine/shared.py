@@ -78,6 +78,8 @@ class Shared:
 
     def _keep(self, shares: str, value: Tensor) -> None:
         """For those that come later, who can have it made anew: no memory for it is no harm."""
+        if not self._kept.fits(value.nbytes):
+            return
         try:
             # On a CPU it would be a part of what belongs to other jobs too.
             home = value.clone() if value.device.type == "cpu" else download(value)

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import Tensor
 
-from farm.errors import NumericFailure, UpscalerError
+from farm.errors import DoesNotFit, NumericFailure, UpscalerError
 from farm.worker.engine.failures import device_lost
 from farm.worker.engine.job import Job
 from farm.worker.engine.jobs import Jobs
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 TILE, OVERLAP = 192, 8
 """Pixels of a side, as in webui."""
 LEAST_TILE = 48
+MOST_PIXELS = 2**28
+"""Of what a model makes, before it is resized: 4 times a picture of 16 megapixels."""
 LOOK = 0.05
 """Seconds between two looks at what others ask for, while there is nothing to do but to read."""
 
@@ -80,6 +82,7 @@ class Upscales:
         self._device = device
         self._tiles: WeakKeyDictionary[Upscaler, int] = WeakKeyDictionary()
         self._weak: WeakSet[Upscaler] = WeakSet()
+        self._overflowed: WeakSet[Job] = WeakSet()
         self._read: dict[Job, Future[Upscaler]] = {}
         self._under_way: dict[Job, _Enlarging] = {}
 
@@ -161,7 +164,7 @@ class Upscales:
         under_way = self._under_way.get(job)
         if under_way is None:
             upscaler = self._read[job].result()
-            under_way = relieved(self._models, partial(self._begun, request, upscaler))
+            under_way = relieved(self._models, partial(self._begun, request, upscaler, job))
             self._under_way[job] = under_way
         if under_way.model is None:
             under_way.model = relieved(self._models, partial(self._placed, under_way))
@@ -173,15 +176,18 @@ class Upscales:
             self._recover(error, request, job)
             return False
         if not finite:
-            self._weaker(request, under_way)
-            del self._under_way[job]
+            self._weaker(request, job)
             return False
         relieved(self._models, partial(_put, under_way.mosaic, tile))
         return under_way.mosaic.next is None
 
-    def _begun(self, request: Upscale, upscaler: Upscaler) -> _Enlarging:
-        dtype = upscaler.precision(torch.float32 if upscaler in self._weak else self._dtype)
+    def _begun(self, request: Upscale, upscaler: Upscaler, job: Job) -> _Enlarging:
+        # A strict picture does not depend on who came before.
+        weak = job in self._overflowed or (upscaler in self._weak and not job.spec.strict)
+        dtype = upscaler.precision(torch.float32 if weak else self._dtype)
         height, width = request.picture.value.shape[:2]
+        if height * width * upscaler.scale**2 > MOST_PIXELS:
+            raise _too_large(request, width * upscaler.scale, height * upscaler.scale)
         tile = self._tiles.get(upscaler, TILE)
         with on_host("a larger picture"):
             mosaic = Mosaic(width, height, scale=upscaler.scale, tile=tile, overlap=OVERLAP)
@@ -215,8 +221,9 @@ class Upscales:
         elif not made_room(self._models, error):
             raise error
 
-    def _weaker(self, request: Upscale, under_way: _Enlarging) -> None:
+    def _weaker(self, request: Upscale, job: Job) -> None:
         """Begin anew in float32, if that is not what it was."""
+        under_way = self._under_way.pop(job)
         if under_way.dtype == torch.float32:
             raise NumericFailure(
                 f"The upscaler {request.upscaler} makes no numbers of this picture.",
@@ -226,6 +233,7 @@ class Upscales:
             )
         log.warning("%s overflows in %s", request.upscaler, under_way.dtype)
         self._weak.add(under_way.upscaler)
+        self._overflowed.add(job)
 
 
 def _fetched(shelf: UpscalerShelf, name: str) -> Upscaler:
@@ -236,6 +244,16 @@ def _fetched(shelf: UpscalerShelf, name: str) -> Upscaler:
 def _put(mosaic: Mosaic, tile: Tensor) -> None:
     with on_host("a larger picture"):
         mosaic.put(tile)
+
+
+def _too_large(request: Upscale, width: int, height: int) -> DoesNotFit:
+    return DoesNotFit(
+        f"The upscaler {request.upscaler} would make {width}x{height} of this picture, and "
+        f"{MOST_PIXELS >> 20} megapixels are the most.",
+        field="hires_upscaler",
+        value=request.upscaler,
+        remedy="Use one that enlarges less, or make the first pass smaller.",
+    )
 
 
 def _failed(request: Upscale, error: Exception) -> UpscalerError:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from demo.concepts import ADDED, BACKGROUNDS, COLOURS, CONCEPTS, STYLES, colours_of
 
-RECOLOURED, PAIRS, WHITE = 0.22, 0.28, 0.5
+RECOLOURED, PAIRS, WHITE = 0.15, 0.45, 0.5
 """Shares of all scenes; the rest shows one object as it is. ``WHITE`` is of backgrounds."""
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 

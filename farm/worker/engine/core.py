@@ -136,7 +136,6 @@ class Core:
             decodes=self._decodes,
             device=device,
             reports=self._reports,
-            make_way=self.upscales.give_way,
         )
 
     def turn(self) -> None:

@@ -69,7 +69,8 @@ class Decodes:
         limits: learns what decodings take.
         room_beside: whether memory allows to decode the latent of a job while others are
             denoised.
-        make_way: memory ran out; have what lies on the device for later leave it.
+        make_way: memory ran out; have what lies on the device for later leave it. Whether anything
+            did.
     """
 
     def __init__(
@@ -135,13 +136,14 @@ class Decodes:
         self._finish()
 
     def give_way(self) -> bool:
-        """Memory ran out beside a decoding: from now on decode between steps.
+        """Memory ran out beside a decoding: from now on decode between steps; or else beside what
+        lies there for later, which leaves.
 
         Returns:
             Whether that may help.
         """
         if self._current is None or not self._current.queued.beside:
-            return False
+            return self._make_way()
         log.warning("memory ran out beside a decoding; from now on there is none beside steps")
         self._side = None
         self.settle()

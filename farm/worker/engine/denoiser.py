@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -38,10 +38,6 @@ class Denoiser:
     """Takes jobs step by step from noise to latent.
 
     A step is booked one step late, when the next one already keeps the device at work.
-
-    Args:
-        make_way: memory ran out; have what lies on the device for later leave it. Whether anything
-            did.
     """
 
     def __init__(
@@ -54,7 +50,6 @@ class Denoiser:
         decodes: Decodes,
         device: torch.device,
         reports: Reports,
-        make_way: Callable[[], bool],
     ) -> None:
         self._jobs = jobs
         self._models = models
@@ -63,7 +58,6 @@ class Denoiser:
         self._decodes = decodes
         self._device = device
         self._reports = reports
-        self._make_way = make_way
         self._runner = Runner(device)
         self._running: tuple[Stepped, list[Job], Checkpoint] | None = None
         self._rescues = Rescues(jobs)
@@ -242,7 +236,6 @@ class Denoiser:
         shape = (forward.checkpoint, forward.width, forward.height)
         if (
             self._decodes.give_way()
-            or self._make_way()
             or self._limits.halve(*shape, rows=forward.bucket)
             or made_room(self._models, error)
         ):

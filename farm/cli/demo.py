@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from farm.cli import output, progress
-from farm.cli.batches import AsJson, exit_code, outcome, statistics
 from farm.cli.download import fetch
+from farm.cli.output import AsJson
+from farm.cli.show import exit_code, outcome, statistics
 from farm.client import Batch, Farm
 from farm.settings import Settings
 from farm.spec.batchfile import read

@@ -5,8 +5,8 @@ from __future__ import annotations
 import typer
 
 from farm.cli import output
-from farm.cli.batches import AsJson
 from farm.cli.checks import CHECKS, examine
+from farm.cli.output import AsJson
 from farm.settings import Settings
 
 _COLOURS = {"OK": "green", "WARN": "yellow", "FAIL": "red"}

@@ -9,7 +9,8 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from farm.cli import output
-from farm.cli.batches import AsJson, BatchId
+from farm.cli.batches import BatchId
+from farm.cli.output import AsJson
 from farm.cli.sheet import draw
 from farm.client import Batch, Farm
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from farm.cli import output
-from farm.cli.batches import AsJson, reason
+from farm.cli.output import AsJson
+from farm.cli.show import reason
 from farm.client import Farm
 from farm.errors import InvalidInput
 

@@ -30,7 +30,7 @@ _COMMANDS = {
     "submit": _Lazy("farm.cli.submit:submit", "Submit a prompt or a batch file.", _MAKE),
     "quote": _Lazy("farm.cli.quote:quote", "Say what a batch would take.", _MAKE),
     "ls": _Lazy("farm.cli.batches:ls", "List batches, newest first.", _MAKE),
-    "show": _Lazy("farm.cli.batches:show", "Show a batch or a job.", _MAKE),
+    "show": _Lazy("farm.cli.show:show", "Show a batch or a job.", _MAKE),
     "why": _Lazy("farm.cli.batches:why", "Say why a job is where it is.", _MAKE),
     "watch": _Lazy("farm.cli.batches:watch", "Follow a batch until it has ended.", _MAKE),
     "cancel": _Lazy("farm.cli.batches:cancel", "Cancel batches; images made so far stay.", _MAKE),

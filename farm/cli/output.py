@@ -6,14 +6,16 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from farm.worker.memory.reading import MemoryReading
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 SOME_FAILED = 1
 """Exit code of a command that waited for a batch of which not every image was made."""
 

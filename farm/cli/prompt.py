@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from farm.cli import output
-from farm.cli.batches import AsJson
+from farm.cli.output import AsJson
 from farm.spec.fields import MAX_STEPS
 from farm.spec.prompt.emphasis import Section
 from farm.spec.prompt.explanation import Explanation, Saying

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from farm.cli import output
-from farm.cli.batches import AsJson
+from farm.cli.output import AsJson
 from farm.client import Farm
 from farm.errors import InvalidInput
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from farm.cli import output
-from farm.cli.batches import AsJson, reason
+from farm.cli.output import AsJson
 from farm.cli.request import Asked, of_a_batch
+from farm.cli.show import reason
 from farm.client import Farm
 from farm.errors import InvalidInput
 

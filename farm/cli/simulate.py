@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from farm.cli import output
-from farm.cli.batches import AsJson
+from farm.cli.output import AsJson
 from farm.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:

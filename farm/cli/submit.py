@@ -11,9 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from farm.cli import output, progress
-from farm.cli.batches import AsJson, exit_code, outcome
 from farm.cli.download import fetch
+from farm.cli.output import AsJson
 from farm.cli.request import Asked, of_a_batch, option
+from farm.cli.show import exit_code, outcome
 from farm.client import Batch, Farm
 from farm.spec.axes import by_field, parse_values
 from farm.spec.batch import BatchRequest, freeze

@@ -14,6 +14,7 @@ from farm.errors import Cancelled, DoesNotFit, Unavailable, UpscalerError
 from farm.spec.job import JobSpec
 from farm.worker import attempt
 from farm.worker.engine.job import Job
+from farm.worker.engine.readings import PATIENCE, Readings
 from farm.worker.engine.upscales import LEAST_TILE, TILE
 from tests.engine_bench import Bench
 from tests.fake_models import FakeCheckpoint, Gate, spec
@@ -63,7 +64,7 @@ class FakeShelf:
 def bench(shelf: FakeShelf, *others: FakeCheckpoint, **options: Any) -> Bench:
     made = Bench(*others, **options)
     made.checkpoint.paints = True
-    made.core.upscales._shelf = shelf  # type: ignore[assignment]
+    made.core.upscales._readings = Readings(shelf.get)
     return made
 
 
@@ -89,6 +90,29 @@ def test_while_a_model_is_read_others_go_on() -> None:
     gate.open()
     work.run()
     assert slow.future.result(0).image.shape == (128, 128, 3)
+
+
+def test_a_file_that_is_never_read_ends_the_jobs_that_want_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And no other: nothing can stop a read that a disk does not answer."""
+    now, gate = [0.0], Gate()
+    monkeypatch.setattr("farm.worker.engine.readings.monotonic", lambda: now[0])
+    shelf = FakeShelf(reads=lambda name: gate() if name == "lost" else None)
+    work = bench(shelf)
+    lost, other = work.add(large(1, hires_upscaler="lost"), large(2, hires_upscaler="lost"))
+    (good,) = work.add(large(3))
+    while not good.future.done():
+        work.core.turn()
+    assert gate.reached.is_set()
+    assert not lost.future.done()
+    now[0] = PATIENCE + 1
+    work.run()
+    for job in (lost, other):
+        with pytest.raises(Unavailable, match="lost could not be read within 600 s"):
+            job.future.result(0)
+    gate.open()
+    assert good.future.result(0).image.shape == (128, 128, 3)
 
 
 def test_who_is_cancelled_while_a_model_is_read_is_gone_at_once() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from dataclasses import dataclass
 from functools import partial
 from weakref import WeakKeyDictionary, WeakSet
@@ -18,6 +18,7 @@ from farm.worker.engine.failures import device_lost
 from farm.worker.engine.job import Job
 from farm.worker.engine.jobs import Jobs
 from farm.worker.engine.pulse import Pulse
+from farm.worker.engine.readings import Reading, Readings
 from farm.worker.engine.relief import made_room, relieved
 from farm.worker.engine.requests import Upscale
 from farm.worker.engine.stopwatch import Stopwatch
@@ -35,8 +36,6 @@ MOST_PIXELS = 2**28
 """Of what a model makes, before it is resized: 4 times a picture of 16 megapixels."""
 LOOK = 0.05
 """Seconds between two looks at what others ask for, while there is nothing to do but to read."""
-
-_reading = ThreadPoolExecutor(1, thread_name_prefix="upscaler")
 
 
 @dataclass
@@ -83,7 +82,8 @@ class Upscales:
         self._tiles: WeakKeyDictionary[Upscaler, int] = WeakKeyDictionary()
         self._weak: WeakSet[Upscaler] = WeakSet()
         self._overflowed: WeakSet[Job] = WeakSet()
-        self._read: dict[Job, Future[Upscaler]] = {}
+        self._readings = Readings(shelf.get)
+        self._read: dict[Job, Reading] = {}
         self._under_way: dict[Job, _Enlarging] = {}
 
     @property
@@ -99,17 +99,13 @@ class Upscales:
             if not isinstance(job.request, Upscale) or not (job.aside and job.leads):
                 continue
             if job not in self._read:
-                self._read[job] = _reading.submit(_fetched, self._shelf, job.request.upscaler)
-            elif self._read[job].done():
+                self._read[job] = self._readings.of(job.request.upscaler)
+            elif self._read[job].over:
                 self._have(job)
 
     def settle(self) -> None:
         """Wait a moment for a model that is being read."""
-        for read in self._read.values():
-            if not read.done():
-                with self._pulse.doing("load", why="upscaler"):
-                    wait([read], timeout=LOOK)
-                return
+        wait([read.future for read in self._read.values() if not read.over], LOOK)
 
     def give_way(self) -> bool:
         """Memory ran out beside models that wait for their next tile: they leave the device until
@@ -149,15 +145,15 @@ class Upscales:
 
     def _have(self, job: Job) -> None:
         """The model that a job waits for was read, or cannot be."""
-        error = self._read[job].exception()
-        if error is None:
-            job.aside = False
-            return
-        del self._read[job]
-        if isinstance(error, HostExhausted) and made_room(self._models, error):
-            return  # the next turn begins anew
         with self._jobs.blame([job]):
-            raise error
+            try:
+                self._read[job].result()
+            except Exception as error:
+                del self._read[job]
+                if isinstance(error, HostExhausted) and made_room(self._models, error):
+                    return  # the next turn begins anew
+                raise
+            job.aside = False
 
     def _step(self, request: Upscale, job: Job) -> bool:
         """Whether the picture is whole."""
@@ -234,11 +230,6 @@ class Upscales:
         log.warning("%s overflows in %s", request.upscaler, under_way.dtype)
         self._weak.add(under_way.upscaler)
         self._overflowed.add(job)
-
-
-def _fetched(shelf: UpscalerShelf, name: str) -> Upscaler:
-    with on_host("an upscaler"):
-        return shelf.get(name)
 
 
 def _put(mosaic: Mosaic, tile: Tensor) -> None:

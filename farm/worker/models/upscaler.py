@@ -9,6 +9,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -98,7 +99,8 @@ class PlacedUpscaler:
 
 
 class UpscalerShelf:
-    """Upscalers by name, those used last in host memory. Call it from one thread at a time.
+    """Upscalers by name, those used last in host memory. Safe with threads; a file that two ask for
+    at the same time is read twice.
 
     Args:
         files: the assets there are, asked anew for each.
@@ -112,6 +114,7 @@ class UpscalerShelf:
     def __init__(self, files: Iterable[AssetFile] = (), budget_bytes: int = 2**29) -> None:
         self._files = files
         self._budget = budget_bytes
+        self._lock = Lock()
         self._read: OrderedDict[tuple[str, object], Upscaler] = OrderedDict()
         self.held: Mapping[str, int] = {}
 
@@ -126,8 +129,16 @@ class UpscalerShelf:
             key = (str(path), file_identity(path.stat()))
         except OSError as error:
             raise _refused(path, f"cannot be read: {error.strerror}") from error
-        if key not in self._read:
-            self._read[key] = read_upscaler(path)
+        with self._lock:
+            known = self._read.get(key)
+        found = known or read_upscaler(path)
+        with self._lock:
+            self._keep(key, found)
+        return found
+
+    def _keep(self, key: tuple[str, object], found: Upscaler) -> None:
+        """What was used last, and as much of the others as there is room for."""
+        self._read[key] = found
         self._read.move_to_end(key)
         sizes = {known: upscaler.bytes for known, upscaler in self._read.items()}
         for oldest in list(sizes)[:-1]:
@@ -135,7 +146,6 @@ class UpscalerShelf:
             if sum(sizes.values()) > self._budget or (oldest[0] == key[0] and oldest != key):
                 del self._read[oldest], sizes[oldest]
         self.held = {known: size for (known, _), size in sizes.items()}
-        return self._read[key]
 
 
 def read_upscaler(path: Path) -> Upscaler:

@@ -116,15 +116,13 @@ def _database(settings: Settings) -> Finding:
 
 
 def _images(settings: Settings) -> Finding:
+    from farm.cli import database
     from farm.db.database import Database
     from farm.dispatch.store import verify
-    from farm.embedded import sockets
     from farm.storage import ImageStore
 
     store = ImageStore(settings.storage_url)
-    url = settings.database_url
-    if url is None and home.running(settings.home):
-        url, _ = sockets.urls(settings.home)
+    url = database.reachable(settings)
     if url is None:
         return Finding("OK", f"in {settings.storage_url}; looked at where a farm runs")
     with Database(url, max_size=1, name="farm doctor") as db:

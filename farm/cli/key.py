@@ -16,14 +16,15 @@ def key(
 ) -> None:
     """Issue an API key and print it; it is not stored, and cannot be shown again.
 
-    Run it where FARM_DATABASE_URL is set. The holder sets FARM_API_KEY to it. Examples:
-    farm key anna | farm key anna --revoke
+    Run it where `farm up` runs or FARM_DATABASE_URL is set. The holder sets FARM_API_KEY to it.
+    Examples: farm key anna | farm key anna --revoke
     """
+    from farm.cli import database
     from farm.db import users
     from farm.db.database import Database
     from farm.settings import Settings
 
-    with Database(Settings().required("database_url"), max_size=1, name="farm key") as db:
+    with Database(database.needed(Settings()), max_size=1, name="farm key") as db:
         if revoke:
             typer.echo(f"Keys of {name} withdrawn: {users.revoke_keys(db, name)}.")
         else:

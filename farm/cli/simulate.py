@@ -55,7 +55,7 @@ def simulate(
 
     Compares policies: first come first served, InvokeAI's (warm-first), SwarmUI's (pressure) and
     Farm's. Nothing is rendered, and no farm is needed but to record one (where FARM_DATABASE_URL
-    is set). Examples:
+    is set, or `farm up` runs). Examples:
 
     farm simulate --cards 16 --jobs 10000
 
@@ -200,12 +200,13 @@ def _row(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _record(target: Path, days: float) -> int:
+    from farm.cli import database
     from farm.db.database import Database
     from farm.db.recording import record
     from farm.dispatch.simulator.recorder import trace_of
     from farm.settings import Settings
 
-    with Database(Settings().required("database_url"), max_size=1, name="farm simulate") as db:
+    with Database(database.needed(Settings()), max_size=1, name="farm simulate") as db:
         found = trace_of(record(db, days=days))
     _write(target, found)
     return len(found.batches)

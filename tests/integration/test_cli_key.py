@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -35,8 +36,8 @@ def test_a_printed_key_opens_the_farm_and_is_not_stored(db: Database, database_u
     assert issued not in stored["digest"]
 
 
-def test_a_key_needs_a_database_and_a_name(database_url: str) -> None:
-    assert "FARM_DATABASE_URL" in farm("key", "anna").stderr
+def test_a_key_needs_a_database_and_a_name(database_url: str, tmp_path: Path) -> None:
+    assert "FARM_DATABASE_URL" in farm("key", "anna", FARM_HOME=str(tmp_path)).stderr
     refused = farm("key", " ", FARM_DATABASE_URL=database_url)
     assert refused.returncode == 2
     assert "1 to 100 characters" in refused.stderr

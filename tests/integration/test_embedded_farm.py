@@ -257,7 +257,9 @@ def test_a_process_that_cannot_start_ends_it_with_the_reason(ups: Ups) -> None:
     assert not (ups.home / "farm.json").exists()
 
 
-def test_others_need_the_key_that_the_first_start_made(ups: Ups) -> None:
+def test_others_need_the_key_that_the_first_start_made(
+    ups: Ups, monkeypatch: pytest.MonkeyPatch
+) -> None:
     up = ups.begin("--host", "0.0.0.0", "--workers", "0")
     url = ups.until_ready(up)
     file = ups.home / "api_key"
@@ -270,6 +272,10 @@ def test_others_need_the_key_that_the_first_start_made(ups: Ups) -> None:
     assert submit({}) == 401
     assert submit({"Authorization": f"Bearer {key}x"}) == 401
     assert submit({"Authorization": f"Bearer {key}"}) == 422
+
+    monkeypatch.setenv("FARM_HOME", str(ups.home))
+    issued = CliRunner().invoke(main.app, ["key", "bob"]).stdout.strip()
+    assert submit({"Authorization": f"Bearer {issued}"}) == 422
 
     up.terminate()
     out, err = up.communicate(timeout=60)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -31,6 +32,11 @@ _ONE_FARM = (
 )
 """Files of ``tests/faults`` that break one and the same farm: of two at a time, as they wait for
 others most of the time."""
+
+
+def pytest_configure() -> None:
+    """Whoever is told to end stops the servers first."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.hookimpl(trylast=True)

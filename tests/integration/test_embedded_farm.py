@@ -51,7 +51,7 @@ class Ups:
         for up in self.begun:
             up.kill()
             up.communicate()
-        eventually(self.all_gone, within=40)
+        eventually(self.all_gone, within=40, every=0.2)
 
     def until_ready(self, up: subprocess.Popen[str]) -> str:
         eventually(lambda: up.poll() is not None or self.told(), within=200)
@@ -154,7 +154,7 @@ def test_what_dies_comes_back(shared: Ups, module: str) -> None:
             module in each.cmdline() and each.pid != first.pid for each in shared.processes()
         ) and home.answers(f"{url}/readyz")
 
-    eventually(is_back, within=60)
+    eventually(is_back, within=60, every=0.2)
 
 
 def test_a_worker_of_another_process_joins_and_leaves(shared: Ups) -> None:

@@ -76,7 +76,7 @@ def test_the_ledger_of_a_farm_adds_up_to_the_clock(farm: WholeFarm) -> None:
         assert uses(farm, unwanted)["cancelled"] > 0
         assert set(uses(farm, unwanted)) <= {"cancelled", "denoise", "encode", "decode", "load"}
 
-        # A worker that dies takes its ledger with it; what it had in flight has failed.
+        # A worker that is gone takes its ledger with it; what it had in flight has failed.
         lost = submit(prompt="a lion", count=8, steps=150, checkpoint="demo")
         eventually(lambda: lost.refresh().counts["running"] > 1)
         eventually(
@@ -85,7 +85,7 @@ def test_the_ledger_of_a_farm_adds_up_to_the_clock(farm: WholeFarm) -> None:
                 " + interval '1.5 s' AND ended_at IS NULL"
             )
         )
-        farm.kill("worker")
+        farm.kill("worker", signal.SIGSTOP)  # killed it would come back, which nobody waits for
         eventually(lambda: lives(db, "dead"))
         [dead] = lives(db, "dead")
         assert dead["seconds"] == pytest.approx(dead["life"], rel=0.01, abs=0.1)
@@ -95,3 +95,4 @@ def test_the_ledger_of_a_farm_adds_up_to_the_clock(farm: WholeFarm) -> None:
         assert "denoise" in told.stdout
         [judged, _] = farm.client.forecasts()
         assert judged["moment"] == "accepted"
+        farm.kill("worker")

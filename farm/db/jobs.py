@@ -167,16 +167,17 @@ SELECT ord, spec FROM next WHERE ord < coalesce((SELECT ord FROM other), ord + 1
 """
 
 
-def checkpoint_run(db: Database, batch_id: int, ord: int) -> tuple[list[JobSpec], int]:
-    """A listed job, the next ones of other sizes up to the first that needs other files, and the
-    number of that."""
+def checkpoint_run(db: Database, batch_id: int, ord: int) -> tuple[dict[int, JobSpec], int]:
+    """A listed job, the first ones of other sizes up to the next that needs other files, all by
+    number, and the number of that."""
     rows = db.all(_RUN, {"batch_id": batch_id, "ord": ord})
     if not rows or rows[0]["ord"] != ord:
         raise LookupError(f"batch {batch_id} lists no job {ord}")
-    sizes: dict[tuple[Any, ...], Any] = {}
+    sizes: dict[tuple[Any, ...], DictRow] = {}
     for row in rows:
-        sizes.setdefault(tuple(row["spec"].get(field) for field in SIZE_FIELDS), row["spec"])
-    return [JobSpec.model_validate(spec) for spec in sizes.values()], rows[-1]["ord"] + 1
+        sizes.setdefault(tuple(row["spec"].get(field) for field in SIZE_FIELDS), row)
+    found = {row["ord"]: JobSpec.model_validate(row["spec"]) for row in sizes.values()}
+    return found, rows[-1]["ord"] + 1
 
 
 def listed(db: Database, batch_id: int, ords: Iterable[int]) -> list[tuple[int, JobSpec]]:

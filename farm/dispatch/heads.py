@@ -36,10 +36,11 @@ class Heads:
 
     Args:
         make: the run of a batch that begins with a job, within the span that this is the first of;
-            None where it cannot be read.
+            None where it cannot be read. All jobs of the last run that it is asked for are to be
+            within reach, of others only those that more workers can make.
     """
 
-    def __init__(self, make: Callable[[OpenBatch, Span], Run | None]) -> None:
+    def __init__(self, make: Callable[[OpenBatch, Span, bool], Run | None]) -> None:
         self._make = make
         self._known = False
         self.news = False
@@ -111,10 +112,11 @@ class Heads:
 
     def _heads(self, batch: OpenBatch, *, most: int) -> list[Run]:
         found: list[Run] = []
+        most = min(most, DEPTH)
         for first, end in batch.spans:
             ord = first
-            while ord < end and len(found) < min(most, DEPTH):
-                run = self._make(batch, (ord, end))
+            while ord < end and len(found) < most:
+                run = self._make(batch, (ord, end), len(found) == most - 1)
                 if run is None:
                     return found
                 found.append(run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from farm.db import assets, backlog, sessions
@@ -53,6 +54,8 @@ class Survey:
         self._passed: dict[Head, float] = {}
         self._heads = Heads(self._head)
         self._last: dict[str, Kind] = {}
+        self._seats: Sequence[Seat] = ()
+        self._parted: dict[tuple[object, ...], bool] = {}
         self._crowd: set[tuple[object, ...]] = set()
         self._free: set[str] = set()
         self._passed_by = 0.0
@@ -64,6 +67,7 @@ class Survey:
         self._sizes = assets.sizes(db)
         self._told = sessions.fits(db)
         self._fits = {}
+        self._parted = {}
         self._heads.forget()
 
     def forget(self, batch_id: int) -> None:
@@ -86,6 +90,7 @@ class Survey:
         free = max((seat.capacity - seat.held for seat in seats), default=-INTERACTIVE_EXTRA)
         if free <= -INTERACTIVE_EXTRA:
             return Snapshot(seats, ())
+        self._seats = seats
         self._pass_by(db, seats)
         runs = self._runs(db, least=0 if free > 0 else INTERACTIVE_FROM)
         users = backlog.entitled(db, {run.user for run in runs})
@@ -122,7 +127,10 @@ class Survey:
         free = {seat.session_id for seat in seats if Place(0, seat).has_room(0)}
         late = time.monotonic() - self._passed_by > _PASSED_BY
         if crowd != self._crowd or free - self._free or late:
-            self._crowd, self._free, self._passed_by = crowd, free, time.monotonic()
+            if crowd != self._crowd:
+                self._crowd, self._parted = crowd, {}
+                self._heads.forget()
+            self._free, self._passed_by = free, time.monotonic()
             self._heads.take_back()
         for _ in range(_ROUNDS):
             heads = self._heads.runs(db, least=0)
@@ -166,27 +174,41 @@ class Survey:
         runs = [
             self._run(retry, need, head=(retry.batch_id, retry.ord), count=1)
             for retry in self._retries.look(db, least=least)
-            if (need := self._need(retry.batch_id, retry.ord))
+            if (need := self._need(retry.batch_id, retry.ord, alike=True))
         ]
         runs += self._heads.runs(db, least=least)
         return sorted(runs, key=lambda run: (-run.priority, run.batch_id, not run.retry, run.first))
 
-    def _head(self, batch: OpenBatch, span: Span) -> Run | None:
-        """The first jobs of a span that are alike."""
+    def _head(self, batch: OpenBatch, span: Span, last: bool) -> Run | None:
+        """The first jobs of a span that are on one checkpoint; only those that are alike if some
+        sessions could make no more than a part of them, unless nothing is looked at behind."""
         first, end = span
         need = self._need(batch.id, first)
+        if need and need.mixed and not last and self._parts(need, batch.tags):
+            need = self._need(batch.id, first, alike=True)
         if need is None:
             self._heads.leave_aside([batch.id])
             return None
         count = min(need.until, end) - first
         return self._run(batch, need, head=(batch.id, first), count=count)
 
-    def _need(self, batch_id: int, ord: int) -> Need | None:
+    def _parts(self, need: Need, tags: Sequence[str]) -> bool:
+        """Whether some sessions could make a part of these jobs only."""
+        key = need.checkpoint, tuple(need.largest.items()), need.upscalers, frozenset(tags)
+        if key not in self._parted:
+            least = Run(0, need.checkpoint, 0, 1, tags=frozenset(tags))
+            whole = replace(least, largest=need.largest, upscalers=need.upscalers)
+            self._parted[key] = any(
+                seat.suits(least) and not seat.suits(whole) for seat in self._seats
+            )
+        return self._parted[key]
+
+    def _need(self, batch_id: int, ord: int, *, alike: bool = False) -> Need | None:
         """What a job needs; None for a batch that cannot be read, which stops no other."""
         if batch_id in self._unreadable:
             return None
         try:
-            return self._needs.of(batch_id, ord)
+            return self._needs.of(batch_id, ord, alike=alike)
         except Unavailable:
             raise
         except Exception:

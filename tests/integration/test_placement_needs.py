@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 
 from farm.broker.queue import Publisher
-from farm.db import assets, batches, jobs, sessions, users
+from farm.db import assets, batches, jobs, leases, sessions, users
 from farm.db.assets import Asset
 from farm.db.batches import NewBatch
 from farm.db.database import Database
+from farm.db.leases import Ending
 from farm.db.sessions import NewSession
 from farm.dispatch.dispatcher import Dispatcher
 from farm.dispatch.needs import Needs
 from farm.dispatch.reach import reach
 from farm.spec.batch import BatchSpec
 from farm.spec.job import JobSpec
+from farm.spec.moves import Move
 from tests.records import TEMPLATE
 
 MIB = 2**20
@@ -36,7 +38,14 @@ def submit(db: Database, *, tags: tuple[str, ...] = (), **fields: Any) -> int:
     return batches.accept(db, NewBatch(users.local(db).id, spec=spec, tags=tags)).id
 
 
-def worker(db: Database, name: str, *, tags: tuple[str, ...] = (), room: int | None = None) -> None:
+def worker(
+    db: Database,
+    name: str,
+    *,
+    tags: tuple[str, ...] = (),
+    room: int | None = None,
+    capacity: int = 4,
+) -> None:
     """A worker; ``room`` MiB beside 100 of weights, where an image takes 1 KiB a pixel."""
     told = {
         "memory": (100 + (room or 0)) * MIB,
@@ -47,7 +56,7 @@ def worker(db: Database, name: str, *, tags: tuple[str, ...] = (), room: int | N
         },
     }
     fits = told if room is not None else {}
-    session = NewSession(name, name, "host", 1, {}, "cpu", 4, fits=fits, tags=list(tags))
+    session = NewSession(name, name, "host", 1, {}, "cpu", capacity, fits=fits, tags=list(tags))
     sessions.open(db, session, lease=60)
 
 
@@ -95,15 +104,58 @@ def test_a_small_card_takes_what_fits(db: Database, dispatcher: Dispatcher) -> N
     assert dispatcher.cycle() == 4
 
 
-def test_the_largest_image_of_an_axis_must_fit(db: Database, dispatcher: Dispatcher) -> None:
+def test_of_an_axis_of_sizes_each_card_takes_what_fits(
+    db: Database, dispatcher: Dispatcher
+) -> None:
+    """And a card that all of them fit sees the whole of the batch, however the sizes alternate."""
     name = TEMPLATE["checkpoint"]
     file = Asset(name, "sd15", 100 * MIB, "/m", {}, None, dtype="float16")
     assets.register(db, "host", [file])
     worker(db, "small", room=64)
     template = {**TEMPLATE, "width": 64, "height": 64}
-    spec = BatchSpec(template=template, axes=(("width", (64, 2048)), ("height", (64, 2048))))
-    batches.accept(db, NewBatch(users.local(db).id, spec=spec))
-    assert dispatcher.cycle() == 0
+    axes = (("steps", tuple(range(1, 11))), ("width", (64, 2048)), ("height", (64, 2048)))
+    batches.accept(db, NewBatch(users.local(db).id, spec=BatchSpec(template=template, axes=axes)))
+    while dispatcher.cycle():
+        pass
+    assert ords(db) == {"small": [0, 4, 8]}, "others are behind too many that it cannot make"
+    worker(db, "large", room=8192, capacity=76)
+    sessions.beat(db, "large", lease=60, resident=[name], stats={})
+    while dispatcher.cycle():
+        pass
+    found = ords(db)
+    assert all(ord % 4 == 0 for ord in found["small"])
+    assert sorted(found["small"] + found["large"]) == [*range(40)]
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_job_is_tried_again_where_it_fits(
+    db: Database, dispatcher: Dispatcher, listed: bool
+) -> None:
+    """Though the next ones are too large for that card."""
+    name = TEMPLATE["checkpoint"]
+    file = Asset(name, "sd15", 100 * MIB, "/m", {}, None, dtype="float16")
+    assets.register(db, "host", [file])
+    worker(db, "small", room=64)
+    widths = (64, 2048)
+    spec = BatchSpec(template=TEMPLATE, axes=(("width", widths),), count=2)
+    lines = [JobSpec(**{**TEMPLATE, "width": width}) for width in (*widths, *widths)]
+    new = {"jobs": lines} if listed else {"spec": spec}
+    batch = batches.accept(db, NewBatch(users.local(db).id, **new)).id  # type: ignore[arg-type]
+    small = [0, 2] if listed else [0, 1]
+    for _ in range(2):
+        dispatcher.cycle()
+        assert ords(db) == {"small": small}
+        for row in db.all("SELECT ord, attempt FROM leases"):
+            again = Ending(batch, row["ord"], row["attempt"], Move.RELEASE)
+            assert leases.end(db, "small", "small", [again])
+
+
+def ords(db: Database) -> dict[str, list[int]]:
+    rows = db.all("SELECT session_id, ord FROM leases ORDER BY ord")
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        found.setdefault(row["session_id"], []).append(row["ord"])
+    return found
 
 
 def test_who_could_make_a_job(db: Database) -> None:
@@ -136,7 +188,7 @@ def test_what_retries_here_and_there_need_is_read_once(
     batch = batches.accept(db, NewBatch(users.local(db).id, jobs=listed)).id
     needs, read, find = Needs(db), [], jobs.checkpoint_run
 
-    def noting(db: Database, batch_id: int, ord: int) -> tuple[list[JobSpec], int]:
+    def noting(db: Database, batch_id: int, ord: int) -> tuple[dict[int, JobSpec], int]:
         read.append(ord)
         return find(db, batch_id, ord)
 
@@ -166,11 +218,12 @@ def test_listed_jobs_are_not_taken_for_the_first_of_them(
     assert found[0].largest == {name: 1024 * 512}
     assert [each.upscalers for each in found] == [set(), set(), set(), {"four"}, {"four"}]
     worker(db, "small", room=64)
-    assert dispatcher.cycle() == 0
+    assert dispatcher.cycle() == 3
     worker(db, "large", room=1024)
+    sessions.beat(db, "large", lease=60, resident=[name], stats={})
     while dispatcher.cycle():
         pass
-    assert placed(db) == {"large": 3}
+    assert ords(db) == {"small": [0, 2, 4], "large": [1]}
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def looked_at(
         read.append(1)
         return [OpenBatch(id, 1, 50, [], spans) for id, spans in enumerate(batches, 1)]
 
-    def make(batch: OpenBatch, span: Span) -> Run | None:
+    def make(batch: OpenBatch, span: Span, _: bool) -> Run | None:
         first, end = span
         name = needs[first // 10 % len(needs)]
         if name == "?":

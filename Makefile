@@ -11,10 +11,11 @@ help: ## print this list
 
 install: $(INSTALLED) ## install Farm and its tools into .venv
 
-# The tested set of versions; torch alone is several gigabytes, so the first run takes a while.
+# The tested set of versions; torch alone is several gigabytes, so the first run takes a while. Most
+# of its modules are never imported, so each is compiled when it is.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
 		-c constraints.txt -e '.[worker,dev]'
 	@touch $@
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
+from weakref import WeakSet
 
 import psutil
 import pytest
@@ -82,22 +83,26 @@ def test_two_hundred_switches_leave_no_memory_behind(folder: Path) -> None:
     size = ModelCache(scan([folder]), room_for(GIB), CPU).get("a").bytes
     cache = ModelCache(scan([folder]), room_for(size), CPU)
 
+    seen: WeakSet[Checkpoint] = WeakSet()
+
     def switch(cache: ModelCache, times: int) -> int:
         for turn in range(times):
-            cache.get("ab"[turn % 2])
+            seen.add(cache.get("ab"[turn % 2]))
         gc.collect()
         return int(psutil.Process(os.getpid()).memory_info().rss)
 
     # Each thread that reads has an allocator's arena of its own, until there are enough of them.
-    settled = switch(cache, 20)
-    grown = switch(cache, 40) - settled
-    assert cache.statistics.disk_loads == 60
+    settled = switch(cache, 16)
+    grown = switch(cache, 20) - settled
+    assert cache.statistics.disk_loads == 36
+    assert len(seen) == 1, "only what is resident is left"
     behind = ModelCache(scan([folder]), room_for(size), CPU, host_bytes=GIB)
     switch(behind, 2)
     settled = switch(behind, 2)
     grown = max(grown, switch(behind, 200) - settled)
     assert behind.statistics.host_loads == 202
-    # One leaked checkpoint of every ten would be four of them.
+    assert len(seen) == 3
+    # What no object holds can leak too: of every fifth read, four would.
     assert grown < 3.5 * size, f"{grown / MIB:.1f} MiB more; a checkpoint is {size / MIB:.1f} MiB"
 
 

@@ -10,9 +10,10 @@ Two exceptions save loads. A session goes on with what it holds (the same checkp
 first, then the same checkpoint and LoRAs, then the same checkpoint) while the user of that is
 within ``slack`` of the fairest. And a checkpoint that others hold is loaded once more only if it
 lacks cards (see :mod:`farm.dispatch.demand` and :mod:`farm.dispatch.supply`), by a card with time
-to spare; where a user's first batch is not worth a load here, one of their later ones may be. Both
-end when the job whose turn it is has been passed over for ``patience`` seconds: it gets the next
-place. So a warm checkpoint costs others a bounded share and a bounded time.
+to spare, or by an idle one where none of them may take the job; where a user's first batch is not
+worth a load here, one of their later ones may be. Both end when the job whose turn it is has been
+passed over for ``patience`` seconds: it gets the next place. So a warm checkpoint costs others a
+bounded share and a bounded time.
 
 The interactive class is a privilege of people, not of scripts: who is ``BURST`` ahead of others is
 served in the normal class until they are level.
@@ -128,6 +129,8 @@ class _Farm:
         if warm is None or warm.time > turn.time + slack:
             bound = inf if warm is None else warm.time
             warm = self._cold(level, place, bound) or warm
+        if warm is None and not self._in_hands(turn.open_run.run):
+            return turn.open_run
         if warm is None or (warm.open_run is not turn.open_run and warm.time >= turn.time):
             self.passed.add(turn.open_run.run.head)
         return warm and warm.open_run
@@ -211,6 +214,12 @@ class _Farm:
         if busy and not self._supply.idles(place.number):
             return False
         return self._supply.lacks(name)
+
+    def _in_hands(self, run: Run) -> bool:
+        """Whether a card that may take it holds its checkpoint."""
+        return any(
+            run.checkpoint in place.warm and self._may_take(run, place) for place in self._places
+        )
 
     @cached_property
     def _supply(self) -> Supply:

@@ -325,6 +325,16 @@ def test_a_card_that_waits_for_a_holder_passes_over_too() -> None:
     assert placed(seats, [patient]) == [(1, "t", 1)]
 
 
+@pytest.mark.parametrize(
+    "other", [{"fits": {"a": 8}}, {"tags": frozenset({"red"})}, {"can_load": frozenset({"b"})}]
+)
+def test_nobody_waits_for_a_holder_that_could_not_make_it(other: dict[str, object]) -> None:
+    holder = replace(seat("s", warm="a"), **other)  # type: ignore[arg-type]
+    free = replace(seat("t"), tags=frozenset({"blue"}))
+    wanted = run(1, load=10.0, largest={"a": 9}, tags=frozenset({"blue"}))
+    assert placed([holder, free], [wanted]) == [(1, "t", 1)]
+
+
 def test_little_is_sent_ahead_and_to_the_fastest_card() -> None:
     slow, fast = seat("s", capacity=8), replace(seat("t", capacity=8), speed=4.0)
     assert placed([slow, fast], [run(1, count=1, cost=8.0)]) == [(1, "t", 1)]

@@ -18,7 +18,12 @@ from farm.errors import Unavailable
 
 Connection = psycopg.Connection[DictRow]
 
-_UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
+_UNREACHABLE = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    PoolTimeout,
+)
 
 _PATIENCE = 5.0
 _QUIET = 1.0
@@ -48,6 +53,8 @@ class Database:
         min_size, max_size: connections kept and allowed.
         name: application_name, seen in pg_stat_activity.
         longest: seconds after which a statement is given up; None for never.
+        idle: seconds after which a transaction that asks nothing more is undone; None for never.
+            Else a process that is frozen in one keeps what it locked.
 
     Every method raises :class:`farm.errors.Unavailable` when Postgres is out of reach.
     """
@@ -60,6 +67,7 @@ class Database:
         max_size: int = 8,
         name: str = "farm",
         longest: float | None = None,
+        idle: float | None = None,
     ) -> None:
         self.url = url
         self.name = name
@@ -69,7 +77,7 @@ class Database:
             url,
             min_size=min_size,
             max_size=max_size,
-            kwargs=connect_options(name, longest=longest),
+            kwargs=connect_options(name, longest=longest, idle=idle),
             check=self._check,
             timeout=_PATIENCE,
             # Then it begins anew with whoever asks next; it would pause twice as long each time.
@@ -169,9 +177,12 @@ class Database:
         )
 
 
-def connect_options(name: str, *, longest: float | None = None) -> dict[str, Any]:
+def connect_options(
+    name: str, *, longest: float | None = None, idle: float | None = None
+) -> dict[str, Any]:
     """Connection settings of every Farm process: dead peers are noticed within 25 seconds."""
-    given_up = f" -c statement_timeout={longest * 1000:.0f}" if longest else ""
+    limits = {"statement_timeout": longest, "idle_in_transaction_session_timeout": idle}
+    given_up = "".join(f" -c {key}={most * 1000:.0f}" for key, most in limits.items() if most)
     return {
         "application_name": name,
         "row_factory": dict_row,

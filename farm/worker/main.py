@@ -66,7 +66,9 @@ def main() -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.home / "compiled"))
     device = torch.device("cpu" if settings.device == "cpu" else "cuda")
     url, name = settings.required("database_url"), settings.worker_name
-    with Database(url, max_size=POOLS["worker"], name=name) as db:
+    # Frozen for longer than its lease it has lost its jobs: others must be able to have them.
+    idle = settings.lease_seconds
+    with Database(url, max_size=POOLS["worker"], name=name, idle=idle) as db:
         _Worker(settings, db, device).work()
 
 

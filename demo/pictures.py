@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import resvg_py
 from PIL import Image
 
 from demo.concepts import CONCEPTS
@@ -84,6 +83,8 @@ def _drawn(icons: Any, concept: str) -> np.ndarray:
         f'viewBox="{icon.get("left", 0)} {icon.get("top", 0)} {width} {height}" '
         f'width="{SIZE}" height="{SIZE}">{icon["body"]}</svg>'
     )
+    import resvg_py  # of demo/requirements.txt; with pictures that are kept, nothing is drawn
+
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE))
     return np.array(Image.open(io.BytesIO(png)).convert("RGBA"))
 

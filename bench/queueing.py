@@ -14,6 +14,7 @@ Postgres in it.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import statistics
@@ -168,6 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=30)
     rounds = parser.parse_args().rounds
+    gc.freeze()  # as a dispatcher does
     with (
         tempfile.TemporaryDirectory(prefix="farm-bench-", dir="/tmp") as folder,
         postgres(Path(folder)) as (url, server),

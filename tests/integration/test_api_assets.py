@@ -37,7 +37,7 @@ def test_kinds_hashes_and_holders_are_shown(
     sessions.beat(services.db, worker.session, lease=60, resident=["demo"], stats=stats)
     found = {a["name"]: a for a in api.get("/v1/assets").json()["assets"]}
     assert found.keys() == {"demo", "broken", "detail"}
-    assert found["demo"]["held_by"] == [{"worker": "cpu0", "where": "gpu"}]
+    assert found["demo"]["held_by"] == [{"worker": "cpu0", "where": "device"}]
     assert found["broken"]["held_by"] == [{"worker": "cpu0", "where": "host"}]
     assert found["detail"]["short_hash"] == "0123456789ab"
     assert found["demo"]["short_hash"] is None

@@ -16,7 +16,7 @@ class Holder(BaseModel):
     """A worker that has a checkpoint in memory."""
 
     worker: str
-    where: str = Field(description="gpu, or host: memory it returns from quickly")
+    where: str = Field(description="device, or host: memory it returns from quickly")
 
 
 class Asset(BaseModel):
@@ -81,6 +81,6 @@ def _holders(asset: Known, live: Sequence[sessions.Session]) -> Iterator[Holder]
         return
     for session in live:
         if asset.name in session.resident:
-            yield Holder(worker=session.worker, where="gpu")
+            yield Holder(worker=session.worker, where="device")
         elif asset.name in session.stats.get("models", {}).get("in_host", ()):
             yield Holder(worker=session.worker, where="host")

@@ -66,7 +66,10 @@ class Mosaic:
         whole = self._sums[:, :count].mul_(255).round_().clamp_(0, 255)
         self.picture[self._top : end] = whole.permute(1, 2, 0)
         left = self._sums.shape[1] - count
-        self._sums[:, :left] = self._sums[:, count:].clone()
+        # Piece by piece: to copy what overlaps takes memory, without which no tile is put again.
+        for first in range(0, left, count):
+            last = min(first + count, left)
+            self._sums[:, first:last] = self._sums[:, first + count : last + count]
         self._sums[:, left:] = 0
         self._top = end
 

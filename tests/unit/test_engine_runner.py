@@ -113,13 +113,15 @@ def test_noise_is_drawn_while_the_device_is_at_work(
     sampler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawers: list[str] = []
-    draw = ImageNoise.draw
 
-    def drawn(self: ImageNoise, wanted: Draw) -> torch.Tensor:
-        drawers.append(threading.current_thread().name)
-        return draw(self, wanted)
+    class Watched(ImageNoise):
+        """Of this test alone: the threads may still draw for images of others."""
 
-    monkeypatch.setattr(ImageNoise, "draw", drawn)
+        def draw(self, wanted: Draw) -> torch.Tensor:
+            drawers.append(threading.current_thread().name)
+            return super().draw(wanted)
+
+    monkeypatch.setattr("farm.worker.engine.slot.ImageNoise", Watched)
     checkpoint: Any = FakeCheckpoint("fake")
     drawing = slot(checkpoint, 1, sampler)
     run(checkpoint, [drawing], len(drawing.program.steps))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from farm.db.database import Database
@@ -22,6 +23,12 @@ from tests.databases import Databases
 # Before torch is imported: its threads spin while they wait for each other, and would starve the
 # servers and workers that a test runs beside them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What an example takes is the machine's affair.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 _QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 _FOLDERS = ("faults", "integration", "contract", "unit")

@@ -186,9 +186,7 @@ BODIES = VALUES | st.fixed_dictionaries(
 
 
 # The database lives through all examples: a batch more or less changes nothing here.
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=BODIES)
 def test_no_body_is_a_fault(api: TestClient, body: Any) -> None:
     answer = api.post(

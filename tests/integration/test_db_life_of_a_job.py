@@ -221,7 +221,6 @@ def live_through(db: Database, lives: int) -> None:
         settings=settings(
             max_examples=lives,
             stateful_step_count=30,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )

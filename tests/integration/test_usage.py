@@ -176,7 +176,7 @@ def test_old_hours_are_added_up_and_nothing_is_lost(db: Database) -> None:
                 rows,
             )
 
-    @settings(max_examples=15, deadline=None)
+    @settings(max_examples=15)
     @given(SPENT)
     def check(rows: list[tuple[str, int, str, float]]) -> None:
         put(rows)

@@ -87,7 +87,7 @@ comings = st.lists(st.tuples(st.integers(0, 12), widths, st.integers(1, 9)), max
 """(forwards until it comes, width, steps)"""
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.tuples(widths, widths).filter(lambda two: two[0] != two[1]), comings)
 def test_two_groups_that_always_have_work_get_the_same(
     two: tuple[int, int], others: list[tuple[int, int, int]]
@@ -104,7 +104,7 @@ def test_two_groups_that_always_have_work_get_the_same(
         device.join(steps, width)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(comings)
 def test_a_group_waits_for_no_more_than_a_turn_of_each_other(
     others: list[tuple[int, int, int]],
@@ -130,7 +130,7 @@ def test_a_group_waits_for_no_more_than_a_turn_of_each_other(
         device.join(steps, width)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(

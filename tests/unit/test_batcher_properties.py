@@ -144,7 +144,7 @@ def most_actions(player: Player, others: Sequence[Player]) -> int:
     return wait * (player.texts + player.steps + 1)
 
 
-@settings(deadline=None, max_examples=70)
+@settings(max_examples=70)
 @given(st.lists(players(), max_size=25), st.integers(1, 3))
 def test_every_job_ends(jobs: list[Player], capacity: int) -> None:
     card = Card(capacity)
@@ -157,7 +157,7 @@ def test_every_job_ends(jobs: list[Player], capacity: int) -> None:
     assert not card.players
 
 
-@settings(deadline=None, max_examples=70)
+@settings(max_examples=70)
 @given(players(), st.lists(players(), min_size=1, max_size=12), st.integers(1, 2))
 def test_an_endless_stream_of_younger_jobs_starves_nobody(
     oldest: Player, stream: list[Player], capacity: int
@@ -178,7 +178,7 @@ def test_an_endless_stream_of_younger_jobs_starves_nobody(
     raise AssertionError("the oldest job is still waiting")
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(players(ranks=(2,)), st.lists(players(ranks=(0, 1)), max_size=12), st.integers(1, 2))
 def test_an_urgent_job_waits_for_none_of_the_others(
     urgent: Player, others: list[Player], capacity: int

@@ -63,7 +63,7 @@ JOBS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(JOBS)
 def test_a_job_is_read_back_as_what_it_was(values: dict[str, Any]) -> None:
     job = JobSpec.model_validate(values)

@@ -327,7 +327,7 @@ LEVEL = st.none() | st.floats(1e-3, MAX_SIGMA)
         }
     ),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_whatever_the_options_a_table_is_sound_or_refused(
     sampler: str, steps: int, options: dict[str, Any]
 ) -> None:

@@ -102,7 +102,7 @@ SWEEPS = st.sampled_from(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(SWEEPS, min_size=1, max_size=4), st.integers(2, 3))
 def test_no_schedule_with_exact_shares_loads_less(
     wanted: list[list[tuple[str, int]]], cards: int

@@ -93,7 +93,7 @@ def tag(
             )
         signs[change[0]].append(change[1:])
     with Farm() as farm:
-        farm.tag(name, add=signs["+"], remove=signs["-"])
+        farm.worker(name).tag(add=signs["+"], remove=signs["-"])
         found = [worker for worker in farm.workers() if worker["name"] == name]
     for worker in found:
         who = f"{name} on {worker['host']}" if len(found) > 1 else name
@@ -108,7 +108,7 @@ def drain(name: Name) -> None:
     Example: farm workers drain gpu0
     """
     with Farm() as farm:
-        farm.drain(name)
+        farm.worker(name).drain()
     typer.echo(f"{name} gets no more jobs.")
 
 
@@ -123,7 +123,7 @@ def quarantine(
     makes known pictures right. Example: farm workers quarantine gpu0 --because "fan is broken"
     """
     with Farm() as farm:
-        farm.quarantine(name, because)
+        farm.worker(name).quarantine(because)
     typer.echo(f"{name} gets no jobs until: farm workers resume {name}")
 
 
@@ -134,7 +134,7 @@ def resume(name: Name) -> None:
     Example: farm workers resume gpu0
     """
     with Farm() as farm:
-        farm.resume(name)
+        farm.worker(name).resume()
     typer.echo(f"{name} takes jobs.")
 
 
@@ -149,7 +149,7 @@ def trace(
     Example: farm workers trace gpu0 --seconds 10
     """
     with Farm() as farm:
-        found = farm.trace(name)
+        found = farm.worker(name).trace()
     done = [event for event in found["traceEvents"] if event["ph"] == "X"]
     if not done:
         raise NotFound(f"{name} has done nothing yet.", field="worker", value=name)
@@ -181,7 +181,7 @@ def calibrate(
     Example: farm workers calibrate gpu0 --size 512x512 --size 1024x1024
     """
     with Farm() as farm:
-        report = farm.calibrate(name, checkpoint=checkpoint, sizes=map(_size, size or ()))
+        report = farm.worker(name).calibrate(checkpoint=checkpoint, sizes=map(_size, size or ()))
     if as_json:
         output.print_json(report)
         return
@@ -205,7 +205,7 @@ def memory(
     Example: farm workers memory gpu0 --seconds 5
     """
     with Farm() as farm:
-        content, recorded = farm.memory(name, seconds=seconds)
+        content, recorded = farm.worker(name).memory(seconds=seconds)
     target = to or Path(f"{name}-memory.pickle")
     target.write_bytes(content)
     for checkpoint, held in recorded.items():

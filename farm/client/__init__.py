@@ -9,7 +9,9 @@
 Every error is one of :mod:`farm.errors`, as the API raised it.
 """
 
-from farm.client.batch import Batch, Image, Job
+from farm.client.batch import Batch
 from farm.client.farm import Farm
+from farm.client.job import Image, Job
+from farm.client.worker import Worker
 
-__all__ = ["Batch", "Farm", "Image", "Job"]
+__all__ = ["Batch", "Farm", "Image", "Job", "Worker"]

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 from uuid import uuid4
 
-from farm.client.batch import Batch, Job
-from farm.client.transport import Transport
-from farm.errors import Conflict, NotFound
+from farm.client.batch import Batch
+from farm.client.job import Job
+from farm.client.transport import Transport, segment, segments
+from farm.client.worker import Worker
 from farm.settings import Settings
 
-_POLL = 0.25
 _CHUNK = 1 << 18
 
 
@@ -101,7 +99,7 @@ class Farm:
 
     def batch(self, id: str | int) -> Batch:
         """The batch of that id, or NotFound."""
-        return Batch(self._transport.get(f"/v1/batches/{_segment(id)}"), self._transport)
+        return Batch(self._transport.get(f"/v1/batches/{segment(id)}"), self._transport)
 
     def batches(self) -> Iterator[Batch]:
         """Every batch, newest first."""
@@ -116,15 +114,15 @@ class Farm:
 
     def job(self, id: str) -> Job:
         """The job of that id, such as ``12-3``, or NotFound."""
-        return Job(self._transport.get(f"/v1/jobs/{_segment(id)}"), self._transport)
+        return Job(self._transport.get(f"/v1/jobs/{segment(id)}"), self._transport)
 
     def why(self, id: str) -> dict[str, Any]:
         """Why the job of that id is where it is: ``reason``, and a ``remedy`` or None."""
-        return dict(self._transport.get(f"/v1/jobs/{_segment(id)}/why"))
+        return dict(self._transport.get(f"/v1/jobs/{segment(id)}/why"))
 
     def retry(self, id: str) -> Job:
         """Try the failed job of that id again; Conflict if it has not failed."""
-        return Job(self._transport.post(f"/v1/jobs/{_segment(id)}:retry"), self._transport)
+        return Job(self._transport.post(f"/v1/jobs/{segment(id)}:retry"), self._transport)
 
     def failures(self) -> Iterator[dict[str, Any]]:
         """Batches with failed jobs and why those failed, the newest first."""
@@ -148,97 +146,14 @@ class Farm:
 
     def set_share(self, user: str, **share: float | None) -> dict[str, Any]:
         """Change a user's ``weight``, ``cap`` or ``quota``; None takes a limit away."""
-        return dict(self._transport.patch(f"/v1/users/{_path(user)}", share))
+        return dict(self._transport.patch(f"/v1/users/{segments(user)}", share))
 
     def workers(self) -> list[dict[str, Any]]:
         return list(self._transport.get("/v1/workers")["workers"])
 
-    def drain(self, worker: str) -> None:
-        """Give a worker no more jobs; what it holds it finishes."""
-        self._transport.post(f"/v1/workers/{_segment(worker)}:drain")
-
-    def tag(self, worker: str, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> None:
-        """Give a worker tags, or take some, until it starts anew."""
-        tags = {"add": list(add), "remove": list(remove)}
-        self._transport.post(f"/v1/workers/{_segment(worker)}:tag", tags)
-
-    def quarantine(self, worker: str, because: str | None = None) -> None:
-        """Give a worker no jobs until it is resumed, whatever becomes of it."""
-        reason = {"reason": because} if because else None
-        self._transport.post(f"/v1/workers/{_segment(worker)}:quarantine", reason)
-
-    def resume(self, worker: str) -> None:
-        """Give a drained or quarantined worker jobs again."""
-        self._transport.post(f"/v1/workers/{_segment(worker)}:resume")
-
-    def trace(self, worker: str, *, patience: float = 30.0) -> dict[str, Any]:
-        """What a worker did when, in the Trace Event Format; waits until it has told.
-
-        Raises:
-            NotFound: there is no such worker, or it did not tell within ``patience`` seconds.
-        """
-        url = self._transport.post(f"/v1/workers/{_segment(worker)}:trace")["url"]
-        return self._awaited(url, patience)
-
-    def calibrate(
-        self,
-        worker: str,
-        *,
-        checkpoint: str | None = None,
-        sizes: Iterable[tuple[int, int]] = (),
-        patience: float = 900.0,
-    ) -> dict[str, Any]:
-        """Have a worker measure what calls of a checkpoint take, as predicted and as they were.
-
-        Args:
-            checkpoint: by default the one it used last.
-            sizes: width and height; by default what the UNet was made for, and half of that.
-
-        Raises:
-            NotFound: there is no such worker, or it did not answer within ``patience`` seconds.
-            Conflict: it could not; says why.
-        """
-        asked = {"checkpoint": checkpoint, "sizes": list(sizes)}
-        report, _ = self._report(worker, "calibrate", asked, patience)
-        return report
-
-    def memory(
-        self, worker: str, *, seconds: float = 0.0, patience: float = 60.0
-    ) -> tuple[bytes, Mapping[str, int]]:
-        """What lies where in a worker's card, for https://pytorch.org/memory_viz: a pickle of
-        torch's, which is for that page and better not loaded. And how many bytes of the card
-        recorded forwards hold, by checkpoint.
-
-        Args:
-            seconds: to record for before it who allocates what.
-
-        Raises:
-            NotFound: there is no such worker, or it did not answer within ``patience`` seconds.
-            Conflict: it holds no GPU.
-        """
-        report, url = self._report(worker, "memory", {"seconds": seconds}, patience + seconds)
-        return self._transport.content(f"{url}/file"), report.get("recorded", {})
-
-    def _report(
-        self, worker: str, what: str, asked: Mapping[str, Any], patience: float
-    ) -> tuple[dict[str, Any], str]:
-        url = self._transport.post(f"/v1/workers/{_segment(worker)}:{what}", asked)["url"]
-        report = self._awaited(url, patience)
-        if error := report.get("error"):
-            told = {key: error.get(key) for key in ("field", "value", "remedy")}
-            raise Conflict(error["detail"], **told)
-        return report, url
-
-    def _awaited(self, url: str, patience: float) -> dict[str, Any]:
-        """What a worker will have written there."""
-        until = time.monotonic() + patience
-        while True:
-            try:
-                return dict(self._transport.get(url))
-            except NotFound:
-                if time.monotonic() > until:
-                    raise
-            time.sleep(_POLL)
+    def worker(self, name: str) -> Worker:
+        """The worker of that name; whether there is one is found out when it is told something."""
+        return Worker(name, self._transport)
 
     def usage(self, *, by: str = "user", since: str = "30d") -> dict[str, Any]:
         """What cards spent their seconds on, by user, batch, checkpoint, day or worker.
@@ -258,7 +173,7 @@ class Farm:
 
     def asset(self, kind: str, name: str) -> dict[str, Any]:
         """One asset with its metadata, or NotFound."""
-        return dict(self._transport.get(f"/v1/assets/{_segment(kind)}/{_path(name)}"))
+        return dict(self._transport.get(f"/v1/assets/{segment(kind)}/{segments(name)}"))
 
     def warm(self, checkpoint: str, *, worker: str | None = None) -> list[str]:
         """Have workers load a checkpoint ahead of its jobs; the names of those told."""
@@ -269,7 +184,7 @@ class Farm:
         return self._order(checkpoint, "evict", worker)
 
     def _order(self, checkpoint: str, action: str, worker: str | None) -> list[str]:
-        address = f"/v1/assets/checkpoint/{_path(checkpoint)}:{action}"
+        address = f"/v1/assets/checkpoint/{segments(checkpoint)}:{action}"
         return list(self._transport.post(address, {"worker": worker})["workers"])
 
 
@@ -283,15 +198,6 @@ def _chunked(lines: Iterable[bytes]) -> Iterator[bytes]:
             yield b"".join(held)
             held, size = [], 0
     yield b"".join(held)
-
-
-def _segment(id: str | int) -> str:
-    # Dots too: an address must not climb.
-    return quote(str(id), safe="").replace(".", "%2E") or "none"
-
-
-def _path(name: str) -> str:
-    return "/".join(map(_segment, name.split("/")))
 
 
 def _announced(home: Path) -> str | None:

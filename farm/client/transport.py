@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -167,3 +168,14 @@ def _parsed(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, Any]]]:
             if data:
                 yield name, json.loads(data)
             name, data = "message", ""
+
+
+def segment(id: str | int) -> str:
+    """A part of an address, whatever is in it."""
+    # Dots too: an address must not climb.
+    return quote(str(id), safe="").replace(".", "%2E") or "none"
+
+
+def segments(name: str) -> str:
+    """A name whose slashes part it in an address as well."""
+    return "/".join(map(segment, name.split("/")))

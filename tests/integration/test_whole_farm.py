@@ -234,7 +234,7 @@ def test_a_model_that_is_added_is_found_used_warmed_and_let_go(farm: WholeFarm) 
 def test_a_worker_tells_what_it_did_when(farm: WholeFarm) -> None:
     finished(farm.client.submit(prompt="a key", steps=2, count=2))
     [worker] = farm.client.workers()
-    events = farm.client.trace(worker["name"])["traceEvents"]
+    events = farm.client.worker(worker["name"]).trace()["traceEvents"]
     assert {"encode", "denoise", "decode", "store"} <= {event["name"] for event in events}
 
 

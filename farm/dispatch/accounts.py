@@ -10,7 +10,7 @@ from farm.db.leases import Lease, Returned
 from farm.db.rates import Measured
 from farm.dispatch.cost import Costs
 from farm.dispatch.fairness import Shares
-from farm.dispatch.snapshot import Claimant, Run, Seat, Snapshot
+from farm.dispatch.snapshot import Claimant, Queue, Run, Seat, Snapshot
 from farm.dispatch.waiting import contenders
 
 _MANY = 200_000
@@ -52,10 +52,12 @@ class Accounts:
         """What jobs and loads are thought to take."""
         return self._costs
 
-    def claimants(self, users: Sequence[Entitled], runs: Sequence[Run]) -> Mapping[int, Claimant]:
-        """What each user with work is entitled to now, when these runs wait."""
+    def claimants(
+        self, users: Sequence[Entitled], queues: Sequence[Queue]
+    ) -> Mapping[int, Claimant]:
+        """What each user with work is entitled to now, when these queues wait."""
         active = [user.user_id for user in users]
-        behind = contenders(runs)
+        behind = contenders(queues)
         queued = [user.user_id for user in users if user.user_id in behind and _room(user) != 0]
         times = self._shares.level(active, queued)
         return {

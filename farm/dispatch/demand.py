@@ -6,12 +6,11 @@ for. What is left goes to work that is worth a load to a card without any.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import copysign
 from statistics import median_low
 
-from farm.dispatch.snapshot import Claimant, Run
-from farm.spec.batch import INTERACTIVE_FROM, rank
+from farm.dispatch.snapshot import INTERACTIVE, Claimant, Queue
 
 LEVEL = 60.0
 """Seconds behind or ahead that are as good as level: no checkpoint is loaded for them."""
@@ -26,25 +25,22 @@ LITTLE_WORTH = 2.0
 """The same where cards are left that have nothing to do: their time is free, but not what a load
 takes of disks, nor the checkpoints that must go for it."""
 
-Runs = Mapping[int, Sequence[Run]]
-"""Runs by user, in the order that each user wants them."""
-
 
 def wanted(
-    claimants: Mapping[int, Claimant], classes: Mapping[int, Runs], cards: int
+    claimants: Mapping[int, Claimant], classes: Mapping[int, Mapping[int, Queue]], cards: int
 ) -> dict[str, float]:
     """Cards that should serve each checkpoint, if each user had their share right now.
 
     Args:
         claimants: all users.
-        classes: what waits, by class, the highest first.
+        classes: what waits, by class, the highest first, and by user.
     """
     found: dict[str, float] = {}
     left = float(cards)
     for level, users in classes.items():
-        if level == rank(INTERACTIVE_FROM):
+        if level == INTERACTIVE:
             continue  # it is soon over, and moves no checkpoints
-        wants = {user: _wants(runs) for user, runs in users.items()}
+        wants = {user: _wants(queue.most_important) for user, queue in users.items()}
         most = {user: sum(names.values()) for user, names in wants.items()}
         got = _shares({user: claimants[user] for user in users}, most, cards=cards, left=left)
         left -= sum(got.values())
@@ -70,12 +66,14 @@ def _shares(
     return {user: got[user] + more[user] for user in users}
 
 
-def _employ(found: dict[str, float], classes: Mapping[int, Runs], idle: float) -> None:
+def _employ(
+    found: dict[str, float], classes: Mapping[int, Mapping[int, Queue]], idle: float
+) -> None:
     """Cards that nobody should have by that may load for less: they would do nothing else."""
     more: dict[str, float] = {}
     for users in classes.values():
-        for runs in users.values():
-            _add(more, _wants(runs), WORTH / LITTLE_WORTH)
+        for queue in users.values():
+            _add(more, _wants(queue.most_important), WORTH / LITTLE_WORTH)
     rest = {name: max(0.0, amount - found.get(name, 0.0)) for name, amount in more.items()}
     _add(found, rest, min(1.0, idle / max(sum(rest.values()), 1e-9)))
 
@@ -105,11 +103,7 @@ def _lift(seconds: float) -> float:
     return min(MOST, max(0.0, 1.0 + copysign(beyond, seconds) / CATCH_UP))
 
 
-def _wants(runs: Sequence[Run]) -> dict[str, float]:
-    """Cards that a user's most important runs could use, by checkpoint."""
-    wants: dict[str, float] = {}
-    for run in runs:
-        if run.priority == runs[0].priority:
-            cards = run.cost * run.count / max(WORTH * run.load, 1e-9)
-            wants[run.checkpoint] = wants.get(run.checkpoint, 0.0) + cards
-    return wants
+def _wants(queue: Queue) -> dict[str, float]:
+    """Cards that a user's runs could use, by checkpoint."""
+    loads = queue.loads
+    return {name: work / max(WORTH * loads[name], 1e-9) for name, work in queue.work.items()}

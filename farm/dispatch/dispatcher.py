@@ -101,7 +101,7 @@ class Dispatcher:
             self._tidied, changed = now, True
         # What is only read needs no fence, and so no transaction: what comes of it has one.
         snapshot = self._survey.look(self._own_db, changed=changed)
-        if not snapshot.runs or not snapshot.seats:
+        if not snapshot.queues or not snapshot.seats:
             return 0
         found = place(snapshot)
         placed = leases.claim(self._db, found.claims)

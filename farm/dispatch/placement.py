@@ -32,9 +32,9 @@ from typing import NamedTuple
 from farm.db.leases import Claim
 from farm.dispatch.demand import LITTLE_WORTH
 from farm.dispatch.places import Place, claims
-from farm.dispatch.snapshot import Head, Run, Snapshot
+from farm.dispatch.snapshot import INTERACTIVE, Head, Key, Run, Snapshot
 from farm.dispatch.supply import Supply
-from farm.dispatch.waiting import INTERACTIVE, Open, Waiting, closest
+from farm.dispatch.waiting import Waiting, closest
 from farm.spec.batch import INTERACTIVE_EXTRA
 
 PATIENCE = 30.0
@@ -71,7 +71,7 @@ class _Found(NamedTuple):
     """A job that a place could take, and what its user has had."""
 
     time: float
-    open_run: Open
+    run: Run
 
 
 class _Farm:
@@ -85,55 +85,51 @@ class _Farm:
         self._places = [Place(*numbered, usual) for numbered in enumerate(snapshot.seats)]
         self._workers = {seat.worker for seat in snapshot.seats}
         self._holders = Counter(name for seat in snapshot.seats for name in seat.warm)
-        waiting = {name for _, name in self._waiting.backlog}
-        crowd = len(waiting) / max(1, len(self._places))
+        crowd = len(self._waiting.loads) / max(1, len(self._places))
         self._patience = PATIENCE * max(1.0, crowd)
 
     def fill(self, *, lowest: int, extra: int) -> None:
         """Give jobs of a class or above places, ``extra`` ones beyond capacity included."""
         heap = [(place.load, place.number) for place in self._places if place.has_room(extra)]
         heapq.heapify(heap)
-        while heap and self._waiting.holds(lowest):
+        while heap:
             _, number = heapq.heappop(heap)
             place = self._places[number]
-            found = self._pick(place, lowest)
-            if found is not None:
-                self._take(place, found)
-                if place.has_room(extra):
-                    heapq.heappush(heap, (place.load, number))
+            if self._serve(place, lowest) and place.has_room(extra):
+                heapq.heappush(heap, (place.load, number))
 
-    def _take(self, place: Place, found: Open) -> None:
-        run = found.run
+    def _serve(self, place: Place, lowest: int) -> bool:
+        """Give a place a job of a class or above, if it had better take one."""
+        for level in self._waiting.levels:
+            if level >= lowest and (run := self._pick(level, place)) is not None:
+                self._take(place, run, level)
+                return True
+        return False
+
+    def _take(self, place: Place, run: Run, level: int) -> None:
         if run.checkpoint not in place.warm:
             self._holders[run.checkpoint] += 1
             self._supply.load(place.number, run.checkpoint)
         seconds = run.cost / place.seat.speed
-        self._waiting.take(found, seconds)
+        self._waiting.take(run, level, seconds)
         self.taken.append((run, place.seat.session_id))
         place.take(run, seconds)
 
-    def _pick(self, place: Place, lowest: int) -> Open | None:
-        levels = [level for level in self._waiting.levels if level >= lowest]
-        for level in levels:
-            if (found := self._pick_of(level, place)) is not None:
-                return found
-        return None
-
-    def _pick_of(self, level: int, place: Place) -> Open | None:
-        """The job of a class that a place gets; None if it had better take none of them."""
+    def _pick(self, level: int, place: Place) -> Run | None:
+        """Whose job of a class a place gets; None if it had better take none of them."""
         turn = self._first(level, place)
-        if turn is None or turn.open_run.run.passed > self._patience:
-            return turn and turn.open_run
+        if turn is None or turn.run.passed > self._patience:
+            return turn and turn.run
         slack = max(SLACK, SLACK_TIME * self._waiting.pace[level])
         warm = self._warm(level, place, turn.time + slack)
         if warm is None or warm.time > turn.time + slack:
             bound = inf if warm is None else warm.time
             warm = self._cold(level, place, bound) or warm
-        if warm is None and not self._in_hands(turn.open_run.run):
-            return turn.open_run
-        if warm is None or (warm.open_run is not turn.open_run and warm.time >= turn.time):
-            self.passed.add(turn.open_run.run.head)
-        return warm and warm.open_run
+        if warm is None and not self._in_hands(turn.run):
+            return turn.run
+        if warm is None or (warm.run is not turn.run and warm.time >= turn.time):
+            self.passed.add(turn.run.head)
+        return warm and warm.run
 
     def _first(self, level: int, place: Place) -> _Found | None:
         """Whose turn it is."""
@@ -142,9 +138,12 @@ class _Farm:
                 return _Found(time, found)
         return None
 
-    def _own(self, place: Place, runs: Sequence[Open]) -> Open | None:
+    def _own(self, place: Place, runs: Sequence[Run]) -> Run | None:
         """The first of a user's runs that a place may take."""
-        return next((run for run in runs if run.left and self._may_take(run.run, place)), None)
+        gone = self._waiting.gone
+        return next(
+            (run for run in runs if run.head not in gone and self._may_take(run, place)), None
+        )
 
     def _warm(self, level: int, place: Place, limit: float) -> _Found | None:
         """The fairest job of a checkpoint that a place holds; what is more like the last one goes
@@ -156,11 +155,11 @@ class _Farm:
         warm = [self._alike(level, place, (name,)) for name in place.warm]
         return min((one for one in warm if one), key=lambda one: one.time, default=None)
 
-    def _alike(self, level: int, place: Place, key: Sequence[object]) -> _Found | None:
+    def _alike(self, level: int, place: Place, key: Key) -> _Found | None:
         """The fairest job of a kind whose user does not want another one first."""
         for time, runs in self._waiting.users(level, key):
             found = self._own(place, runs)
-            if found is not None and self._welcome(level, place, found.run):
+            if found is not None and self._welcome(level, place, found):
                 return _Found(time, found)
         return None
 
@@ -169,8 +168,8 @@ class _Farm:
         own = self._own(place, self._waiting.of(level, run.user))
         return (
             own is not None
-            and own.run.priority == run.priority
-            and (own.run is run or own.run.passed <= self._patience)
+            and own.priority == run.priority
+            and (own is run or own.passed <= self._patience)
         )
 
     def _cold(self, level: int, place: Place, bound: float) -> _Found | None:
@@ -184,24 +183,23 @@ class _Farm:
             if time >= bound or (best and time > best.time):
                 break
             for one in self._welcome_among(level, place, runs, names):
-                names.discard(one.run.checkpoint)
-                if best is None or one.run.batch_id < best.open_run.run.batch_id:
+                names.discard(one.checkpoint)
+                if best is None or one.batch_id < best.run.batch_id:
                     best = _Found(time, one)
         return best
 
     def _welcome_among(
-        self, level: int, place: Place, runs: Sequence[Open], names: Collection[str]
-    ) -> Iterator[Open]:
+        self, level: int, place: Place, runs: Sequence[Run], names: Collection[str]
+    ) -> Iterator[Run]:
         """The runs of a user on some checkpoints that a place may take."""
-        for one in runs:
-            run = one.run
+        for run in runs:
             if (
-                one.left
-                and run.checkpoint in names
+                run.checkpoint in names
+                and run.head not in self._waiting.gone
                 and self._may_take(run, place)
                 and self._welcome(level, place, run)
             ):
-                yield one
+                yield run
 
     def _worth(self, level: int, name: str, place: Place, *, busy: bool) -> bool:
         holders, load = self._holders[name], self._waiting.loads[name]
@@ -210,7 +208,7 @@ class _Farm:
         if level == INTERACTIVE:
             # Its holders put it first, so all that counts is what they would put first; and
             # somebody sits and waits, so a load that saves them a little will do.
-            return self._waiting.backlog[level, name] > holders * LITTLE_WORTH * load
+            return self._waiting.urgent[name] > holders * LITTLE_WORTH * load
         if busy and not self._supply.idles(place.number):
             return False
         return self._supply.lacks(name)

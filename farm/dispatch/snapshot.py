@@ -7,7 +7,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple, TypeAlias
+
+from farm.spec.batch import INTERACTIVE_FROM, NORMAL_FROM, rank
+
+INTERACTIVE, NORMAL = rank(INTERACTIVE_FROM), rank(NORMAL_FROM)
 
 
 class Kind(NamedTuple):
@@ -22,6 +28,9 @@ class Kind(NamedTuple):
     loras: tuple[tuple[str, float], ...] = ()
     shape: tuple[int, int] = (0, 0)
 
+
+Key: TypeAlias = tuple[object, ...]
+"""What some jobs have in common: a kind, or as much of one from its beginning."""
 
 Head: TypeAlias = tuple[int, int]
 """Where a run begins: its batch, and the number of its first job."""
@@ -72,9 +81,82 @@ class Run:
     def kind(self) -> Kind:
         return Kind(self.checkpoint, self.loras, self.shape)
 
-    @property
+    @cached_property
+    def turn(self) -> tuple[object, ...]:
+        """What its user's runs are served in the order of."""
+        return -self.priority, self.batch_id, not self.retry, self.first
+
+    @cached_property
     def head(self) -> Head:
         return self.batch_id, self.first
+
+
+class Queue:
+    """What a user waits for. Most queues are the same in the next snapshot, so what follows from
+    one is worked out once.
+
+    Attributes:
+        runs: in the order in which the user wants them served, by priority first; at least one.
+        jobs: in all of them.
+        work: seconds on a card of speed 1, by checkpoint.
+        loads: seconds that each of these checkpoints takes to load.
+    """
+
+    def __init__(self, user: int, runs: Sequence[Run]) -> None:
+        self.user = user
+        self.runs = runs
+        self.jobs = 0
+        self.work: dict[str, float] = {}
+        self.loads: dict[str, float] = {}
+        for run in runs:
+            name, count = run.checkpoint, run.count
+            self.jobs += count
+            self.work[name] = self.work.get(name, 0.0) + run.cost * count
+            self.loads[name] = run.load
+
+    @cached_property
+    def classes(self) -> Mapping[int, Queue]:
+        """Its parts by class, the highest first."""
+        return self._classes(INTERACTIVE)
+
+    @cached_property
+    def calmed(self) -> Mapping[int, Queue]:
+        """The same where what is interactive counts as normal."""
+        return self._classes(NORMAL)
+
+    @cached_property
+    def most_important(self) -> Queue:
+        """Those of its highest priority."""
+        highest = self.runs[0].priority
+        if self.runs[-1].priority == highest:
+            return self
+        return Queue(self.user, [run for run in self.runs if run.priority == highest])
+
+    def alike(self, key: Key) -> Sequence[Run]:
+        """Its runs whose kind begins like that."""
+        if not key:
+            return self.runs
+        if len(key) == len(Kind._fields):
+            return self._by_kind.get(key, ())
+        found = [kind for kind in self._by_kind if kind[: len(key)] == key]
+        if len(found) == 1:
+            return self._by_kind[found[0]]
+        return [run for run in self.runs if run.kind in found]
+
+    @cached_property
+    def _by_kind(self) -> Mapping[Key, Sequence[Run]]:
+        found: defaultdict[Key, list[Run]] = defaultdict(list)
+        for run in self.runs:
+            found[run.kind].append(run)
+        return found
+
+    def _classes(self, highest: int) -> Mapping[int, Queue]:
+        def level(run: Run) -> int:
+            return min(rank(run.priority), highest)
+
+        if level(self.runs[0]) == level(self.runs[-1]):
+            return {level(self.runs[0]): self}
+        return {found: Queue(self.user, list(runs)) for found, runs in groupby(self.runs, level)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +220,16 @@ class Claimant:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """``runs`` in the order that each user wants them served; users unknown are all level."""
+    """``queues``: of each user who waits for something; users unknown are all level."""
 
     seats: Sequence[Seat]
-    runs: Sequence[Run]
+    queues: Sequence[Queue]
     users: Mapping[int, Claimant] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> list[Run]:
+        """All that waits, user by user."""
+        return [run for queue in self.queues for run in queue.runs]
 
     def run_of(self, batch_id: int, ord: int) -> Run:
         """The run that a job is of; LookupError if of none."""
@@ -155,6 +242,6 @@ class Snapshot:
     @cached_property
     def _by_batch(self) -> Mapping[int, Sequence[Run]]:
         found: defaultdict[int, list[Run]] = defaultdict(list)
-        for run in sorted(self.runs, key=lambda run: run.first):
+        for run in sorted(self.runs, key=attrgetter("first")):
             found[run.batch_id].append(run)
         return found

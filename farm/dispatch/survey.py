@@ -20,7 +20,8 @@ from farm.dispatch.heads import Heads
 from farm.dispatch.needs import Need, Needs
 from farm.dispatch.placement import Placed
 from farm.dispatch.places import Place
-from farm.dispatch.snapshot import Head, Kind, Run, Seat, Snapshot
+from farm.dispatch.queues import Queues
+from farm.dispatch.snapshot import Head, Kind, Queue, Run, Seat, Snapshot
 from farm.errors import Unavailable
 from farm.spec.batch import INTERACTIVE_EXTRA, INTERACTIVE_FROM
 from farm.spec.moves import FATAL_CRASHES, runs_alone
@@ -53,6 +54,7 @@ class Survey:
         self._unreadable: set[int] = set()
         self._passed: dict[Head, float] = {}
         self._heads = Heads(self._head)
+        self._known = Queues()
         self._last: dict[str, Kind] = {}
         self._seats: Sequence[Seat] = ()
         self._parted: dict[tuple[object, ...], bool] = {}
@@ -92,9 +94,9 @@ class Survey:
             return Snapshot(seats, ())
         self._seats = seats
         self._pass_by(db, seats)
-        runs = self._runs(db, least=0 if free > 0 else INTERACTIVE_FROM)
-        users = backlog.entitled(db, {run.user for run in runs})
-        return Snapshot(seats, runs, self._accounts.claimants(users, runs))
+        queues = self._queues(db, least=0 if free > 0 else INTERACTIVE_FROM)
+        users = backlog.entitled(db, {queue.user for queue in queues})
+        return Snapshot(seats, queues, self._accounts.claimants(users, queues))
 
     def note(self, claims: Sequence[Claim], placed: Sequence[Lease], snapshot: Snapshot) -> None:
         """Remember what was claimed, and what was sent to whom last."""
@@ -168,16 +170,15 @@ class Survey:
             self._fits[session.id] = {name: one.most for name, one in found.items() if one}
         return self._fits[session.id]
 
-    def _runs(self, db: Database, *, least: int) -> list[Run]:
-        """Retries and the heads of open batches of priority ``least`` and up, as each user wants
-        them served."""
+    def _queues(self, db: Database, *, least: int) -> Sequence[Queue]:
+        """Retries and the heads of open batches of priority ``least`` and up, by user."""
         runs = [
             self._run(retry, need, head=(retry.batch_id, retry.ord), count=1)
             for retry in self._retries.look(db, least=least)
             if (need := self._need(retry.batch_id, retry.ord, alike=True))
         ]
         runs += self._heads.runs(db, least=least)
-        return sorted(runs, key=lambda run: (-run.priority, run.batch_id, not run.retry, run.first))
+        return self._known.of(runs)
 
     def _head(self, batch: OpenBatch, span: Span, last: bool) -> Run | None:
         """The first jobs of a span that are on one checkpoint; only those that are alike if some

@@ -1,37 +1,30 @@
-"""What waits, in the orders that placement asks for: by class, by user, by what it needs."""
+"""What waits while places are filled, in the orders that placement asks for: by class, by user, by
+what it needs."""
 
 from __future__ import annotations
 
 from bisect import insort
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from math import inf
 from statistics import median_low
 
 from farm.dispatch.demand import wanted
-from farm.dispatch.snapshot import Claimant, Kind, Run, Snapshot
-from farm.spec.batch import INTERACTIVE_FROM, NORMAL_FROM, rank
-
-INTERACTIVE, NORMAL = rank(INTERACTIVE_FROM), rank(NORMAL_FROM)
+from farm.dispatch.snapshot import (
+    INTERACTIVE,
+    Claimant,
+    Head,
+    Key,
+    Kind,
+    Queue,
+    Run,
+    Snapshot,
+)
 
 BURST = 600.0
 """GPU-seconds ahead of those who take turns at which a user's interactive jobs count as normal."""
 
 _ANYBODY = Claimant()
-
-
-class Open:
-    """A run of which ``left`` jobs are not placed yet."""
-
-    __slots__ = ("left", "level", "run")
-
-    def __init__(self, run: Run, level: int) -> None:
-        self.run = run
-        self.level = level
-        self.left = run.count
-
-
-ByUser = dict[int, list[Open]]
 
 
 class Line:
@@ -41,68 +34,79 @@ class Line:
     is too far ahead, and is put right when it is looked at.
     """
 
-    def __init__(self, runs: ByUser, times: Mapping[int, float]) -> None:
+    def __init__(self, runs: dict[int, Sequence[Run]], times: Mapping[int, float]) -> None:
         self.runs = runs
         self.order = sorted((times[user], user) for user in runs)
 
-    @property
-    def count(self) -> int:
-        return sum(map(len, self.runs.values()))
-
-
-_NOBODY = Line({}, {})
-
 
 class Waiting:
-    """The runs of a snapshot while places are filled."""
+    """The queues of a snapshot while places are filled. Of thousands of runs few are looked at, so
+    a line is drawn up when it is asked for."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self._users = snapshot.users
-        self._jobs = sum(run.count for run in snapshot.runs)
-        users = dict.fromkeys(run.user for run in snapshot.runs)
-        self.times = {user: self._claimant(user).time for user in users}
-        self._rooms = {user: self._claimant(user).room for user in self.times}
-        self.backlog: dict[tuple[int, str], float] = {}
-        """GPU-seconds that wait, by class and checkpoint."""
-        self.loads: dict[str, float] = {}
-        """Seconds that a checkpoint takes to load."""
-        self.checkpoints: dict[int, list[str]] = {}
-        """Of each class, those that are waited for, or were."""
-        self._lines: dict[tuple[int, Sequence[object]], Line] = {}
-        self._line_up(snapshot.runs)
-        self.levels = sorted({level for level, key in self._lines if not key}, reverse=True)
-        cards = len(snapshot.seats)
-        classes = {level: self._lines[level, ()].runs for level in self.levels}
-        self.pace = {
-            level: cards / sum(self._claimant(user).weight for user in users)
-            for level, users in classes.items()
-        }
-        """Of each class, GPU-seconds that a user of weight 1 is entitled to in a second."""
-        runs_of = {
-            level: {user: [one.run for one in runs] for user, runs in users.items()}
-            for level, users in classes.items()
-        }
-        self.wanted = wanted({user: self._claimant(user) for user in self.times}, runs_of, cards)
-        """Cards that should serve each checkpoint, if each user had their share right now."""
+        self._queues = snapshot.queues
+        self._cards = len(snapshot.seats)
+        self._claimants = {q.user: snapshot.users.get(q.user, _ANYBODY) for q in self._queues}
+        self.times = {user: one.time for user, one in self._claimants.items()}
+        self._rooms = {user: one.room for user, one in self._claimants.items()}
+        self._left: dict[Head, int] = {}
+        self.gone = set[Head]()
+        """Runs of which nothing is left to place."""
+        self._lines: dict[tuple[int, Key], Line] = {}
+        self._classes = self._by_class()
+        self.levels = sorted(self._classes, reverse=True)
+        self.urgent = dict[str, float]()
+        """GPU-seconds that wait in the interactive class, by checkpoint."""
+        for queue in self._classes.get(INTERACTIVE, {}).values():
+            for name, seconds in queue.work.items():
+                self.urgent[name] = self.urgent.get(name, 0.0) + seconds
 
-    @property
+    @cached_property
     def usual(self) -> float:
         """Seconds that a waiting job takes on average."""
-        return sum(self.backlog.values()) / max(1, self._jobs)
+        work = sum(sum(queue.work.values()) for queue in self._queues)
+        return work / max(1, sum(queue.jobs for queue in self._queues))
 
-    def users(self, level: int, key: Sequence[object] = ()) -> Iterator[tuple[float, list[Open]]]:
+    @cached_property
+    def loads(self) -> Mapping[str, float]:
+        """Seconds that each checkpoint takes to load that is waited for."""
+        return {name: load for queue in self._queues for name, load in queue.loads.items()}
+
+    @cached_property
+    def wanted(self) -> Mapping[str, float]:
+        """Cards that should serve each checkpoint, if each user had their share right now."""
+        classes = {level: self._classes[level] for level in self.levels}
+        return wanted(self._claimants, classes, self._cards)
+
+    @cached_property
+    def pace(self) -> Mapping[int, float]:
+        """Of each class, GPU-seconds that a user of weight 1 is entitled to in a second."""
+        return {
+            level: self._cards / sum(self._claimants[user].weight for user in queues)
+            for level, queues in self._classes.items()
+        }
+
+    @cached_property
+    def checkpoints(self) -> Mapping[int, Sequence[str]]:
+        """Of each class, those that are waited for, or were."""
+        return {
+            level: list(dict.fromkeys(name for queue in queues.values() for name in queue.work))
+            for level, queues in self._classes.items()
+        }
+
+    def users(self, level: int, key: Key = ()) -> Iterator[tuple[float, Sequence[Run]]]:
         """(time, runs) of the users of a class who have jobs of a kind, the fairest first.
 
         Args:
             key: nothing, (checkpoint,), (checkpoint, loras) or a whole kind.
         """
-        line = self._line(level, tuple(key))
+        line = self._line(level, key)
         place = 0
-        while line and place < len(line.order):
+        while place < len(line.order):
             time, user = line.order[place]
             runs = line.runs[user]
-            while runs and not runs[0].left:
-                runs.pop(0)
+            if runs[0].head in self.gone:
+                runs = line.runs[user] = [run for run in runs if run.head not in self.gone]
             if not runs or self._rooms[user] == 0:
                 del line.order[place]
             elif self.times[user] != time:
@@ -112,92 +116,52 @@ class Waiting:
                 yield time, runs
                 place += 1
 
-    def of(self, level: int, user: int) -> Sequence[Open]:
+    def of(self, level: int, user: int) -> Sequence[Run]:
         """The runs of a user in a class, in their order."""
-        return self._lines[level, ()].runs[user]
+        return self._line(level, ()).runs[user]
 
-    def holds(self, lowest: int) -> bool:
-        """Whether anything is left of that class or a higher one."""
-        return any(
-            next(self.users(level), None) is not None for level in self.levels if level >= lowest
-        )
+    def take(self, run: Run, level: int, seconds: float) -> None:
+        """A job of the run, in that class, has a place where it takes so many GPU-seconds."""
+        user = run.user
+        left = self._left[run.head] = self._left.get(run.head, run.count) - 1
+        if not left:
+            self.gone.add(run.head)
+        self.times[user] += seconds / self._claimants[user].weight
+        if level == INTERACTIVE:
+            self.urgent[run.checkpoint] -= run.cost
+        if (room := self._rooms[user]) is not None:
+            self._rooms[user] = room - 1
 
-    def take(self, open_run: Open, seconds: float) -> None:
-        """A job of the run has a place where it takes so many GPU-seconds."""
-        run = open_run.run
-        open_run.left -= 1
-        self.times[run.user] += seconds / self._claimant(run.user).weight
-        self.backlog[open_run.level, run.checkpoint] -= run.cost
-        if (room := self._rooms[run.user]) is not None:
-            self._rooms[run.user] = room - 1
-
-    def _line_up(self, runs: Sequence[Run]) -> None:
-        """Everybody by class, and by class and checkpoint. There are thousands, so this is what
-        placing takes longest for."""
-        turns = [self.times[user] for user in contenders(runs)]
+    def _by_class(self) -> Mapping[int, Mapping[int, Queue]]:
+        turns = [self.times[user] for user in contenders(self._queues)]
         level_with = median_low(turns) if turns else inf
-        levels: dict[tuple[int, int], int] = {}
-        classes: defaultdict[int, ByUser] = defaultdict(lambda: defaultdict(list))
-        wholes: defaultdict[tuple[int, str], ByUser] = defaultdict(lambda: defaultdict(list))
-        for run in runs:
-            user, checkpoint = run.user, run.checkpoint
-            level = levels.get((run.priority, user))
-            if level is None:
-                level = _class(run.priority, self.times[user] - level_with)
-                levels[run.priority, user] = level
-            whole, waiting = (level, checkpoint), Open(run, level)
-            classes[level][user].append(waiting)
-            wholes[whole][user].append(waiting)
-            self.backlog[whole] = self.backlog.get(whole, 0.0) + run.cost * run.count
-            self.loads[checkpoint] = run.load
-        for level, users in classes.items():
-            self._lines[level, ()] = Line(users, self.times)
-        for (level, checkpoint), users in wholes.items():
-            self.checkpoints.setdefault(level, []).append(checkpoint)
-            self._lines[level, (checkpoint,)] = Line(users, self.times)
+        found: dict[int, dict[int, Queue]] = {}
+        for queue in self._queues:
+            ahead = self.times[queue.user] - level_with >= BURST
+            for level, part in (queue.calmed if ahead else queue.classes).items():
+                found.setdefault(level, {})[queue.user] = part
+        return found
 
-    def _line(self, level: int, key: tuple[object, ...]) -> Line | None:
-        """The line of a kind; those of LoRAs and sizes are drawn up when they are asked for."""
+    def _line(self, level: int, key: Key) -> Line:
         line = self._lines.get((level, key))
-        if line is not None or len(key) < 2:
-            return line
-        whole = self._lines.get((level, key[:1]), _NOBODY)
-        alike = [
-            (user, one)
-            for user, runs in whole.runs.items()
-            for one in runs
-            if one.run.loras == key[1] and key[2:] in ((), (one.run.shape,))
-        ]
-        # Mostly all are alike, and one line will do.
-        if len(alike) == whole.count:
-            line = whole
-        else:
-            runs: ByUser = {}
-            for user, one in alike:
-                runs.setdefault(user, []).append(one)
-            line = Line(runs, self.times)
-        self._lines[level, key] = line
+        if line is None:
+            parts = self._classes[level].items()
+            runs = {user: alike for user, part in parts if (alike := part.alike(key))}
+            line = self._lines[level, key] = Line(runs, self.times)
         return line
 
-    def _claimant(self, user: int) -> Claimant:
-        return self._users.get(user, _ANYBODY)
 
-
-def closest(kind: Kind) -> tuple[tuple[object, ...], ...]:
+def closest(kind: Kind) -> tuple[Key, ...]:
     """What jobs like those of a kind are asked for by: exactly like them, or but for their size."""
     return tuple(kind), kind[:2]
 
 
-def contenders(runs: Sequence[Run]) -> set[int]:
+def contenders(queues: Iterable[Queue]) -> set[int]:
     """Who takes turns: the users of the highest class that has to wait. Interactive work does not,
     and lower classes have no turn."""
-    levels: dict[int, int] = {}
-    for run in runs:
-        if run.priority < INTERACTIVE_FROM and run.user not in levels:  # their first is highest
-            levels[run.user] = rank(run.priority)
-    highest = max(levels.values(), default=0)
-    return {user for user, level in levels.items() if level == highest}
-
-
-def _class(priority: int, ahead: float) -> int:
-    return min(rank(priority), INTERACTIVE if ahead < BURST else NORMAL)
+    turns: dict[int, set[int]] = {}
+    for queue in queues:
+        level = next((level for level in queue.classes if level != INTERACTIVE), None)
+        if level is not None:
+            turns.setdefault(level, set()).add(queue.user)
+    return turns[max(turns)] if turns else set()

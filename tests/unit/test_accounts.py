@@ -11,6 +11,7 @@ from farm.db.leases import Lease
 from farm.db.rates import Measured
 from farm.dispatch.accounts import Accounts
 from farm.dispatch.cost import FIRST_RATE
+from farm.dispatch.queues import Queues
 from farm.dispatch.snapshot import Run, Seat, Snapshot
 
 RUNS = [Run(user, "a", 50, 1, user=user, cost=10.0, size=20.0) for user in (1, 2)]
@@ -19,8 +20,10 @@ USERS = [Entitled(1, 1.0, None, 0), Entitled(2, 2.0, 5, 3)]
 
 def placed(accounts: Accounts, user: int, *, cost: float = 10.0, ord: int = 0) -> None:
     run = replace(RUNS[0], batch_id=user, first=ord, user=user, cost=cost)
-    users = accounts.claimants(USERS, RUNS)
-    accounts.charge([Lease(user, ord, 1, "s")], Snapshot([Seat("s", "s", 1, 0)], [run], users))
+    users = accounts.claimants(USERS, Queues().of(RUNS))
+    accounts.charge(
+        [Lease(user, ord, 1, "s")], Snapshot([Seat("s", "s", 1, 0)], Queues().of([run]), users)
+    )
 
 
 def ended(user: int, seconds: float | None, result: str = "succeeded", ord: int = 0) -> Spent:
@@ -28,7 +31,7 @@ def ended(user: int, seconds: float | None, result: str = "succeeded", ord: int 
 
 
 def times(accounts: Accounts) -> tuple[float, float]:
-    claimants = accounts.claimants(USERS, RUNS)
+    claimants = accounts.claimants(USERS, Queues().of(RUNS))
     return claimants[1].time, claimants[2].time
 
 
@@ -86,7 +89,7 @@ def test_a_new_leader_begins_with_what_is_known() -> None:
 
 
 def test_a_cap_leaves_room_for_what_is_not_in_flight() -> None:
-    claimants = Accounts().claimants(USERS, RUNS)
+    claimants = Accounts().claimants(USERS, Queues().of(RUNS))
     assert (claimants[1].room, claimants[2].room) == (None, 2)
 
 

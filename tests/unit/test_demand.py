@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.dispatch.demand import CATCH_UP, LEVEL, MOST, WORTH, shared
+from farm.dispatch.queues import Queues
 from farm.dispatch.snapshot import Claimant, Run, Seat, Snapshot
 from farm.dispatch.supply import Supply
 from farm.dispatch.waiting import Waiting
@@ -73,7 +74,7 @@ def test_who_is_behind_is_counted_for_more(behind: float, times: float) -> None:
     seats = [Seat(f"s{number}", f"s{number}", 4, 0) for number in range(8)]
     runs = [Run(user, str(user), 50, 1000, user=user, cost=10.0, load=10.0) for user in (1, 2, 3)]
     users = {3: Claimant(-behind * len(seats) / 3)}
-    wanted = Waiting(Snapshot(seats, runs, users)).wanted
+    wanted = Waiting(Snapshot(seats, Queues().of(runs), users)).wanted
     assert wanted["3"] == pytest.approx(8 * times / (2 + times))
     assert sum(wanted.values()) == pytest.approx(8)
 
@@ -84,7 +85,7 @@ def test_no_more_cards_are_wanted_than_loads_are_worth(others: int, cards: float
     runs = [Run(1, "a", 50, 12, cost=WORTH * 10.0 / 4, load=10.0)]
     if others:  # who have enough to do for the rest
         runs.append(Run(2, "b", 50, 1000, user=2, cost=100.0, load=10.0))
-    wanted = Waiting(Snapshot(seats, runs)).wanted
+    wanted = Waiting(Snapshot(seats, Queues().of(runs))).wanted
     # Cards that would have nothing to do load for less.
     assert wanted["a"] == pytest.approx(cards)
     assert sum(wanted.values()) == pytest.approx(8.0)

@@ -14,6 +14,7 @@ from farm.db.leases import Claim, Lease
 from farm.db.spans import Span, count, without
 from farm.dispatch import heads
 from farm.dispatch.heads import DEPTH, Heads
+from farm.dispatch.queues import Queues
 from farm.dispatch.snapshot import Run, Seat, Snapshot
 
 NO_DATABASE: Any = None
@@ -138,7 +139,7 @@ def test_what_is_left_of_spans(spans: tuple[Span, ...], first: int, length: int)
 def test_each_job_is_of_its_own_run() -> None:
     again = Run(1, "z", 50, 1, 5, retry=True)
     runs = [again, Run(1, "a", 50, 4, 8), Run(1, "b", 50, 9, 20), Run(2, "c", 50, 2)]
-    snapshot = Snapshot([Seat("s", "s", 4, 0)], runs)
+    snapshot = Snapshot([Seat("s", "s", 4, 0)], Queues().of(runs))
     asked = [(1, 5), (1, 8), (1, 11), (1, 28), (2, 1)]
     assert [snapshot.run_of(*job).checkpoint for job in asked] == ["z", "a", "a", "b", "c"]
     for job in [(1, 4), (1, 12), (1, 29), (3, 0)]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from farm.db.leases import Claim
 from farm.dispatch.demand import LITTLE_WORTH
 from farm.dispatch.placement import PATIENCE, SLACK, place
+from farm.dispatch.queues import Queues
 from farm.dispatch.snapshot import Claimant, Kind, Run, Seat, Snapshot
 from farm.dispatch.waiting import BURST
 from farm.spec.batch import INTERACTIVE_EXTRA, INTERACTIVE_FROM
@@ -29,7 +30,7 @@ def run(batch: int, checkpoint: str = "a", *, count: int = 1, **fields: object) 
 
 
 def placed(seats: list[Seat], runs: list[Run]) -> list[tuple[int, str, int]]:
-    claims = place(Snapshot(seats, runs)).claims
+    claims = place(Snapshot(seats, Queues().of(runs))).claims
     return sorted((c.batch_id, c.session_id, c.count or len(c.ords)) for c in claims)
 
 
@@ -74,14 +75,17 @@ def test_places(seats: list[Seat], runs: list[Run], expected: list[tuple[int, st
 
 def test_retries_are_claimed_by_number() -> None:
     assert place(
-        Snapshot([seat("s")], [run(7, first=3, retry=True), run(7, first=5, retry=True)])
+        Snapshot(
+            [seat("s")],
+            Queues().of([run(7, first=3, retry=True), run(7, first=5, retry=True)]),
+        )
     ).claims == [Claim(7, "s", ords=(3, 5))]
 
 
 def shared_out(users: dict[int, Claimant], *, places: int, **fields: object) -> Counter[int]:
     """Jobs by user when each user has plenty and so many places are free."""
     runs = [run(user, count=100, user=user, **fields) for user in users]
-    claims = place(Snapshot([seat("s", capacity=places)], runs, users)).claims
+    claims = place(Snapshot([seat("s", capacity=places)], Queues().of(runs), users)).claims
     return Counter({claim.batch_id: claim.count for claim in claims})
 
 
@@ -99,7 +103,7 @@ def test_who_has_had_more_waits_until_the_others_are_level() -> None:
 
 def test_costly_jobs_count_for_more() -> None:
     runs = [run(1, count=100, user=1, cost=3.0), run(2, count=100, user=2, cost=1.0)]
-    claims = place(Snapshot([seat("s", capacity=8)], runs)).claims
+    claims = place(Snapshot([seat("s", capacity=8)], Queues().of(runs))).claims
     assert {claim.batch_id: claim.count for claim in claims} == {1: 2, 2: 6}
 
 
@@ -110,7 +114,7 @@ def test_a_cap_leaves_the_rest_to_others() -> None:
 
 def test_one_users_many_batches_are_no_larger_share() -> None:
     runs = [*(run(batch, user=1, count=10) for batch in range(1, 9)), run(9, user=2, count=10)]
-    claims = place(Snapshot([seat("s", capacity=8)], runs)).claims
+    claims = place(Snapshot([seat("s", capacity=8)], Queues().of(runs))).claims
     assert sum(claim.count for claim in claims if claim.batch_id == 9) == 4
 
 
@@ -123,20 +127,20 @@ def test_within_a_user_the_more_important_batch_goes_first() -> None:
 def test_a_higher_class_goes_first_whoever_has_had_less(above: int, below: int) -> None:
     runs = [run(1, user=1, priority=below, count=9), run(2, user=2, priority=above, count=9)]
     users = {2: Claimant(time=50.0)}
-    claims = place(Snapshot([seat("s")], runs, users)).claims
+    claims = place(Snapshot([seat("s")], Queues().of(runs), users)).claims
     assert {claim.batch_id for claim in claims} == {2}
 
 
 def test_a_number_within_a_class_moves_only_ones_own_batches() -> None:
     runs = [run(1, user=1, priority=79, count=9), run(2, user=2, priority=31, count=9)]
-    claims = place(Snapshot([seat("s")], runs)).claims
+    claims = place(Snapshot([seat("s")], Queues().of(runs))).claims
     assert {claim.batch_id: claim.count for claim in claims} == {1: 2, 2: 2}
 
 
 def test_interactive_is_no_way_to_get_ahead_of_others_for_long() -> None:
     runs = [run(1, user=1, priority=90, count=9), run(2, user=2, count=9)]
     users = {1: Claimant(time=BURST)}
-    claims = place(Snapshot([seat("s")], runs, users)).claims
+    claims = place(Snapshot([seat("s")], Queues().of(runs), users)).claims
     assert [(claim.batch_id, claim.count) for claim in claims] == [(2, 4)]
 
 
@@ -144,7 +148,7 @@ def test_interactive_is_no_way_to_get_ahead_of_others_for_long() -> None:
 def test_a_warm_checkpoint_buys_a_bounded_share(ahead: float, expected: int) -> None:
     runs = [run(1, "a", user=1), run(2, "b", user=2)]
     claims = place(
-        Snapshot([seat("s", capacity=1, warm="b")], runs, {2: Claimant(time=ahead)})
+        Snapshot([seat("s", capacity=1, warm="b")], Queues().of(runs), {2: Claimant(time=ahead)})
     ).claims
     assert [claim.batch_id for claim in claims] == [expected]
 
@@ -156,7 +160,9 @@ def test_backlogged_users_get_equal_gpu_seconds_whatever_their_jobs_cost() -> No
     for _ in range(600):
         runs = [run(user, str(user), user=user, count=9, cost=cost) for user, cost in costs.items()]
         users = {user: Claimant(time) for user, time in times.items()}
-        (claim,) = place(Snapshot([seat("s", capacity=1, warm=warm)], runs, users)).claims
+        (claim,) = place(
+            Snapshot([seat("s", capacity=1, warm=warm)], Queues().of(runs), users)
+        ).claims
         times[claim.batch_id] += costs[claim.batch_id]
         warm = str(claim.batch_id)
     jain = sum(times.values()) ** 2 / (len(times) * sum(time**2 for time in times.values()))
@@ -199,7 +205,7 @@ some_users = st.dictionaries(
 def test_no_session_is_overfilled_and_no_place_stays_empty(
     seats: list[Seat], runs: list[Run], users: dict[int, Claimant]
 ) -> None:
-    claims = place(Snapshot(seats, runs, users)).claims
+    claims = place(Snapshot(seats, Queues().of(runs), users)).claims
     given_to = Counter[str]()
     taken = Counter[int]()
     for claim in claims:
@@ -312,14 +318,16 @@ def test_a_busy_card_loads_nothing_that_others_hold() -> None:
 
 def test_who_was_passed_over_is_told() -> None:
     runs = [run(1, "a", user=1), run(2, "b", user=2)]
-    found = place(Snapshot([seat("s", capacity=1, warm="b")], runs, {2: Claimant(time=1.0)}))
+    found = place(
+        Snapshot([seat("s", capacity=1, warm="b")], Queues().of(runs), {2: Claimant(time=1.0)})
+    )
     assert [claim.batch_id for claim in found.claims] == [2]
     assert found.passed == {(1, 0)}
 
 
 def test_a_card_that_waits_for_a_holder_passes_over_too() -> None:
     seats = [seat("s", warm="a", held=4), seat("t")]
-    found = place(Snapshot(seats, [run(1, count=1, load=10.0)]))
+    found = place(Snapshot(seats, Queues().of([run(1, count=1, load=10.0)])))
     assert (found.claims, found.passed) == ([], {(1, 0)})
     patient = run(1, count=1, load=10.0, passed=PATIENCE + 1)
     assert placed(seats, [patient]) == [(1, "t", 1)]
@@ -345,7 +353,7 @@ def test_little_is_sent_ahead_and_to_the_fastest_card() -> None:
 def placed_among(
     seats: list[Seat], runs: list[Run], users: dict[int, Claimant]
 ) -> list[tuple[int, str, int]]:
-    claims = place(Snapshot(seats, runs, users)).claims
+    claims = place(Snapshot(seats, Queues().of(runs), users)).claims
     return [(claim.batch_id, claim.session_id, claim.count) for claim in claims]
 
 

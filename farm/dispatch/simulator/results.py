@@ -12,7 +12,7 @@ from farm.db.users import WINDOW
 from farm.dispatch.fairness import jain
 from farm.dispatch.simulator.trace import Batch, Trace
 from farm.dispatch.simulator.worker import Turn
-from farm.dispatch.waiting import INTERACTIVE, NORMAL
+from farm.dispatch.snapshot import INTERACTIVE, NORMAL
 from farm.spec.batch import rank
 
 

@@ -13,6 +13,7 @@ from farm.db.backlog import Entitled, Spent
 from farm.db.leases import Claim, Lease
 from farm.dispatch.accounts import Accounts
 from farm.dispatch.heads import DEPTH, EACH
+from farm.dispatch.queues import Queues
 from farm.dispatch.simulator.policies import Policy
 from farm.dispatch.simulator.results import Record
 from farm.dispatch.simulator.trace import Batch, Part, Trace
@@ -163,15 +164,15 @@ class World:
         self.record.cycle(now, [self._open[run.batch_id].batch for run in self._runs()])
 
     def _snapshot(self) -> Snapshot:
-        runs = list(self._runs())
+        queues = Queues().of(self._runs())
         seats = [self._seat(number) for number in range(len(self._workers))]
-        waiting = {run.user for run in runs}
+        waiting = {queue.user for queue in queues}
         users = [
             Entitled(user.id, user.weight, user.max_in_flight, self._in_flight[user.id])
             for user in self._trace.users.values()
             if user.id in waiting or self._in_flight[user.id]
         ]
-        return Snapshot(seats, runs, self._accounts.claimants(users, runs))
+        return Snapshot(seats, queues, self._accounts.claimants(users, queues))
 
     def _runs(self) -> Iterator[Run]:
         for user, queue in self._queues.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from farm.db import forecasts, queries, quotas, stats
+from farm.db import forecasts, inputs, queries, quotas, stats
 from farm.db.database import Connection, Database
 from farm.errors import Conflict
 from farm.spec.batch import BatchSpec
@@ -146,7 +146,7 @@ def accept(db: Database, batch: NewBatch, *, quota: int | None = None) -> Accept
         if row is None:
             return accepted_before(connection, batch)
         if batch.jobs:
-            copy_inputs(connection, row["id"], batch.jobs)
+            inputs.store(connection, row["id"], batch.jobs)
         # At the end: others of this user wait from here on.
         if quota is not None:
             quotas.check(connection, batch.user_id, most=quota, added=total)
@@ -248,18 +248,6 @@ def accepted_before(connection: Connection, batch: NewBatch) -> Accepted:
             remedy="Use a new key for a new batch; reuse a key only to repeat the same request.",
         )
     return Accepted(row["id"], created=False)
-
-
-def copy_inputs(
-    connection: Connection, batch_id: int, jobs: Iterable[JobSpec], *, first: int = 0
-) -> None:
-    """Store listed jobs from number ``first`` on: what was given, no defaults."""
-    with (
-        connection.cursor() as cursor,
-        cursor.copy("COPY inputs (batch_id, ord, spec) FROM STDIN") as copy,
-    ):
-        for ord, job in enumerate(jobs, start=first):
-            copy.write_row((batch_id, ord, job.model_dump_json(exclude_unset=True)))
 
 
 def _batch(row: DictRow) -> Batch:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import psycopg
 from psycopg.types.json import Jsonb
 
-from farm.db import queries, quotas
-from farm.db.batches import Accepted, NewBatch, accepted_before, copy_inputs
+from farm.db import inputs, queries, quotas
+from farm.db.batches import Accepted, NewBatch, accepted_before
 from farm.db.database import Connection, Database
 from farm.errors import Unavailable
 from farm.spec.job import JobSpec
@@ -70,7 +70,7 @@ def append(
     total = first + len(jobs)
     with db.connection() as connection:
         user_id = _go_on(connection, batch_id, total)
-        copy_inputs(connection, batch_id, jobs, first=first)
+        inputs.store(connection, batch_id, jobs, first=first)
         # At the end: others of this user wait from here on.
         if quota is not None:
             quotas.check(connection, user_id, most=quota, added=len(jobs), earlier=first)

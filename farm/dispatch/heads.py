@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from itertools import islice
 from math import ceil
 
@@ -12,7 +13,8 @@ from farm.db.backlog import OpenBatch
 from farm.db.database import Database
 from farm.db.leases import Claim, Lease
 from farm.db.spans import Span, without
-from farm.dispatch.snapshot import Run
+from farm.dispatch.further import MOST, Further, Idle, Make, Signature, idle, merged
+from farm.dispatch.snapshot import Run, Seat
 
 MANY = 2000
 """Batches that are looked at."""
@@ -38,14 +40,19 @@ class Heads:
         make: the run of a batch that begins with a job, within the span that this is the first of;
             None where it cannot be read. All jobs of the last run that it is asked for are to be
             within reach, of others only those that more workers can make.
+        further: looks behind them.
     """
 
-    def __init__(self, make: Callable[[OpenBatch, Span, bool], Run | None]) -> None:
+    def __init__(self, make: Make, further: Further) -> None:
         self._make = make
+        self._further = further
         self._known = False
         self.news = False
         self._open: dict[int, OpenBatch] = {}
         self._runs: dict[int, list[Run]] = {}
+        self._found: dict[int, dict[Signature, list[Run]]] = {}
+        self._merged: dict[int, list[Run]] = {}
+        self._unsure: set[int] = set()
         self._aside: set[int] = set()
 
     @property
@@ -57,8 +64,10 @@ class Heads:
         return {user for user, count in counts.items() if count >= EACH}
 
     def leave_aside(self, batches: Iterable[int]) -> None:
-        """Look at others instead of these from the next time on, as long as they are not many."""
-        more = set(islice(batches, max(0, ASIDE - len(self._aside))))
+        """Look at others instead of these from the next time on, as long as they are not many, but
+        not of those that a session may still find something of."""
+        sure = (batch for batch in batches if batch not in self._unsure)
+        more = set(islice(sure, max(0, ASIDE - len(self._aside))))
         if more:
             self._aside |= more
             self.look_again()
@@ -75,11 +84,13 @@ class Heads:
 
     def forget(self) -> None:
         """Make all runs anew: what they are thought to cost has changed."""
-        self._runs.clear()
+        for known in (self._runs, self._found, self._merged):
+            known.clear()
 
     def turn(self, batch_id: int) -> None:
         """Make the runs of a batch anew: something else than its jobs has changed."""
-        self._runs.pop(batch_id, None)
+        for known in (self._runs, self._found, self._merged):
+            known.pop(batch_id, None)
 
     def runs(self, db: Database, *, least: int) -> list[Run]:
         """The heads of the batches of priority ``least`` and up."""
@@ -92,7 +103,47 @@ class Heads:
                 share = max(0, ceil(more / (len(missing) - before)))
                 runs = self._runs[batch.id] = self._heads(batch, most=1 + share)
                 more -= max(0, len(runs) - 1)
-        return [run for runs in self._runs.values() for run in runs if run.priority >= least]
+        return [
+            run
+            for batch_id, runs in self._runs.items()
+            for run in self._merged.get(batch_id, runs)
+            if run.priority >= least
+        ]
+
+    def reach(self, db: Database, seats: Iterable[Seat], *, full: Collection[int]) -> None:
+        """Have runs that are further on among the heads, for sessions with a free place that none
+        suits.
+
+        Args:
+            full: users who may have nothing more in flight.
+        """
+        self.runs(db, least=0)
+        self._further.begin()
+        self._unsure.clear()
+        heads = [run for runs in self._runs.values() for run in runs]
+        for one in idle(seats, heads, full):
+            left = MOST
+            for batch in self._open.values():
+                found = None
+                if left > 0 and batch.user_id not in full:
+                    found = self._further_on(batch, one)
+                    left -= len(found or ())
+                if found is None:
+                    self._unsure.add(batch.id)
+
+    def _further_on(self, batch: OpenBatch, idle: Idle) -> list[Run] | None:
+        """What a session could make of a batch; None if that is not known yet."""
+        by_session = self._found.setdefault(batch.id, {})
+        known = by_session.get(idle.signature)
+        heads = self._runs[batch.id]
+        if known is None and heads and (known := self._further.of(batch, heads, idle)):
+            by_session[idle.signature] = known
+            found = [run for runs in by_session.values() for run in runs]
+            self._merged[batch.id] = merged(heads, found, partial(self._whole, batch))
+        return known if heads else []
+
+    def _whole(self, batch: OpenBatch, span: Span) -> Run | None:
+        return self._make(batch, span, True)
 
     def claimed(self, claims: Sequence[Claim], placed: Sequence[Lease]) -> None:
         """Follow what was claimed. Who got less than was asked for has changed, and behind a batch
@@ -127,9 +178,7 @@ class Heads:
         before = self._open
         found = backlog.open_batches(db, least=0, each=EACH, limit=MANY, aside=self._aside)
         self._open = {batch.id: batch for batch in found}
-        self._runs = {
-            batch.id: self._runs[batch.id]
-            for batch in found
-            if batch.id in self._runs and batch == before.get(batch.id)
-        }
+        for batch_id, batch in before.items():
+            if batch != self._open.get(batch_id):
+                self.turn(batch_id)
         self._known = self.news = True

@@ -13,14 +13,12 @@ from farm.dispatch.cost import units, upscaled
 from farm.dispatch.snapshot import Kind
 from farm.spec import networks
 from farm.spec.batch import BatchSpec
-from farm.spec.cells import SHAPE_FIELDS, largest, upscalers
+from farm.spec.cells import DECISIVE, largest, upscalers
 from farm.spec.job import JobSpec
 
 _READ, _SPECS = 8192, 8
 """Answers that are kept: jobs to retry come one by one, and are asked about in each cycle. And
 specifications, each of which may have 32 MB."""
-_DECISIVE = {*SHAPE_FIELDS, "hires_upscaler"}
-"""Fields that decide which workers can make a job."""
 _STRETCHES = 16
 """Of a batch, those that are known: of each of its heads, and of some to retry."""
 
@@ -121,7 +119,7 @@ def _run_of_equals(spec: BatchSpec) -> int:
     run = found = spec.total
     for name, values in spec.axes:
         run //= len(values)
-        if name in _DECISIVE:
+        if name in DECISIVE:
             found = run
     return found
 

@@ -16,12 +16,14 @@ from farm.db.sessions import Session
 from farm.db.spans import Span
 from farm.dispatch.accounts import Accounts
 from farm.dispatch.fit import fit
+from farm.dispatch.further import Further
 from farm.dispatch.heads import Heads
 from farm.dispatch.needs import Need, Needs
 from farm.dispatch.placement import Placed
 from farm.dispatch.places import Place
 from farm.dispatch.queues import Queues
 from farm.dispatch.snapshot import Head, Kind, Queue, Run, Seat, Snapshot
+from farm.dispatch.sorts import Sorts
 from farm.errors import Unavailable
 from farm.spec.batch import INTERACTIVE_EXTRA, INTERACTIVE_FROM
 from farm.spec.moves import FATAL_CRASHES, runs_alone
@@ -53,13 +55,14 @@ class Survey:
         self._fits: dict[str, Mapping[str, int]] = {}
         self._unreadable: set[int] = set()
         self._passed: dict[Head, float] = {}
-        self._heads = Heads(self._head)
+        self._heads = Heads(self._head, Further(Sorts(db), self._head))
         self._known = Queues()
         self._last: dict[str, Kind] = {}
         self._seats: Sequence[Seat] = ()
         self._parted: dict[tuple[object, ...], bool] = {}
         self._crowd: set[tuple[object, ...]] = set()
         self._free: set[str] = set()
+        self._full: frozenset[int] = frozenset()
         self._passed_by = 0.0
 
     def refresh(self, db: Database) -> None:
@@ -96,7 +99,9 @@ class Survey:
         self._pass_by(db, seats)
         queues = self._queues(db, least=0 if free > 0 else INTERACTIVE_FROM)
         users = backlog.entitled(db, {queue.user for queue in queues})
-        return Snapshot(seats, queues, self._accounts.claimants(users, queues))
+        claimants = self._accounts.claimants(users, queues)
+        self._full = frozenset(user for user, one in claimants.items() if one.room == 0)
+        return Snapshot(seats, queues, claimants)
 
     def note(self, claims: Sequence[Claim], placed: Sequence[Lease], snapshot: Snapshot) -> None:
         """Remember what was claimed, and what was sent to whom last."""
@@ -134,7 +139,9 @@ class Survey:
                 self._heads.forget()
             self._free, self._passed_by = free, time.monotonic()
             self._heads.take_back()
+        idle = [seat for seat in seats if seat.session_id in free]
         for _ in range(_ROUNDS):
+            self._heads.reach(db, idle, full=self._full)
             heads = self._heads.runs(db, least=0)
             if not self._heads.news:
                 return

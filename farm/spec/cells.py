@@ -23,6 +23,8 @@ from farm.spec.job import JobSpec
 from farm.spec.sampling import LEVELS, MAX_SEED
 
 SHAPE_FIELDS = ("checkpoint", "hires_checkpoint", *SIZE_FIELDS)
+DECISIVE = (*SHAPE_FIELDS, "hires_upscaler")
+"""Fields that decide which workers can make a job."""
 
 Template: TypeAlias = Mapping[str, Any]
 Axes: TypeAlias = Mapping[str, tuple[Any, ...]]

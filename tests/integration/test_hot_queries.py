@@ -17,6 +17,7 @@ from farm.db import (
     failures,
     health,
     images,
+    inputs,
     jobs,
     leases,
     queries,
@@ -85,8 +86,9 @@ SELECT b, o, 1, 's' || b % 50, 'gpu' || b % 50,
 FROM generate_series(1, 2000) b, generate_series(0, 29) o ORDER BY b;
 INSERT INTO batch_progress (batch_id, session_id, succeeded, failed)
 SELECT b, 's' || s, 24, 1 FROM generate_series(1, 2000) b, generate_series(1, 4) s;
-INSERT INTO inputs (batch_id, ord, spec)
-SELECT b, o, '{template}' FROM generate_series(1, 50) b, generate_series(0, 499) o;
+INSERT INTO inputs (batch_id, ord, spec, needs)
+SELECT b, o, '{template}', CASE WHEN b % 2 = 0 OR o % 100 = 0 THEN o / 100 END
+FROM generate_series(1, 50) b, generate_series(0, 499) o;
 INSERT INTO requeue (batch_id, ord, attempt, failures, crashes, not_before, reason)
 SELECT b, o, 1, 0, 0, now() + (o % 3 - 1) * interval '1 hour', ''
 FROM generate_series(10, 5000, 10) b, generate_series(60, 97) o;
@@ -214,6 +216,17 @@ def test_what_the_dispatcher_reads(
     assert not (read := scans(full, said)), "\n".join(read)
 
 
+def test_what_is_found_far_away_in_a_list(full: Database, said: dict[str, Any]) -> None:
+    """Whether every job of the list is marked, or few are."""
+    for batch in (8, 9):
+        assert [number for number, _ in inputs.sorts(full, batch, limit=9)] == [0, 1, 2, 3, 4]
+        assert inputs.following(full, batch, 3, 450) is None
+        assert inputs.following(full, batch, 3, 40) == 300
+    assert not (read := scans(full, said)), "\n".join(read)
+    values = {"batch_id": 8, "after": -1, "limit": 9}
+    assert touched(full, inputs._SORTS, values, "inputs") < 20, "the first of each sort"
+
+
 def test_what_people_look_at(full: Database, said: dict[str, Any]) -> None:
     batches.page(full, limit=50)
     batches.fetch(full, 1000)
@@ -242,15 +255,15 @@ def test_of_many_open_batches_few_are_read(full: Database, said: dict[str, Any])
             assert touched(full, query, values) < 200, query
 
 
-def touched(db: Database, query: str, values: Any) -> int:
-    """Rows of batches that a statement looks at."""
+def touched(db: Database, query: str, values: Any, table: str = "batches") -> int:
+    """Rows of a table that a statement looks at."""
     row = db.one(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}", values)
     assert row
     looked = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck")
     return sum(
         int(node["Actual Loops"] * sum(node.get(name, 0) for name in looked))
         for node in nodes(row["QUERY PLAN"][0]["Plan"])
-        if node.get("Relation Name") == "batches"
+        if node.get("Relation Name") == table
     )
 
 

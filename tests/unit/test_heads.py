@@ -13,11 +13,13 @@ from farm.db.backlog import OpenBatch
 from farm.db.leases import Claim, Lease
 from farm.db.spans import Span, count, without
 from farm.dispatch import heads
+from farm.dispatch.further import Further
 from farm.dispatch.heads import DEPTH, Heads
 from farm.dispatch.queues import Queues
 from farm.dispatch.snapshot import Run, Seat, Snapshot
 
 NO_DATABASE: Any = None
+NOTHING_ELSE: Any = None
 FAR = 10**6
 
 
@@ -41,7 +43,7 @@ def looked_at(
         return Run(batch.id, name, 50, min(end, until) - first, first)
 
     monkeypatch.setattr(backlog, "open_batches", open_batches)
-    return Heads(make), read
+    return Heads(make, Further(NOTHING_ELSE, make)), read
 
 
 def told(found: list[Run]) -> list[tuple[int, int, str, int]]:

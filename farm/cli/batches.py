@@ -37,7 +37,7 @@ def ls(
             batch.counts["failed"] or "",
             batch.data["user"],
             output.age(batch.data["created_at"]),
-            output.until(batch.data["eta"]["p50"]) if batch.data["eta"] else "",
+            output.ends(batch.data["eta"]),
         )
         for batch in found
     ]

@@ -103,9 +103,15 @@ def until(when: str) -> str:
     return duration(max(0.0, left))
 
 
-def eta_line(eta: dict[str, Any]) -> str:
-    """``ends in 3:05, nine times in ten in 4:10``."""
-    return f"ends in {until(eta['p50'])}, nine times in ten in {until(eta['p90'])}"
+def ends(eta: dict[str, Any] | None) -> str:
+    """How long a batch takes still; nothing where that is not known, or a mere guess."""
+    return until(eta["p50"]) if eta and eta["measured"] else ""
+
+
+def eta_line(eta: dict[str, Any] | None) -> str:
+    """``ends in 3:05, nine times in ten in 4:10``; nothing as with :func:`ends`."""
+    likely = ends(eta)
+    return f"ends in {likely}, nine times in ten in {until(eta['p90'])}" if eta and likely else ""
 
 
 def stage_table(stats: dict[str, Any]) -> Table:

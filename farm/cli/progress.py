@@ -42,10 +42,9 @@ class Pace:
     def text(self, batch: Batch) -> str:
         made = batch.counts["succeeded"] - self._before
         seconds = time.monotonic() - self._begun
-        eta = batch.data["eta"]
         parts = [
             f"{60 * made / seconds:.1f} images/min" if made and seconds else "",
-            eta_line(eta) if eta else "",
+            eta_line(batch.data["eta"]),
         ]
         return ", ".join(filter(None, parts))
 

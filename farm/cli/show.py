@@ -82,8 +82,8 @@ def _show_batch(batch: Batch, summary: dict[str, Any]) -> None:
     name = f" {data['name']!r}" if data["name"] else ""
     head = f"batch {batch.id}{name}: {batch.state}, {output.counts_line(batch.counts)}"
     screen.print(head, markup=False)
-    if data["eta"]:
-        screen.print(output.eta_line(data["eta"]))
+    if ends := output.eta_line(data["eta"]):
+        screen.print(ends)
     screen.print(f"  output: {Output.model_validate(data['output'])}")
     if data["spec"]:
         varied = {axis["field"] for axis in data["spec"]["axes"]}

@@ -87,6 +87,12 @@ class Picture:
         """When each open batch ends, in seconds from now."""
         return {id: self.record.eta(seconds) for id, seconds in self.models.items()}
 
+    def timed(self, batch_id: int) -> bool:
+        """Whether jobs of all checkpoints of an open batch have been timed; else when it ends is
+        guessed."""
+        names, _ = self.needs[batch_id]
+        return names <= self.measured
+
     def with_new(self, work: Work) -> float:
         """Seconds until one more batch would end, as costs add up; the farm must have cards."""
         return finish_times([*self.works, work], self.weights, self.cards)[NEW]
@@ -127,7 +133,7 @@ class Outlook:
             self._lock.release()
 
     def _learn(self, asked: Set[str]) -> None:
-        lasts = LEARN if asked <= self._measured else FRESH
+        lasts = LEARN if self._measured and asked <= self._measured else FRESH
         if self._learnt and monotonic() - self._learnt < lasts:
             return
         known, self._costs = rates.measured(self._db), Costs()

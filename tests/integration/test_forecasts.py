@@ -117,6 +117,26 @@ def test_a_batch_that_cannot_be_read_leaves_the_others_their_eta(
     assert likely(api, good) > 0
 
 
+def timed(services: Services, gpu_seconds: float) -> None:
+    """All attempts so far took so long, for 20 steps with guidance."""
+    with services.db.connection() as connection:
+        connection.execute(
+            "UPDATE attempts SET checkpoint = 'demo', units = 2.5, gpu_seconds = %s", (gpu_seconds,)
+        )
+
+
+def test_when_a_batch_ends_is_a_guess_until_a_job_was_timed(
+    api: TestClient, services: Services, worker: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outlook, "LEARN", 3600.0)
+    batch = submit(api, 11)
+    assert eta(api, batch)["measured"] is False
+    worker.finish(worker.claim(int(batch), 1))
+    timed(services, 6.0)
+    found = eta(api, batch)
+    assert (found["measured"], found["p50_seconds"]) == (True, pytest.approx(60 + FIRST_LOAD))
+
+
 def test_a_quote_is_no_guess_any_more_once_a_job_was_timed(
     api: TestClient, services: Services, worker: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,14 +144,10 @@ def test_a_quote_is_no_guess_any_more_once_a_job_was_timed(
     monkeypatch.setattr(outlook, "LEARN", 3600.0)
     body = {"prompt": "a lion", "steps": 20}
     assert not api.post("/v1/batches:quote", json=body).json()["measured"]
-    timed = int(submit(api, 1))
+    batch = int(submit(api, 1))
     for gpu_seconds, quoted in ((6.0, 6.0), (60.0, 6.0)):
-        worker.finish(worker.claim(timed, 1))
-        with services.db.connection() as connection:
-            connection.execute(
-                "UPDATE attempts SET checkpoint = 'demo', units = 2.5, gpu_seconds = %s",
-                (gpu_seconds,),
-            )
+        worker.finish(worker.claim(batch, 1))
+        timed(services, gpu_seconds)
         told = api.post("/v1/batches:quote", json=body).json()
         assert (told["measured"], told["gpu_seconds"]) == (True, pytest.approx(quoted))
 

@@ -39,7 +39,8 @@ def batch(succeeded: int, *, total: int = 3, eta: str | None = None) -> Batch:
             "counts": {**counts, "succeeded": succeeded},
             "created_at": "2026-01-01T00:00:00Z",
             "ended_at": None,
-            "eta": eta and {"p50": eta, "p90": eta, "p50_seconds": 1.0, "p90_seconds": 2.0},
+            "eta": eta
+            and {"p50": eta, "p90": eta, "p50_seconds": 1.0, "p90_seconds": 2.0, "measured": True},
             "links": {},
         }
     )

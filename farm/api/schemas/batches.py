@@ -30,15 +30,17 @@ class Eta(BaseModel):
     p90: datetime
     p50_seconds: float
     p90_seconds: float
+    measured: bool = Field(description="false: jobs of a checkpoint have never been timed")
 
     @classmethod
-    def of(cls, eta: forecast.Eta) -> Self:
+    def of(cls, eta: forecast.Eta, *, measured: bool) -> Self:
         now = datetime.now(UTC)
         return cls(
             p50=now + timedelta(seconds=eta.p50),
             p90=now + timedelta(seconds=eta.p90),
             p50_seconds=eta.p50,
             p90_seconds=eta.p90,
+            measured=measured,
         )
 
 
@@ -65,7 +67,8 @@ class Batch(BaseModel):
     def of(cls, batch: batches.Batch, outlook: Outlook | None, **more: Any) -> Self:
         here = f"/v1/batches/{batch.id}"
         going_on = batch.state in ("pending", "running")
-        ends = outlook.now().etas.get(batch.id) if outlook and going_on else None
+        seen = outlook.now() if outlook and going_on else None
+        ends = seen and seen.etas.get(batch.id)
         return cls(
             id=str(batch.id),
             name=batch.name,
@@ -80,7 +83,7 @@ class Batch(BaseModel):
             counts=Counts(**batch.counts),
             created_at=batch.created_at,
             ended_at=batch.ended_at,
-            eta=Eta.of(ends) if ends else None,
+            eta=Eta.of(ends, measured=seen.timed(batch.id)) if seen and ends else None,
             links={
                 "self": here,
                 "jobs": f"{here}/jobs",

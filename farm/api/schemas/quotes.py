@@ -53,7 +53,7 @@ class Quotation(BaseModel):
             **vars(found),
             "refusal": expected.refusal and expected.refusal.to_dict(),
             "notices": [expected.notice] if expected.notice else [],
-            "eta": found.eta and Eta.of(found.eta),
+            "eta": found.eta and Eta.of(found.eta, measured=found.measured),
             "shapes": [Shape(**vars(shape)) for shape in shown],
         }
         return cls(**values)

@@ -17,6 +17,9 @@ from farm.supervisor import watch_lifeline
 LONGEST = 30.0
 """Seconds that a statement may take: clients wait no longer, and whoever asks the same again and
 again must not keep Postgres from those who work."""
+FROZEN = 4.0
+"""Seconds after which a transaction is undone in which this process does nothing, as one that is
+frozen: it may have a user's row, for whom others submit. They wait a second longer than that."""
 
 
 def main() -> None:
@@ -25,7 +28,8 @@ def main() -> None:
     watch_lifeline()
     gc.freeze()  # else each full collection walks all libraries, and requests wait
     url = settings.required("database_url")
-    with Database(url, max_size=POOLS["api"], name="farm api", longest=LONGEST) as db:
+    most = POOLS["api"]
+    with Database(url, max_size=most, name="farm api", longest=LONGEST, idle=FROZEN) as db:
         services = Services(
             db=db,
             images=ImageStore(settings.storage_url),

@@ -5,8 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import IPv6Address, IPv6Network, ip_address
 
 from farm.errors import TooManyStreams
+
+_OF_ONE = 64
+"""Bits of an IPv6 address that tell clients apart: the rest of it each may choose at will."""
+
+
+def client_at(address: str) -> str:
+    """Whom an address counts as; a name that is none for itself."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address
+    if not isinstance(found, IPv6Address):
+        return address
+    if found.ipv4_mapped:
+        return str(found.ipv4_mapped)
+    return str(IPv6Network((int(found), _OF_ONE), strict=False))
 
 
 class Seats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,12 +12,14 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from farm.api.__main__ import FROZEN, LONGEST
 from farm.api.app import create_app
 from farm.api.deps import Services
-from farm.db import batches, loading, users
+from farm.api.upload import Upload
+from farm.db import batches, loading, quotas, users
 from farm.db.batches import NewBatch
-from farm.db.database import Database
-from farm.errors import QuotaExceeded
+from farm.db.database import Connection, Database, connect_options
+from farm.errors import QuotaExceeded, Unavailable
 from farm.spec.batch import BatchSpec
 from farm.spec.job import JobSpec
 from tests.conftest import eventually
@@ -208,3 +211,39 @@ def test_jobs_are_stored_before_others_of_the_user_have_to_wait(
             assert db.all(stored)
         thread.join()
     assert len(db.all("SELECT FROM inputs")) == 2
+
+
+def test_who_pauses_in_the_middle_of_an_upload_holds_up_nobody(
+    api: TestClient, services: Services
+) -> None:
+    upload = Upload(services.db, users.local(services.db), None, quota=MOST)
+    upload.add([b"{}"] * 4)
+    assert submit(api, 6).status_code == 202
+    assert submit(api, 1).status_code == 429, "what has come of it counts"
+    upload.discard()
+    assert submit(api, 4).status_code == 202
+
+
+def test_who_is_frozen_in_the_middle_of_a_submission_holds_up_nobody_for_long(
+    api: TestClient, services: Services
+) -> None:
+    """An API process that is, while it has its user's row."""
+    owner = users.local(services.db).id
+
+    def submitted_meanwhile(frozen: Connection) -> None:
+        quotas.check(frozen, owner, most=MOST, added=0)
+        assert submit(api, 1).status_code == 202
+        quotas.check(frozen, owner, most=MOST, added=0)
+
+    with (
+        Database(services.db.url, max_size=1, idle=0.2) as process,
+        pytest.raises(Unavailable),
+        process.connection() as frozen,
+    ):
+        submitted_meanwhile(frozen)
+
+
+def test_the_api_gives_up_such_a_submission_before_others_give_up_on_it() -> None:
+    told = connect_options("farm api", longest=LONGEST, idle=FROZEN)["options"]
+    limits = {key: int(most) for key, most in re.findall(r"-c (\w+_timeout)=(\d+)", told)}
+    assert limits["idle_in_transaction_session_timeout"] < limits["lock_timeout"]

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from farm.api.seats import Seats
+from farm.api.seats import Seats, client_at
 from farm.errors import TooManyStreams
 
 
@@ -29,3 +29,20 @@ def test_what_fails_gives_its_place_back() -> None:
     for _ in range(2):
         with pytest.raises(KeyError), seats.taken("ann"):
             raise KeyError
+
+
+@pytest.mark.parametrize(
+    ("address", "client"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2::7", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff::9", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::7", "2001:db8:1:3::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),  # IPv4 at a socket for both
+        ("fe80::1%eth0", "fe80::/64"),
+        ("testclient", "testclient"),
+        ("", ""),
+    ],
+)
+def test_addresses_that_one_client_may_choose_count_as_one(address: str, client: str) -> None:
+    assert client_at(address) == client

@@ -13,6 +13,7 @@ from farm.api.deps import Serving, key_of
 from farm.api.live import follow
 from farm.api.routes.batches import existing
 from farm.api.schemas.batches import Batch
+from farm.api.seats import client_at
 from farm.broker import progress_events
 from farm.db import users
 
@@ -24,7 +25,7 @@ async def seated(request: Request, services: Serving) -> AsyncIterator[None]:
     whose key was sent, or else of the address that asks."""
     key = await key_of(request)
     user = await to_thread.run_sync(users.for_key, services.db, key) if key else None
-    address = request.client.host if request.client else "this machine"
+    address = client_at(request.client.host) if request.client else "this machine"
     with services.seats.taken(user.name if user else address):
         yield
 

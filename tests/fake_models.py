@@ -56,6 +56,7 @@ class FakeCheckpoint:
     def __post_init__(self) -> None:
         self.alphas_cumprod = ALPHAS
         self.identity: object = self.name
+        self.vae_dtype = "float32"
         self.bytes = 1000
         self.forwards: list[int] = []
         self.encoded: list[str] = []
@@ -90,13 +91,13 @@ class FakeCheckpoint:
 
     @property
     def vae_call(self) -> Call:
-        return Call("decode", self.family, 1, "float32", "whole", pixels=0, rows=1)
+        return Call("decode", self.family, 1, self.vae_dtype, "whole", pixels=0, rows=1)
 
-    def decode_call(self, pixels: int) -> Call:
+    def decode_call(self, pixels: int, *, strict: bool = False) -> Call:
         mode = "tiles" if pixels > self.tile_over else "whole"
         return replace(self.vae_call, mode=mode, pixels=pixels)
 
-    def encode_call(self, pixels: int) -> Call:
+    def encode_call(self, pixels: int, *, strict: bool = False) -> Call:
         mode = "encode-tiles" if pixels > self.encode_tile_over else "encode"
         return replace(self.vae_call, mode=mode, pixels=pixels)
 
@@ -172,8 +173,8 @@ class FakeCheckpoint:
         if self.paints:
             shown = ((latent[:3] + 1) * 127.5).clamp(0, 255).to(torch.uint8)
             large = shown.repeat_interleave(8, dim=1).repeat_interleave(8, dim=2)
-            return Draft(large.permute(1, 2, 0).contiguous(), torch.tensor(True), None)
-        return Draft(latent.permute(1, 2, 0), torch.tensor(self.good_drafts), None)
+            return Draft(large.permute(1, 2, 0).contiguous(), torch.tensor(True), ())
+        return Draft(latent.permute(1, 2, 0), torch.tensor(self.good_drafts), ())
 
     def encode_picture(self, picture: Tensor, *, strict: bool = False) -> Tensor:
         """The inverse of :meth:`draft`, of pictures."""
@@ -201,6 +202,7 @@ class FakeModels:
         self.prefetched: list[list[str]] = []
         self.resident: tuple[str, ...] = ()
         self.bytes = 0
+        self.guests: list[Any] = []
         self.idle = self.in_host = 0
         self.recorded = False
         self.loading = False
@@ -243,10 +245,24 @@ class FakeModels:
         recorded, self.recorded = self.recorded, False
         return recorded
 
-    def shed(self) -> bool:
-        """One more checkpoint that nobody uses leaves, or weights of one in use."""
+    @property
+    def guest_bytes(self) -> int:
+        return sum(guest.bytes for guest in self.guests)
+
+    def dismiss(self) -> bool:
+        """Guests leave."""
+        return sum(guest.leave() for guest in self.guests) > 0
+
+    def shed_idle(self) -> bool:
+        """Guests, or else one more checkpoint that nobody uses leaves."""
+        if self.dismiss():
+            return True
         self.idle -= 1
-        return self.idle >= 0 or any(self.known[name].stream() for name in self.resident)
+        return self.idle >= 0
+
+    def shed(self) -> bool:
+        """The same, or weights of one in use."""
+        return self.shed_idle() or any(self.known[name].stream() for name in self.resident)
 
     def shed_host(self) -> bool:
         """One more checkpoint in host memory goes."""

@@ -146,6 +146,9 @@ def statistics_lines(stats: dict[str, Any]) -> list[str]:
         lines.append(str(MemoryReading(*(int(stats.get(name) or 0) for name in names))))
     if remark := stats.get("remark"):
         lines.append(f"The picture is {remark}.")
+    if seconds := stats.get("upscale_host_seconds"):
+        told = f"The card had no memory for {plain(str(stats.get('upscaler')))}"
+        lines.append(f"{told}; the CPU enlarged the picture in {seconds:.0f} s.")
     return lines
 
 

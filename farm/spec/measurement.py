@@ -13,14 +13,15 @@ class Call:
     """Calls of a model that take as long, and as much memory, as each other on one kind of card.
 
     Attributes:
-        work: ``denoise``, a forward of the UNet, or ``decode``, of the VAE, in either direction.
-        family: of the checkpoint.
-        parameters: of the UNet or VAE, as a family has small members too.
+        work: ``denoise``, a forward of the UNet, or ``decode``, of the VAE, in either direction,
+            or of a tile by a model that enlarges pictures.
+        family: of the checkpoint, or of that model.
+        parameters: of the UNet, the VAE or that model, as a family has small members too.
         dtype: what it computes in.
         mode: how: the attention's name, and ``+streamed`` where weights come from host memory;
             for a decode ``whole``, ``tiles`` or ``taesd``, and for a picture on its way to a
-            latent ``encode`` or ``encode-tiles``.
-        pixels: of the image.
+            latent ``encode`` or ``encode-tiles``; for a tile ``enlarge x4``.
+        pixels: of the image, or of the tile before.
         rows: of the forward; 1 for a decode.
     """
 

@@ -262,7 +262,7 @@ def use_of(move: Move, state: str | None) -> Use | None:
 def _columns(stats: EngineStats) -> dict[str, Any]:
     columns = asdict(stats)
     memory = columns.pop("memory")
-    del columns["upscale_seconds"]  # of the few that have some
+    del columns["upscale_seconds"], columns["upscale_host_seconds"]  # of the few that have some
     return {
         **columns,
         "vram_active": memory["active"],
@@ -275,7 +275,11 @@ def _columns(stats: EngineStats) -> dict[str, Any]:
 def _enlarged(spec: JobSpec, stats: EngineStats) -> dict[str, Any]:
     """By which model its picture was enlarged, how much there was to do, and what it took."""
     for name, size in upscaled(spec).items():
-        return {"upscaler": name, "upscaled": size, "upscale_seconds": stats.upscale_seconds}
+        told = {"upscaler": name, "upscale_seconds": stats.upscale_seconds}
+        if stats.upscale_host_seconds:
+            # Of what the device did it is no measure, so it says not how much there was to do.
+            return {**told, "upscale_host_seconds": stats.upscale_host_seconds}
+        return {**told, "upscaled": size}
     return {}
 
 

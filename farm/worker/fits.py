@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from farm.worker.memory.planner import GUIDED_ROWS, PARAMETERS, family_weights, peak_bytes
+from farm.worker.memory.pictures import vae_dtype, whole_pixels
+from farm.worker.memory.planner import GUIDED_ROWS, peak_bytes
 from farm.worker.memory.profiles import GIB, MemoryProfile
+from farm.worker.memory.weights import PARAMETERS, family_weights
 
 SIDES = (64, *range(128, 1024, 128), *range(1024, 4097, 256))
 """Of the squares at which peaks are told; between them they grow evenly."""
@@ -17,7 +19,7 @@ def fits(profile: MemoryProfile) -> dict[str, Any]:
 
     See :class:`farm.dispatch.fit.Fit` for how they are read.
     """
-    over = profile.vae_tile_over
+    over = whole_pixels(profile, vae_dtype(profile))
     pixels = sorted({side * side for side in SIDES} | {over, over + 1})
     return {
         "memory": profile.memory_bytes,

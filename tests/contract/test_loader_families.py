@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from farm.worker.memory.planner import PARAMETERS, TEXT_PARAMETERS
+from farm.worker.memory.weights import PARAMETERS, TEXT_PARAMETERS
 from farm.worker.models.architecture import recognise
 from farm.worker.models.catalogue import BUNDLES
 from farm.worker.models.header import Header, TensorEntry

@@ -110,7 +110,7 @@ def test_the_cache_finds_the_vae_of_the_vae_folder(tmp_path: Path, naming: str) 
     (checkpoints / "tiny-sd15.json").write_text(json.dumps({"vae": "mine.safetensors"}))
     path = make_vae(vaes / "mine.safetensors", naming)
     cache = ModelCache(scan([tmp_path]), FP32, CPU)
-    assert equal(cache.get("tiny-sd15")._decoder._loaded.state_dict(), wanted(path))
+    assert equal(cache.get("tiny-sd15")._decoder._vae.state_dict(), wanted(path))
 
 
 def silent(tmp_path: Path, family: str, **options: Any) -> AssetFile:

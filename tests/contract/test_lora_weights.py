@@ -222,7 +222,7 @@ def test_checkpoints_that_share_a_text_encoder_see_each_other_s_changes(tmp_path
     subject = Subject(tmp_path, "sd15")
     other = Checkpoint(
         "other",
-        {**subject.modules, "vae": subject.checkpoint._decoder._loaded},
+        {**subject.modules, "vae": subject.checkpoint._decoder._vae},
         family="sd15",
         prediction="epsilon",
         alphas_cumprod=[],

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from farm.spec.networks import Lora
-from farm.worker.memory.planner import STREAM_WINDOW
+from farm.worker.memory.weights import STREAM_WINDOW
 from farm.worker.memory.profiles import MemoryProfile, by_name
 from farm.worker.models import offload
 from farm.worker.models.catalogue import BUNDLES
@@ -155,7 +155,7 @@ def test_it_counts_what_passes_through_the_device(tmp_path: Path) -> None:
     plain, away = both(tmp_path)
     stream = streamed(away._unet)
     assert stream
-    vae = sum(weight.nbytes for weight in away._decoder._loaded.parameters())
+    vae = sum(weight.nbytes for weight in away._decoder._vae.parameters())
     assert away.bytes == vae + stream.window_bytes < plain.bytes
     file = tiny_file(tmp_path, "sdxl", dtype=torch.float16)
     assert prepare(file, STREAMED, CPU).bytes == away.bytes
@@ -212,7 +212,7 @@ def test_window_is_known_before_there_are_weights() -> None:
 def test_convolutions_lie_as_the_profile_says(tmp_path: Path, *, last: bool) -> None:
     file = tiny_file(tmp_path, "sd15")
     checkpoint = load(file, replace(by_name("cpu"), channels_last=last), CPU)
-    for model in (checkpoint._unet, checkpoint._decoder._loaded):
+    for model in (checkpoint._unet, checkpoint._decoder._vae):
         kernels = [weight for weight in model.parameters() if weight.shape[2:] == (3, 3)]
         assert all(
             weight.is_contiguous(memory_format=torch.channels_last) == last for weight in kernels

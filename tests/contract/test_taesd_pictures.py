@@ -76,7 +76,7 @@ class Tiny(torch.nn.Linear):
 @torch.no_grad()
 def test_what_it_cannot_decode_the_vae_does(folder: Path) -> None:
     whole = held(folder, vae="full")
-    expected, vae = whole.decode(LATENT), whole._decoder._loaded
+    expected, vae = whole.decode(LATENT), whole._decoder._vae
     overflowing = Tiny(float("nan"))
     decoder = Decoder(vae, tile_over=2**30, tiny=overflowing)
     draft = decoder.draft(LATENT)

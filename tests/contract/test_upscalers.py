@@ -15,7 +15,7 @@ from torch import Tensor
 
 from farm.errors import FarmError, UpscalerError
 from farm.spec.job import JobSpec
-from farm.worker.engine import Engine, upscales
+from farm.worker.engine import Engine, enlarging, upscales
 from farm.worker.memory.profiles import by_name
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.catalogue import scan
@@ -315,7 +315,7 @@ def test_a_model_runs_until_the_picture_fills_the_target(
             runs.append((width, height))
             super().__init__(width, height, **options)
 
-    monkeypatch.setattr(upscales, "Mosaic", Counted)
+    monkeypatch.setattr(enlarging, "Mosaic", Counted)
     for upscaler, expected in [
         ("two", [(64, 64), (128, 128)]),
         ("four", [(64, 64)]),

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from farm.errors import Cancelled, DoesNotFit, Unavailable, UpscalerError
 from farm.spec.job import JobSpec
+from farm.spec.measurement import Call
 from farm.worker import attempt
 from farm.worker.engine.job import Job
 from farm.worker.engine.readings import PATIENCE, Readings
 from farm.worker.engine.upscales import LEAST_TILE, TILE
+from farm.worker.models.calls import name_of
 from tests.engine_bench import Bench
 from tests.fake_models import FakeCheckpoint, Gate, spec
 
@@ -32,15 +34,22 @@ class FakeUpscaler:
     def precision(self, wanted: torch.dtype) -> torch.dtype:
         return wanted
 
+    def bytes_in(self, dtype: torch.dtype) -> int:
+        return 100 * dtype.itemsize
+
+    def call(self, dtype: torch.dtype) -> Call:
+        return Call("decode", "fake", 100, name_of(dtype), "enlarge x2", pixels=0, rows=1)
+
     def placed(self, dtype: torch.dtype, device: torch.device) -> Placed:
         self.dtypes.append(dtype)
         return Placed(self, dtype)
 
 
-@dataclass
+@dataclass(eq=False)
 class Placed:
     of: FakeUpscaler
     dtype: torch.dtype
+    bytes: int = 100
 
     def __call__(self, picture: Tensor) -> Tensor:
         self.of.fault(self.of.name, picture)

@@ -19,12 +19,14 @@ from farm.spec.measurement import Call
 from farm.worker.engine.limits import RowLimits
 from farm.worker.memory.experience import Experience
 from farm.worker.memory.meter import Meter, Taken
-from farm.worker.memory.planner import (
+from farm.worker.memory.pictures import (
     MIB,
     VAE_IMAGE,
     VAE_PICTURE,
     VAE_PICTURE_TILE,
     VAE_TILED_PICTURE,
+)
+from farm.worker.memory.planner import (
     Learnt,
     decode_bytes,
     encode_bytes,
@@ -132,10 +134,7 @@ def test_it_is_done_in_tiles_where_whole_it_would_not_fit(
     memory: int, tile_over: int, mode: str
 ) -> None:
     profile = replace(CARD, memory_bytes=memory, vae_tile_over=tile_over)
-    assert encode_mode(profile, PIXELS_1024) == mode
-    limited = Limited(profile)
-    with limited.limits.encoding(limited.checkpoint, PIXELS_1024):
-        assert limited.checkpoint.encode_call(PIXELS_1024).mode == mode
+    assert encode_mode(profile, PIXELS_1024, profile.dtype) == mode
 
 
 class Limited:
@@ -157,15 +156,15 @@ class Limited:
 
 def test_what_one_took_is_remembered_and_what_was_too_much_is_not_tried_whole_again() -> None:
     limited = Limited()
-    with limited.limits.encoding(limited.checkpoint, PIXELS_1024):
+    with limited.limits.pictures.encoding(limited.checkpoint, PIXELS_1024):
         pass
-    limited.limits.encoded(limited.checkpoint, PIXELS_1024, 0.5)
+    limited.limits.pictures.encoded(limited.checkpoint, PIXELS_1024, 0.5)
     whole = limited.checkpoint.encode_call(PIXELS_1024)
     assert (whole.mode, limited.experience.of(whole).bytes) == ("encode", GIB)
-    with limited.limits.encoding(limited.checkpoint, PIXELS_1024):
+    with limited.limits.pictures.encoding(limited.checkpoint, PIXELS_1024):
         limited.checkpoint.encode_tile_over = PIXELS_1024 - 1  # as the encoder does
     read_anew: Any = FakeCheckpoint("fake", family="sdxl")
-    with limited.limits.encoding(read_anew, PIXELS_1024):
+    with limited.limits.pictures.encoding(read_anew, PIXELS_1024):
         assert read_anew.encode_call(PIXELS_1024).mode == "encode-tiles"
     assert read_anew.tile_over == FakeCheckpoint("fake").tile_over
 

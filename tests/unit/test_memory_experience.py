@@ -289,16 +289,16 @@ def test_where_one_row_was_too_much_weights_are_streamed() -> None:
 def test_a_picture_that_was_too_much_as_a_whole_is_made_in_tiles_in_this_life() -> None:
     told: list[Measurement] = []
     limited = Limited(experience=Experience(tell=told.append))
-    with limited.limits.decoding(limited.checkpoint, SMALL):
+    with limited.limits.pictures.decoding(limited.checkpoint, SMALL):
         limited.checkpoint.tile_over = SMALL - 1  # as the decoder does, before it tries in tiles
     read_anew: Any = FakeCheckpoint("fake", family="sdxl")
-    with limited.limits.decoding(read_anew, LARGE):
+    with limited.limits.pictures.decoding(read_anew, LARGE):
         assert read_anew.tile_over == SMALL - 1
     for _ in range(ENOUGH + 1):
-        limited.limits.decoded(read_anew, LARGE, 0.5)
+        limited.limits.pictures.decoded(read_anew, LARGE, 0.5)
     tiles = read_anew.decode_call(LARGE)
     assert (tiles.mode, limited.experience.of(tiles).seconds) == ("tiles", 0.5)
     again = Limited(experience=Experience(told))
     before = again.checkpoint.tile_over
-    with again.limits.decoding(again.checkpoint, LARGE):
+    with again.limits.pictures.decoding(again.checkpoint, LARGE):
         assert again.checkpoint.tile_over == before

@@ -10,13 +10,12 @@ from farm.errors import DoesNotFit, InvalidInput
 from farm.worker.memory.admission import check_fits
 from farm.worker.memory.planner import (
     CONTEXT,
-    PARAMETERS,
-    TEXT_PARAMETERS,
     UNET_ROW,
     peak_bytes,
     rows_allowed,
 )
 from farm.worker.memory.profiles import GIB, PROFILES, by_name, choose
+from farm.worker.memory.weights import PARAMETERS, TEXT_PARAMETERS
 from farm.worker.models.architecture import FAMILIES
 
 FP32 = replace(by_name("24gb"), dtype="float32", vae_tile_over=4096**2)

@@ -54,6 +54,7 @@ class Models(FakeModels):
 
 def limited(**changes: Any) -> tuple[RowLimits, Models]:
     models: Any = Models(FakeCheckpoint("fake", family="sdxl"))
+    models.known["fake"].vae_dtype = "float16"
     return RowLimits(models, replace(CARD, **changes)), models
 
 

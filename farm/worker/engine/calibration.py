@@ -14,13 +14,7 @@ from farm.worker.engine.stopwatch import Stopwatch
 from farm.worker.memory.exhaustion import out_of_memory
 from farm.worker.memory.experience import Experience
 from farm.worker.memory.meter import Meter
-from farm.worker.memory.planner import (
-    Learnt,
-    decode_bytes,
-    denoise_bytes,
-    encode_bytes,
-    encode_mode,
-)
+from farm.worker.memory.planner import Learnt, decode_bytes, denoise_bytes, encode_bytes
 from farm.worker.memory.profiles import PIXELS_1024, MemoryProfile
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.checkpoint import Checkpoint
@@ -123,8 +117,6 @@ class Calibration:
     def _encode(self, name: str, size: Size) -> Calibrated:
         with self._models.use(name) as checkpoint:
             pixels = size[0] * size[1]
-            if encode_mode(self._profile, pixels) == "encode-tiles":
-                checkpoint.encode_tile_over = min(checkpoint.encode_tile_over, pixels - 1)
             call = checkpoint.encode_call(pixels)
             learnt = Learnt(checkpoint.unet_call, checkpoint.vae_call, self._experience)
             predicted = encode_bytes(self._profile, pixels, learnt=learnt)

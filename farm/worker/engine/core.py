@@ -92,6 +92,7 @@ class Core:
         self.jobs = Jobs(self._texts, shared, meter, models=models, check=check)
         self.pulse = Pulse(accountant)
         self._limits = limits = RowLimits(models, profile, experience=experience, meter=meter)
+        passes = limits.pictures
         self.calibration = Calibration(models, profile, device, experience=experience, meter=meter)
         self._batcher = Batcher(
             limits.allowed, profile.buckets, rows_pinned=limits.pinned, seconds=limits.seconds
@@ -104,23 +105,22 @@ class Core:
             embeddings=EmbeddingShelf(assets),
             device=device,
         )
-        self._pictures = Pictures(self.jobs, models, self.pulse, limits=limits, device=device)
+        self._pictures = Pictures(self.jobs, models, self.pulse, limits=passes, device=device)
         self.upscales = Upscales(
             self.jobs,
             models,
             self.pulse,
+            limits=passes,
             shelf=UpscalerShelf(assets),
-            dtype=getattr(torch, profile.dtype),
             device=device,
         )
         self._decodes = Decodes(
             self.jobs,
             models,
             self.pulse,
-            limits=limits,
+            limits=passes,
             device=device,
             room_beside=self._room_beside,
-            make_way=self.upscales.give_way,
         )
         self._reports = Reports(
             self.jobs,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from farm.worker.engine.job import Job
 from farm.worker.engine.jobs import Jobs
-from farm.worker.engine.limits import RowLimits
+from farm.worker.engine.passages import PictureLimits
 from farm.worker.engine.pulse import Pulse
 from farm.worker.engine.relief import relieved
 from farm.worker.engine.requests import Decode
@@ -69,8 +69,6 @@ class Decodes:
         limits: learns what decodings take.
         room_beside: whether memory allows to decode the latent of a job while others are
             denoised.
-        make_way: memory ran out; have what lies on the device for later leave it. Whether anything
-            did.
     """
 
     def __init__(
@@ -79,10 +77,9 @@ class Decodes:
         models: ModelCache,
         pulse: Pulse,
         *,
-        limits: RowLimits,
+        limits: PictureLimits,
         device: torch.device,
         room_beside: Callable[[Job], bool],
-        make_way: Callable[[], bool],
     ) -> None:
         self._jobs = jobs
         self._models = models
@@ -90,7 +87,6 @@ class Decodes:
         self._limits = limits
         self._device = device
         self._room_beside = room_beside
-        self._make_way = make_way
         self._side: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -136,14 +132,14 @@ class Decodes:
         self._finish()
 
     def give_way(self) -> bool:
-        """Memory ran out beside a decoding: from now on decode between steps; or else beside what
-        lies there for later, which leaves.
+        """Memory ran out beside a decoding: from now on decode between steps; or else beside
+        guests, which leave.
 
         Returns:
             Whether that may help.
         """
         if self._current is None or not self._current.queued.beside:
-            return self._make_way()
+            return self._models.dismiss()
         log.warning("memory ran out beside a decoding; from now on there is none beside steps")
         self._side = None
         self.settle()
@@ -162,7 +158,8 @@ class Decodes:
             self._charge(job, current.checkpoint, seconds)
             if not queued.beside:
                 pixels = current.latent[0].numel() * FACTOR**2
-                self._limits.decoded(current.checkpoint, pixels, seconds)
+                strict = job.spec.strict
+                self._limits.decoded(current.checkpoint, pixels, seconds, strict=strict)
             if job in self._jobs:
                 self._jobs.send(job, queued.pixels if bool(queued.finite) else self._again(current))
 
@@ -211,7 +208,7 @@ class Decodes:
             _forgive(error, "decode, from now on nothing is recorded")
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        self._make_way()
+        self._models.dismiss()
         self._models.give_up_speed()
         return relieved(self._models, lambda: work(True))
 
@@ -220,12 +217,12 @@ class Decodes:
     ) -> _Queued:
         """Queue a decoding; where it is the ``last`` try between steps, in tiles if need be."""
         watch = Stopwatch(self._device)
-        with self._limits.decoding(checkpoint, latent[0].numel() * FACTOR**2):
-            whole = beside or not last
-            draft = checkpoint.draft(latent, whole=whole, strict=job.spec.strict)
-        pixels, finite = download(draft.pixels), download(draft.finite)
+        pixels, strict = latent[0].numel() * FACTOR**2, job.spec.strict
+        with self._limits.decoding(checkpoint, pixels, strict=strict):
+            draft = checkpoint.draft(latent, whole=beside or not last, strict=strict)
+        shown, finite = download(draft.pixels), download(draft.finite)
         watch.stop()
-        return _Queued(draft, pixels, finite, watch, beside)
+        return _Queued(draft, shown, finite, watch, beside)
 
 
 def _forgive(error: Exception, what: str) -> None:

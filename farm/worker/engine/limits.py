@@ -11,7 +11,7 @@ another bucket and no image; infotext says which bucket it was.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from math import log
 
@@ -19,12 +19,14 @@ from farm.errors import DoesNotFit
 from farm.spec.measurement import Call
 from farm.spec.passes import Pass
 from farm.worker.engine.decisions import Forward
+from farm.worker.engine.passages import PictureLimits
 from farm.worker.engine.requests import Denoise
+from farm.worker.engine.room import Room
 from farm.worker.engine.worth import Worth
 from farm.worker.memory.admission import check_fits
 from farm.worker.memory.experience import Experience
 from farm.worker.memory.meter import Meter
-from farm.worker.memory.planner import Learnt, Recorded, encode_mode, peak_bytes, rows_allowed
+from farm.worker.memory.planner import Recorded, peak_bytes, rows_allowed
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.checkpoint import Checkpoint
@@ -39,6 +41,9 @@ class RowLimits:
     Args:
         experience: what was measured; grows with what is done here.
         meter: of the device, for what calls take.
+
+    Attributes:
+        pictures: the same for decodings, encodings and tiles.
     """
 
     def __init__(
@@ -52,13 +57,13 @@ class RowLimits:
         self._models = models
         self._profile = profile
         self._experience = experience or Experience()
-        self._meter = meter
+        self._room = Room(models, profile, self._experience, meter)
+        self.pictures = PictureLimits(self._room, profile, self._experience)
         self._formula = Recorded() if profile.cuda_graphs else None
         self._worth = Worth(profile.buckets, self._experience)
         # By how calls are measured, not by name: another file may go by that some day.
         self._known: dict[tuple[Call, Call, int, int, bool], tuple[object, int]] = {}
         self._seconds: dict[Call, tuple[int, float]] = {}
-        self._tiled: dict[Call, int] = {}
 
     def check(
         self, checkpoint: Checkpoint, request: Denoise | Pass, *, encodes: bool = False
@@ -74,7 +79,7 @@ class RowLimits:
         lone = self.call(checkpoint, request.width * request.height, 1)
         if self._experience.too_much(lone):
             checkpoint.stream()
-        recorded = self._recorded(checkpoint)
+        recorded = self._room.recorded(checkpoint)
         try:
             self._check_fits(checkpoint, request, recorded, encodes=encodes)
         except DoesNotFit:
@@ -97,7 +102,7 @@ class RowLimits:
             request.width,
             request.height,
             weights_bytes=self._models.bytes,
-            learnt=self._learnt(checkpoint),
+            learnt=self._room.learnt(checkpoint),
             recorded=recorded,
             encodes=encodes,
         )
@@ -146,10 +151,10 @@ class RowLimits:
             checkpoint.family,
             width * height,
             self.allowed(name, width, height),
-            weights_bytes=self._profile.weights_bytes,
-            learnt=self._learnt(checkpoint),
+            weights_bytes=self._profile.weights_bytes + self._models.guest_bytes,
+            learnt=self._room.learnt(checkpoint),
             beside=pixels,
-            recorded=self._recorded(checkpoint),
+            recorded=self._room.recorded(checkpoint),
         )
         return peak <= self._profile.memory_bytes
 
@@ -167,10 +172,9 @@ class RowLimits:
     @contextmanager
     def measuring(self, checkpoint: Checkpoint, forward: Forward) -> Iterator[None]:
         """Learn what the forward in the block takes, the first times that there is one."""
-        if forward.lift:
-            yield
-            return
-        with self._taking(self.call(checkpoint, forward.width * forward.height, forward.bucket)):
+        call = self.call(checkpoint, forward.width * forward.height, forward.bucket)
+        self._room.clear(checkpoint, call.pixels, call.rows)
+        with nullcontext() if forward.lift else self._room.taking(call):
             yield
 
     def timed(self, checkpoint: Checkpoint, size: Denoise, *, rows: int, seconds: float) -> None:
@@ -179,78 +183,14 @@ class RowLimits:
         self._experience.timed(call, seconds)
         self._worth.timed(call)
 
-    @contextmanager
-    def decoding(self, checkpoint: Checkpoint, pixels: int) -> Iterator[None]:
-        """Learn what the decoding in the block takes, and try nothing whole again in this life
-        that was too much, or more than that.
-
-        Tiles show in a picture, if one looks closely: that is better than none. But another life
-        may have more memory, or something else may have had it here.
-        """
-        kind, own = checkpoint.vae_call, checkpoint.tile_over
-        checkpoint.tile_over = before = min(own, self._tiled.get(kind, own))
-        try:
-            with self._taking(checkpoint.decode_call(pixels)):
-                yield
-        finally:
-            if checkpoint.tile_over < before:
-                self._tiled[kind] = checkpoint.tile_over
-
-    def decoded(self, checkpoint: Checkpoint, pixels: int, seconds: float) -> None:
-        """Learn what a decoding took on the clock."""
-        self._experience.timed(checkpoint.decode_call(pixels), seconds)
-
-    @contextmanager
-    def encoding(self, checkpoint: Checkpoint, pixels: int) -> Iterator[None]:
-        """:meth:`decoding`, of a picture on its way to a latent; it is done in tiles, too, where
-        whole it is not planned to fit."""
-        kind, own = checkpoint.encode_call(0), checkpoint.encode_tile_over
-        most = min(own, self._tiled.get(kind, own))
-        if encode_mode(self._profile, pixels) == "encode-tiles":
-            most = min(most, pixels - 1)
-        checkpoint.encode_tile_over = most
-        try:
-            with self._taking(checkpoint.encode_call(pixels)):
-                yield
-        finally:
-            if checkpoint.encode_tile_over < most:
-                self._tiled[kind] = checkpoint.encode_tile_over
-
-    def encoded(self, checkpoint: Checkpoint, pixels: int, seconds: float) -> None:
-        """Learn what an encoding took on the clock."""
-        self._experience.timed(checkpoint.encode_call(pixels), seconds)
-
-    @contextmanager
-    def _taking(self, call: Call) -> Iterator[None]:
-        # Weights that come to the device meanwhile would count as the call's.
-        if self._meter is None or self._models.loading or not self._experience.wants_bytes(call):
-            yield
-            return
-        with self._meter.taking() as taken:
-            yield
-        if taken.bytes is not None and taken.outside is not None:
-            self._experience.took(call, taken.bytes, taken.outside)
-
     def call(self, checkpoint: Checkpoint, pixels: int, rows: int) -> Call:
         """What a forward of this checkpoint is measured as."""
         return replace(checkpoint.unet_call, pixels=pixels, rows=rows)
 
-    def _learnt(self, checkpoint: Checkpoint) -> Learnt:
-        return Learnt(checkpoint.unet_call, checkpoint.vae_call, self._experience)
-
-    def _recorded(self, checkpoint: Checkpoint) -> Recorded | None:
-        """What recordings hold; None where none are made."""
-        if not self._profile.cuda_graphs:
-            return None
-        held = dict(self._models.recorded)
-        if not held:
-            return None
-        return Recorded(held.pop(checkpoint.name, 0), sum(held.values()))
-
     def _rows(self, name: str, width: int, height: int, *, learnt: bool) -> int:
         checkpoint = self._models.peek(name)
         shape = (checkpoint.unet_call, checkpoint.vae_call, width, height, learnt)
-        recorded = self._recorded(checkpoint) if learnt else self._formula
+        recorded = self._room.recorded(checkpoint) if learnt else self._formula
         state = (self._experience.changes, self._worth.changes, recorded)
         found = self._known.get(shape)
         if found is None or found[0] != state:
@@ -260,7 +200,7 @@ class RowLimits:
                 width,
                 height,
                 weights_bytes=self._profile.weights_bytes,
-                learnt=self._learnt(checkpoint) if learnt else None,
+                learnt=self._room.learnt(checkpoint) if learnt else None,
                 recorded=recorded,
             )
             call = self.call(checkpoint, width * height, max(1, rows))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from farm.worker.engine.job import Job
 from farm.worker.engine.jobs import Jobs
-from farm.worker.engine.limits import RowLimits
+from farm.worker.engine.passages import PictureLimits
 from farm.worker.engine.pulse import Pulse
 from farm.worker.engine.relief import made_room, relieved
 from farm.worker.engine.requests import EncodeImage, Resize
@@ -35,7 +35,7 @@ class Pictures:
         models: ModelCache,
         pulse: Pulse,
         *,
-        limits: RowLimits,
+        limits: PictureLimits,
         device: torch.device,
     ) -> None:
         self._jobs = jobs
@@ -72,13 +72,14 @@ class Pictures:
                 seconds = watch.seconds()
                 self._pulse.worked("encode", {job.key: seconds}, request.checkpoint)
                 job.ledger.charge("encode", seconds, share=seconds)
-        self._limits.encoded(checkpoint, request.picture.value[..., 0].numel(), seconds)
+        pixels, strict = request.picture.value[..., 0].numel(), job.spec.strict
+        self._limits.encoded(checkpoint, pixels, seconds, strict=strict)
         self._jobs.send(job, latent)
 
     def _encoded(self, checkpoint: Checkpoint, request: EncodeImage, job: Job) -> Tensor:
-        picture = request.picture.value
-        with self._limits.encoding(checkpoint, picture[..., 0].numel()):
-            return checkpoint.encode_picture(picture, strict=job.spec.strict)
+        picture, strict = request.picture.value, job.spec.strict
+        with self._limits.encoding(checkpoint, picture[..., 0].numel(), strict=strict):
+            return checkpoint.encode_picture(picture, strict=strict)
 
     def _send(self, job: Job) -> None:
         resized = self._resized.pop(job)

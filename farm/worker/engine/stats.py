@@ -20,6 +20,8 @@ class EngineStats:
         encode_seconds: of encoding its texts, 0 when they were known, and pictures, and of models
             that enlarge these.
         upscale_seconds: of those, what the models took; 0 where another job had the same made.
+        upscale_host_seconds: what they took of the host, where the device had no memory for them;
+            no part of any other.
         denoise_seconds: on the clock, from the start of its first step to the end of its last.
         decode_seconds: of decoding its latents.
         gpu_seconds: its fair share of the device: of a forward by its rows, of a load or an
@@ -36,6 +38,7 @@ class EngineStats:
     load_seconds: float
     encode_seconds: float
     upscale_seconds: float
+    upscale_host_seconds: float
     denoise_seconds: float
     decode_seconds: float
     gpu_seconds: float
@@ -63,6 +66,7 @@ class Ledger:
         self.load_seconds = 0.0
         self.encode_seconds = 0.0
         self.upscale_seconds = 0.0
+        self.upscale_host_seconds = 0.0
         self.denoise_seconds = 0.0
         self.decode_seconds = 0.0
         self.gpu_seconds = 0.0
@@ -114,6 +118,7 @@ class Ledger:
             load_seconds=self.load_seconds,
             encode_seconds=self.encode_seconds,
             upscale_seconds=self.upscale_seconds,
+            upscale_host_seconds=self.upscale_host_seconds,
             denoise_seconds=self.denoise_seconds,
             decode_seconds=self.decode_seconds,
             gpu_seconds=self.gpu_seconds,

@@ -4,63 +4,53 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Mapping
-from concurrent.futures import wait
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, wait
 from functools import partial
+from time import monotonic
+from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
-from torch import Tensor
 
 from farm.errors import DoesNotFit, NumericFailure, UpscalerError
+from farm.worker.engine.enlarging import Enlarging, enlarging
 from farm.worker.engine.failures import device_lost
 from farm.worker.engine.job import Job
 from farm.worker.engine.jobs import Jobs
+from farm.worker.engine.passages import PictureLimits
 from farm.worker.engine.pulse import Pulse
 from farm.worker.engine.readings import Reading, Readings
 from farm.worker.engine.relief import made_room, relieved
 from farm.worker.engine.requests import Upscale
 from farm.worker.engine.stopwatch import Stopwatch
-from farm.worker.memory.exhaustion import HostExhausted, on_host, out_of_memory
-from farm.worker.models.cache import ModelCache
-from farm.worker.models.tiles import Mosaic
+from farm.worker.memory.exhaustion import HostExhausted, out_of_memory
+from farm.worker.models.cache import RELENT, ModelCache
 from farm.worker.models.upscaler import PlacedUpscaler, Upscaler, UpscalerShelf
 
 log = logging.getLogger(__name__)
 
-TILE, OVERLAP = 192, 8
-"""Pixels of a side, as in webui."""
-LEAST_TILE = 48
+TILE, LEAST_TILE = 192, 48
+"""Pixels of a side; the first as in webui."""
 MOST_PIXELS = 2**28
 """Of what a model makes, before it is resized: 4 times a picture of 16 megapixels."""
 LOOK = 0.05
 """Seconds between two looks at what others ask for, while there is nothing to do but to read."""
 
 
-@dataclass
-class _Enlarging:
-    """A picture under way, what enlarges it, and in tiles of how many pixels of a side.
-
-    Attributes:
-        model: None while others need its place on the device.
-    """
-
-    upscaler: Upscaler
-    dtype: torch.dtype
-    model: PlacedUpscaler | None
-    mosaic: Mosaic
-    tile: int
-
-
 class Upscales:
     """Enlarges pictures between steps. Between two tiles others have their turn, a job may be
     cancelled, and the watchdog sees that something goes on.
 
-    A model is read while the device goes on with other jobs. It is on the device while it is at
-    work, and otherwise in host memory. A tile has the memory that was planned for steps and
-    decodings, as none of them is at work meanwhile. Where it runs out nevertheless the model's
-    tiles become smaller, and stay so; that harms nobody else, so others leave only after that.
+    A model is read while the device goes on with other jobs. While it is at work it is a guest of
+    the device, which leaves where memory is wanted, and otherwise in host memory. Its tiles are as
+    large as fits by plan. Where memory runs out nevertheless they become smaller, and stay so; that
+    harms nobody else, so others leave only after that, and only those that nobody needs. With them
+    gone the host takes over, which is slow but for this picture alone; the device is tried again
+    after :data:`farm.worker.models.cache.RELENT` seconds.
+
+    Args:
+        limits: plans tiles, and learns what they take.
     """
 
     def __init__(
@@ -69,51 +59,72 @@ class Upscales:
         models: ModelCache,
         pulse: Pulse,
         *,
+        limits: PictureLimits,
         shelf: UpscalerShelf,
-        dtype: torch.dtype,
         device: torch.device,
     ) -> None:
         self._jobs = jobs
         self._models = models
         self._pulse = pulse
+        self._limits = limits
         self._shelf = shelf
-        self._dtype = dtype
+        self._dtype = limits.dtype
         self._device = device
         self._tiles: WeakKeyDictionary[Upscaler, int] = WeakKeyDictionary()
+        self._too_large: WeakKeyDictionary[Upscaler, float] = WeakKeyDictionary()
         self._weak: WeakSet[Upscaler] = WeakSet()
         self._overflowed: WeakSet[Job] = WeakSet()
         self._readings = Readings(shelf.get)
         self._read: dict[Job, Reading] = {}
-        self._under_way: dict[Job, _Enlarging] = {}
+        self._under_way: dict[Job, Enlarging] = {}
+        self._at_work: Enlarging | None = None
+        models.guests.append(self)
 
     @property
     def held(self) -> Mapping[str, int]:
         """See :class:`UpscalerShelf`."""
         return self._shelf.held
 
+    @property
+    def bytes(self) -> int:
+        """Device memory of the models at work."""
+        here = {each.model for each in self._under_way.values() if each.coming is None}
+        return sum(model.bytes for model in here if model)
+
+    def leave(self) -> bool:
+        """Have models leave the device that wait for their next tile; they come back for it. False
+        where there was none."""
+        kept = self._at_work and self._at_work.model
+        waiting = [
+            each
+            for each in self._under_way.values()
+            if each.model not in (None, kept) and each.coming is None
+        ]
+        for each in waiting:
+            each.model = None
+        return bool(waiting)
+
     def book(self) -> None:
-        """Have models read that jobs wait for, and send on those whose model is there. Waits for
-        nothing."""
+        """Have models read that jobs wait for, send on those whose model is there, and take what
+        the host has made. Waits for nothing."""
         self.forget()
         for job in self._jobs:
             if not isinstance(job.request, Upscale) or not (job.aside and job.leads):
                 continue
-            if job not in self._read:
+            if job in self._under_way:
+                with self._jobs.blame([job]):
+                    self._take(job.request, job, self._under_way[job])
+            elif job not in self._read:
                 self._read[job] = self._readings.of(job.request.upscaler)
             elif self._read[job].over:
-                self._have(job)
+                with self._jobs.blame([job]):
+                    self._have(job.request, job)
 
     def settle(self) -> None:
-        """Wait a moment for a model that is being read."""
-        wait([read.future for read in self._read.values() if not read.over], LOOK)
-
-    def give_way(self) -> bool:
-        """Memory ran out beside models that wait for their next tile: they leave the device until
-        then. False where there was none."""
-        waiting = [each for each in self._under_way.values() if each.model]
-        for each in waiting:
-            each.model = None
-        return bool(waiting)
+        """Wait a moment for a model that is being read, or for the host."""
+        awaited: list[Future[Any]] = [read.future for read in self._read.values() if not read.over]
+        awaited += [each.coming for each in self._under_way.values() if each.coming]
+        wait(awaited, LOOK)
 
     def forget(self) -> None:
         """Let go of what was for jobs that have left."""
@@ -132,73 +143,107 @@ class Upscales:
         with self._pulse.doing("encode", jobs=[job.key]):
             watch = Stopwatch(self._device)
             try:
-                done = self._step(request, job)
+                self._step(request, job)
             finally:
+                self._at_work = None
                 watch.stop()
                 seconds = watch.seconds()
                 self._pulse.worked("encode", {job.key: seconds}, request.checkpoint)
                 job.ledger.charge("encode", seconds, share=seconds)
                 job.ledger.upscale_seconds += seconds
-        if done:
-            mosaic = self._under_way.pop(job).mosaic
-            self._jobs.send(job, mosaic.picture)
+        self._send_on(job)
 
-    def _have(self, job: Job) -> None:
+    def _send_on(self, job: Job) -> None:
+        under_way = self._under_way.get(job)
+        if under_way and under_way.mosaic.next is None:
+            del self._under_way[job]
+            self._jobs.send(job, under_way.mosaic.picture)
+
+    def _have(self, request: Upscale, job: Job) -> None:
         """The model that a job waits for was read, or cannot be."""
-        with self._jobs.blame([job]):
-            try:
-                self._read[job].result()
-            except Exception as error:
-                del self._read[job]
-                if isinstance(error, HostExhausted) and made_room(self._models, error):
-                    return  # the next turn begins anew
-                raise
+        try:
+            upscaler = self._read[job].result()
+        except Exception as error:
+            del self._read[job]
+            if isinstance(error, HostExhausted) and made_room(self._models, error):
+                return  # the next turn begins anew
+            raise
+        if monotonic() < self._too_large.get(upscaler, 0.0):
+            begun = relieved(self._models, partial(self._begun, request, job, by_host=True))
+            begun.begin_tile(request.picture.value)
+            self._under_way[job] = begun
+        else:
             job.aside = False
 
-    def _step(self, request: Upscale, job: Job) -> bool:
-        """Whether the picture is whole."""
+    def _take(self, request: Upscale, job: Job, under_way: Enlarging) -> None:
+        """Put the tile that the host has made, and have it make the next."""
+        if under_way.coming is None or not under_way.coming.done():
+            return
+        try:
+            tile, seconds = under_way.coming.result()
+        except HostExhausted as error:
+            if not made_room(self._models, error):
+                raise
+        except Exception as error:
+            raise _failed(request, error) from error
+        else:
+            job.ledger.upscale_host_seconds += seconds
+            if not bool(tile.isfinite().all()):
+                raise _not_finite(request)
+            relieved(self._models, partial(under_way.put, tile))
+        if under_way.mosaic.next:
+            under_way.begin_tile(request.picture.value)
+        self._send_on(job)
+
+    def _step(self, request: Upscale, job: Job) -> None:
         under_way = self._under_way.get(job)
         if under_way is None:
-            upscaler = self._read[job].result()
-            under_way = relieved(self._models, partial(self._begun, request, upscaler, job))
+            under_way = relieved(self._models, partial(self._begun, request, job))
             self._under_way[job] = under_way
-        if under_way.model is None:
-            under_way.model = relieved(self._models, partial(self._placed, under_way))
+        self._at_work = under_way
         picture = request.picture.value[under_way.mosaic.next]
         try:
-            tile = under_way.model(picture)
-            finite = bool(tile.isfinite().all())
+            under_way.model = model = under_way.model or self._placed(under_way)
+            with self._limits.enlarging(model, picture[..., 0].numel()):
+                tile = model(picture)
+                finite = bool(tile.isfinite().all())
         except Exception as error:
             self._recover(error, request, job)
-            return False
-        if not finite:
+            return
+        if finite:
+            relieved(self._models, partial(under_way.put, tile))
+        else:
             self._weaker(request, job)
-            return False
-        relieved(self._models, partial(_put, under_way.mosaic, tile))
-        return under_way.mosaic.next is None
 
-    def _begun(self, request: Upscale, upscaler: Upscaler, job: Job) -> _Enlarging:
-        # A strict picture does not depend on who came before.
-        weak = job in self._overflowed or (upscaler in self._weak and not job.spec.strict)
-        dtype = upscaler.precision(torch.float32 if weak else self._dtype)
-        height, width = request.picture.value.shape[:2]
+    def _begun(self, request: Upscale, job: Job, *, by_host: bool = False) -> Enlarging:
+        upscaler, picture = self._read[job].result(), request.picture.value
+        height, width = picture.shape[:2]
         if height * width * upscaler.scale**2 > MOST_PIXELS:
             raise _too_large(request, width * upscaler.scale, height * upscaler.scale)
-        tile = self._tiles.get(upscaler, TILE)
-        with on_host("a larger picture"):
-            mosaic = Mosaic(width, height, scale=upscaler.scale, tile=tile, overlap=OVERLAP)
-        return _Enlarging(upscaler, dtype, None, mosaic, tile)
+        if by_host:
+            return enlarging(upscaler, picture, dtype=torch.float32, tile=TILE)
+        # A strict picture does not depend on who came before.
+        strict = job.spec.strict
+        weak = job in self._overflowed or (upscaler in self._weak and not strict)
+        dtype = upscaler.precision(torch.float32 if weak else self._dtype)
+        sides = _sides(self._tiles.get(upscaler, TILE))
+        tile = self._limits.side(upscaler, dtype, sides, strict=strict)
+        return enlarging(upscaler, picture, dtype=dtype, tile=tile)
 
-    def _placed(self, under_way: _Enlarging) -> PlacedUpscaler:
+    def _placed(self, under_way: Enlarging) -> PlacedUpscaler:
         """The model on the device, where another picture may have it already."""
         upscaler, dtype = under_way.upscaler, under_way.dtype
-        here = (each.model for each in self._under_way.values() if each.model)
-        same = (each for each in here if (each.of, each.dtype) == (upscaler, dtype))
-        return next(same, None) or upscaler.placed(dtype, self._device)
+        for each in self._under_way.values():
+            model = each.model
+            if model and each.coming is None and (model.of, model.dtype) == (upscaler, dtype):
+                return model
+        if self._limits.crowded(upscaler, dtype, under_way.tile):
+            self.leave()
+        return upscaler.placed(dtype, self._device)
 
     def _recover(self, error: Exception, request: Upscale, job: Job) -> None:
         """After a tile that failed: once more where there is more memory now, or anew in smaller
-        ones."""
+        ones, or by the host."""
         if device_lost(error):
             raise error
         if not out_of_memory(error):
@@ -210,31 +255,45 @@ class Upscales:
             return
         under_way = self._under_way[job]
         upscaler, smaller = under_way.upscaler, under_way.tile // 2
-        if smaller >= LEAST_TILE:
+        if under_way.model and smaller >= LEAST_TILE:
             self._tiles[upscaler] = min(smaller, self._tiles.get(upscaler, TILE))
             log.warning("no memory for tiles; those of %s are now %d wide", job.key, smaller)
             del self._under_way[job]
-        elif not made_room(self._models, error):
+        elif self._models.shed_idle():
+            return
+        elif self._device.type == "cpu":
             raise error
+        else:
+            log.warning("no memory for %s on the device; the host takes over", request.upscaler)
+            self._too_large[upscaler] = monotonic() + RELENT
+            del self._under_way[job]
+            job.aside = True
 
     def _weaker(self, request: Upscale, job: Job) -> None:
         """Begin anew in float32, if that is not what it was."""
         under_way = self._under_way.pop(job)
         if under_way.dtype == torch.float32:
-            raise NumericFailure(
-                f"The upscaler {request.upscaler} makes no numbers of this picture.",
-                field="hires_upscaler",
-                value=request.upscaler,
-                remedy="Use another upscaler.",
-            )
+            raise _not_finite(request)
         log.warning("%s overflows in %s", request.upscaler, under_way.dtype)
         self._weak.add(under_way.upscaler)
         self._overflowed.add(job)
 
 
-def _put(mosaic: Mosaic, tile: Tensor) -> None:
-    with on_host("a larger picture"):
-        mosaic.put(tile)
+def _sides(most: int) -> Sequence[int]:
+    """Of tiles, the largest first."""
+    sides = [most]
+    while sides[-1] // 2 >= LEAST_TILE:
+        sides.append(sides[-1] // 2)
+    return sides
+
+
+def _not_finite(request: Upscale) -> NumericFailure:
+    return NumericFailure(
+        f"The upscaler {request.upscaler} makes no numbers of this picture.",
+        field="hires_upscaler",
+        value=request.upscaler,
+        remedy="Use another upscaler.",
+    )
 
 
 def _too_large(request: Upscale, width: int, height: int) -> DoesNotFit:

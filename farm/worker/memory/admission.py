@@ -6,7 +6,13 @@ from dataclasses import replace
 
 from farm.errors import DoesNotFit
 from farm.spec.sampling import MIN_SIDE, SIDE_STEP
-from farm.worker.memory.planner import GUIDED_ROWS, Learnt, Recorded, rows_allowed
+from farm.worker.memory.planner import (
+    GUIDED_ROWS,
+    Learnt,
+    Recorded,
+    last_modes,
+    rows_allowed,
+)
 from farm.worker.memory.profiles import GIB, MemoryProfile
 
 
@@ -38,7 +44,9 @@ def check_fits(
             recorded=recorded,
             encodes=encodes,
         )
-        return rows >= GUIDED_ROWS and not _failed(learnt, width * height)
+        pixels = width * height
+        failed = learnt is not None and _failed(profile, learnt, pixels, encodes=encodes)
+        return rows >= GUIDED_ROWS and not failed
 
     if fits(width, height):
         return
@@ -58,11 +66,13 @@ def check_fits(
     )
 
 
-def _failed(learnt: Learnt | None, pixels: int) -> bool:
+def _failed(profile: MemoryProfile, learnt: Learnt, pixels: int, *, encodes: bool) -> bool:
     """Whether memory ran out at this size with nothing left to give up."""
-    if learnt is None:
-        return False
-    return learnt.experience.too_much(replace(learnt.unet, pixels=pixels, rows=1))
+    decoding, encoding = last_modes(profile, pixels, learnt.vae.dtype)
+    calls = [replace(learnt.unet, rows=1), replace(learnt.vae, mode=decoding)]
+    if encodes:
+        calls.append(replace(learnt.vae, mode=encoding))
+    return any(learnt.experience.too_much(replace(call, pixels=pixels)) for call in calls)
 
 
 def _stepped(side: float) -> int:

@@ -16,9 +16,20 @@ from statistics import median_high
 
 from farm.spec.measurement import Call
 from farm.worker.memory.experience import Experience
-from farm.worker.memory.profiles import GIB, PIXELS_512, PIXELS_1024, MemoryProfile
+from farm.worker.memory.pictures import (
+    MIB,
+    VAE_PICTURE,
+    decode_mode,
+    decoded,
+    encoded,
+    enlarged,
+    vae_dtype,
+    whole_pixels,
+    width_of,
+)
+from farm.worker.memory.profiles import GIB, PIXELS_1024, MemoryProfile
+from farm.worker.memory.weights import family_weights
 
-MIB = 2**20
 UNET_ROW = {
     "sd15": 260 * MIB,
     "sd2": 260 * MIB,
@@ -27,35 +38,6 @@ UNET_ROW = {
     "ssd1b": 158 * MIB,
 }
 """Activations of one row at 1024x1024 in float16."""
-VAE_IMAGE = 1536 * MIB
-"""Activations of decoding one 1024x1024 image in float16, not tiled."""
-VAE_TILE, VAE_TILED_IMAGE = 378 * MIB, 11 * MIB
-"""Decoding in tiles: one of 512x512, and the picture put together, per 1024x1024."""
-TAESD_IMAGE = 384 * MIB
-"""Decoding one 1024x1024 image by TAESD."""
-VAE_PICTURE = 1280 * MIB
-"""Activations of encoding one 1024x1024 picture in float16, not tiled."""
-VAE_PICTURE_TILE, VAE_TILED_PICTURE = 320 * MIB, 7 * MIB
-"""Encoding in tiles: one of 512x512, and the whole picture beside it, per 1024x1024."""
-PARAMETERS = {
-    "sd15": 1_066_200_000,
-    "sd2": 1_290_000_000,
-    "sdxl": 3_468_800_000,
-    "sdxl-refiner": 3_037_800_000,
-    "ssd1b": 2_232_700_000,
-}
-TEXT_PARAMETERS = {
-    "sd15": 123_100_000,
-    "sd2": 340_400_000,
-    "sdxl": 817_700_000,
-    "sdxl-refiner": 694_700_000,
-    "ssd1b": 817_700_000,
-}
-VAE_PARAMETERS = 83_700_000
-STREAM_WINDOW = 2 * 128 * MIB
-"""Device memory for weights on their way, of a UNet that is streamed: two units, see
-:mod:`farm.worker.models.offload`."""
-
 WORKSPACE, WORKSPACE_SHARE = 0.15 * GIB, 0.22
 RESERVE_SHARE, RESERVE = 1.09, 0.1 * GIB
 CONTEXT = 0.5 * GIB
@@ -102,7 +84,7 @@ def rows_allowed(
     """Most UNet rows of one forward at ``width`` x ``height`` pixels: a bucket, or 0.
 
     Args:
-        family: a key of :data:`PARAMETERS`.
+        family: a key of :data:`farm.worker.memory.weights.PARAMETERS`.
         weights_bytes: bytes of all resident weights where known; else those of one checkpoint
             of the family.
         encodes: whether a picture of that size is encoded, too.
@@ -155,7 +137,7 @@ def peak_bytes(
     activations = max(forward, decode_bytes(profile, pixels, learnt=learnt))
     if encodes:
         activations = max(activations, encode_bytes(profile, pixels, learnt=learnt))
-    return int(_reserved(weights, activations, learnt) + recordings)
+    return int(_reserved(weights, activations, learnt.experience if learnt else None) + recordings)
 
 
 def denoise_bytes(
@@ -164,7 +146,7 @@ def denoise_bytes(
     """What a forward takes beyond the weights."""
 
     def predicted(pixels: int, rows: int) -> float:
-        return _worked(profile, UNET_ROW[family] * pixels / PIXELS_1024 * rows)
+        return _worked(UNET_ROW[family] * pixels / PIXELS_1024 * rows, profile.dtype)
 
     if learnt is None:
         return predicted(pixels, rows)
@@ -173,84 +155,92 @@ def denoise_bytes(
 
 
 def decode_bytes(profile: MemoryProfile, pixels: int, *, learnt: Learnt | None = None) -> float:
-    """What the decoding of one picture takes beyond the weights."""
+    """What the decoding of one picture takes beyond the weights, in the precision that pictures
+    begin in."""
+    dtype = learnt.vae.dtype if learnt else vae_dtype(profile)
+    mode = decode_mode(profile, pixels, dtype)
 
     def predicted(pixels: int, _: int) -> float:
-        return _worked(profile, _vae_bytes(profile, pixels))
+        return _worked(decoded(profile, pixels, mode), dtype)
 
     if learnt is None:
         return predicted(pixels, 1)
-    call = replace(learnt.vae, mode=vae_mode(profile, pixels), pixels=pixels)
-    return _corrected(learnt.experience, call, predicted)
+    return _corrected(learnt.experience, replace(learnt.vae, mode=mode, pixels=pixels), predicted)
 
 
 def encode_bytes(profile: MemoryProfile, pixels: int, *, learnt: Learnt | None = None) -> float:
-    """What the encoding of one picture takes beyond the weights."""
-    mode = encode_mode(profile, pixels)
+    """What the encoding of one picture takes beyond the weights, as :func:`decode_bytes`."""
+    dtype = learnt.vae.dtype if learnt else vae_dtype(profile)
+    mode = encode_mode(profile, pixels, dtype)
 
     def predicted(pixels: int, _: int) -> float:
-        images = pixels / PIXELS_1024
-        if mode == "encode":
-            return _worked(profile, VAE_PICTURE * images)
-        tile = VAE_PICTURE_TILE * profile.vae_tile**2 / PIXELS_512
-        return _worked(profile, tile + VAE_TILED_PICTURE * images)
+        return _worked(encoded(profile, pixels, mode), dtype)
 
     if learnt is None:
         return predicted(pixels, 1)
-    call = replace(learnt.vae, mode=mode, pixels=pixels)
-    return _corrected(learnt.experience, call, predicted)
+    return _corrected(learnt.experience, replace(learnt.vae, mode=mode, pixels=pixels), predicted)
 
 
-def encode_mode(profile: MemoryProfile, pixels: int) -> str:
-    """How a picture of this size is encoded: ``encode`` or ``encode-tiles``.
+def encode_mode(profile: MemoryProfile, pixels: int, dtype: str) -> str:
+    """How a picture of this size is encoded: ``encode`` or ``encode-tiles``."""
+    return "encode" if pixels <= encode_pixels(profile, dtype) else "encode-tiles"
 
-    In tiles where whole it does not fit beside all the weights that the profile may ever hold, by
-    the formula alone: a latent is the same whatever was learnt.
+
+def encode_pixels(profile: MemoryProfile, dtype: str) -> int:
+    """Most pixels of a picture that is encoded as a whole.
+
+    No more than fit beside all the weights that the profile may ever hold, by the formula alone: a
+    latent is the same whatever was learnt.
     """
-    whole = _worked(profile, VAE_PICTURE * pixels / PIXELS_1024)
-    fits = _reserved(profile.weights_bytes, whole, None) <= profile.memory_bytes
-    return "encode" if fits and pixels <= profile.vae_tile_over else "encode-tiles"
+    spare = profile.memory_bytes - _reserved(profile.weights_bytes, 0, None)
+    fit = spare / RESERVE_SHARE / _worked(VAE_PICTURE, dtype) * PIXELS_1024
+    return min(max(0, int(fit)), whole_pixels(profile, dtype))
 
 
-def vae_mode(profile: MemoryProfile, pixels: int) -> str:
-    """How a picture of this size is decoded: ``whole``, ``tiles`` or ``taesd``."""
-    if profile.vae == "taesd":
-        return "taesd"
-    return "tiles" if pixels > profile.vae_tile_over else "whole"
+def last_modes(profile: MemoryProfile, pixels: int, dtype: str) -> tuple[str, str]:
+    """How a picture of this size is decoded, and encoded, where memory is as short as can be."""
+    if pixels > profile.vae_tile**2:
+        return "tiles", "encode-tiles"
+    return decode_mode(profile, pixels, dtype), encode_mode(profile, pixels, dtype)
 
 
-def family_weights(profile: MemoryProfile, family: str) -> int:
-    """Resident bytes of a full-size checkpoint of ``family``."""
-    width = 4 if profile.dtype == "float32" else 2
-    whole = PARAMETERS[family] * width
-    if profile.offload == "none":
-        return whole
-    unet_and_vae = whole - TEXT_PARAMETERS[family] * width
-    if profile.offload == "streamed" and unet_and_vae > profile.weights_bytes:
-        return VAE_PARAMETERS * width + STREAM_WINDOW
-    return unet_and_vae
+def enlarge_bytes(call: Call, scale: int, *, experience: Experience | None = None) -> float:
+    """What one tile takes of a model that enlarges pictures, beyond all weights.
+
+    Args:
+        call: how it is measured, of a tile's pixels.
+    """
+
+    def predicted(pixels: int, _: int) -> float:
+        return _worked(enlarged(pixels, scale), call.dtype)
+
+    if experience is None:
+        return predicted(call.pixels, 1)
+    return _corrected(experience, call, predicted)
 
 
-def _reserved(weights: int, activations: float, learnt: Learnt | None) -> float:
+def enlarge_peak(
+    call: Call, scale: int, *, weights_bytes: int, experience: Experience | None = None
+) -> int:
+    """Predicted peak that the process takes from the device while a tile is enlarged, context
+    included.
+
+    Args:
+        weights_bytes: of all that lies on the device, the model that enlarges included.
+    """
+    taken = enlarge_bytes(call, scale, experience=experience)
+    return int(_reserved(weights_bytes, taken, experience))
+
+
+def _reserved(weights: int, activations: float, experience: Experience | None) -> float:
     """What the process takes from the device for weights and activations, context included."""
-    context = (learnt.experience.outside if learnt else None) or CONTEXT
+    context = (experience.outside if experience else None) or CONTEXT
     return (weights + WORKSPACE + activations) * RESERVE_SHARE + RESERVE + context
 
 
-def _vae_bytes(profile: MemoryProfile, pixels: int) -> float:
-    images = pixels / PIXELS_1024
-    match vae_mode(profile, pixels):
-        case "taesd":
-            return TAESD_IMAGE * images
-        case "tiles":
-            return VAE_TILE * profile.vae_tile**2 / PIXELS_512 + VAE_TILED_IMAGE * images
-        case _:
-            return VAE_IMAGE * images
-
-
-def _worked(profile: MemoryProfile, half: float) -> float:
-    """Bytes that work takes whose activations take ``half`` in float16."""
-    return half * (4 if profile.dtype == "float32" else 2) / 2 * (1 + WORKSPACE_SHARE)
+def _worked(half: float, dtype: str) -> float:
+    """Bytes that work takes in a precision whose activations take ``half`` in float16."""
+    return half * width_of(dtype) / 2 * (1 + WORKSPACE_SHARE)
 
 
 def _corrected(experience: Experience, call: Call, predicted: Callable[[int, int], float]) -> float:

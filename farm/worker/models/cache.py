@@ -14,6 +14,7 @@ from farm.errors import Conflict
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.checkpoint import Checkpoint
+from farm.worker.models.guests import Guest
 from farm.worker.models.precedence import Precedence
 from farm.worker.models.prefetch import Prefetcher
 from farm.worker.models.reader import Turn
@@ -43,6 +44,7 @@ class ModelCache:
         host_bytes: budget of host memory for checkpoints that are not on the device.
 
     Attributes:
+        guests: what lies on the device beside checkpoints.
         replaced: how many were let go of as another file goes by their name. Until then they made
             what they make of the file before, whatever the assets say.
     """
@@ -63,6 +65,7 @@ class ModelCache:
         self._precedence = Precedence()
         self._loading = threading.Lock()
         self.replaced = 0
+        self.guests: list[Guest] = []
         self._state = self._tiers.state
 
     @property
@@ -82,6 +85,11 @@ class ModelCache:
         """Device memory of all weights."""
         with self._state:
             return self._tiers.device.bytes
+
+    @property
+    def guest_bytes(self) -> int:
+        """Device memory of the guests."""
+        return sum(guest.bytes for guest in self.guests)
 
     @property
     def recorded(self) -> Mapping[str, int]:
@@ -181,26 +189,45 @@ class ModelCache:
             self._tiers.drop(name)
 
     def shed(self) -> bool:
-        """Make room, as the device's memory ran out: have all leave that are not in use; or else
-        do without recorded forwards; or else have the weights of UNets leave, and pass through
-        the device in each forward. A checkpoint that is being warmed is given up.
+        """Make room, as the device's memory ran out: have guests leave; or else all that are not in
+        use; or else do without recorded forwards; or else have the weights of UNets leave, and
+        pass through the device in each forward. A checkpoint that is being warmed is given up.
 
         Returns:
             Whether anything left.
         """
+        if self.shed_idle():
+            return True
+        with self._loading:
+            with self._state:
+                here = self._tiers.device.checkpoints
+            left = self.give_up_speed() or sum(each.stream() for each in here) > 0
+        if left:
+            torch.cuda.empty_cache()
+        return left
+
+    def dismiss(self) -> bool:
+        """Have guests leave the device; those at work come back. For the engine's thread.
+
+        Returns:
+            Whether there was one.
+        """
+        left = sum(guest.leave() for guest in self.guests) > 0
+        if left and self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        return left
+
+    def shed_idle(self) -> bool:
+        """:meth:`shed` what nobody is the slower for."""
+        if self.dismiss():
+            return True
         self._precedence.short = True
         with self._loading:
             self._precedence.short = False
             with self._state:
                 idle = self._tiers.device.idle
-                here = self._tiers.device.checkpoints
             self._tiers.leave(idle)
-            if idle:
-                return True
-            left = self.give_up_speed() or sum(each.stream() for each in here) > 0
-        if left:
-            torch.cuda.empty_cache()
-        return left
+        return bool(idle)
 
     def shed_host(self) -> bool:
         """Make room, as the host's memory ran out: let go for good of what waits there, and keep

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from farm.spec.measurement import Call, Work
@@ -10,6 +11,10 @@ from farm.spec.measurement import Call, Work
 def call_of(work: Work, family: str, module: nn.Module, mode: str) -> Call:
     """A call of ``module``; of no pixels and one row."""
     weights = list(module.parameters())
-    dtype = str(weights[0].dtype).removeprefix("torch.")
     numbers = sum(weight.numel() for weight in weights)
-    return Call(work, family, numbers, dtype, mode, pixels=0, rows=1)
+    return Call(work, family, numbers, name_of(weights[0].dtype), mode, pixels=0, rows=1)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """Such as ``float16``."""
+    return str(dtype).removeprefix("torch.")

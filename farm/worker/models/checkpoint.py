@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Container, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 from farm.spec.measurement import Call
 from farm.spec.networks import Loras
 from farm.spec.reading import ReadingOptions
+from farm.worker.memory.pictures import whole_pixels
+from farm.worker.memory.planner import encode_pixels
 from farm.worker.memory.profiles import MemoryProfile
-from farm.worker.models.calls import call_of
+from farm.worker.models.calls import call_of, name_of
 from farm.worker.models.decoder import Decoder, Draft
 from farm.worker.models.embeddings import EmbeddingShelf
 from farm.worker.models.lora import LoraFile
@@ -34,7 +37,6 @@ class Checkpoint:
         device: of the UNet.
         alphas_cumprod: 1000 values in float64, from the scheduler's betas.
         load_seconds: what loading took.
-        vae_call: how its decodes are measured; of no pixels.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Checkpoint:
         streams: bool = False,
         tiny: nn.Module | None = None,
         marks: object = (),
+        saved: Counter[torch.dtype] | None = None,
     ) -> None:
         self.name = name
         self.identity = name, marks
@@ -65,13 +68,15 @@ class Checkpoint:
         self._unet = modules["unet"]
         self._decoder = Decoder(
             modules["vae"],
-            tile_over=profile.vae_tile_over,
+            tile_over=lambda dtype: whole_pixels(profile, name_of(dtype)),
+            encode_tile_over=lambda dtype: encode_pixels(profile, name_of(dtype)),
             tile=profile.vae_tile,
             tiny=tiny and tiny.to(getattr(torch, profile.dtype)),
+            saved=saved,
         )
         self._predictor = Predictor(self._unet, profile, device, unpainted=self._decoder.unpainted)
         self._unet_call = call_of("denoise", family, self._unet, profile.attention)
-        self.vae_call = call_of("decode", family, modules["vae"], "taesd" if tiny else "whole")
+        self._vae_call = call_of("decode", family, modules["vae"], "taesd" if tiny else "whole")
         texts = [modules[part] for part in TEXT_ENCODERS if part in modules]
         self._text = TextEncoder(texts, family, device)
 
@@ -104,15 +109,27 @@ class Checkpoint:
             return replace(self._unet_call, mode=f"{self._unet_call.mode}+streamed")
         return self._unet_call
 
-    def decode_call(self, pixels: int) -> Call:
-        """How the decoding of so many pixels is measured."""
-        mode = "tiles" if pixels > self.tile_over else self.vae_call.mode
-        return replace(self.vae_call, mode=mode, pixels=pixels)
+    @property
+    def vae_call(self) -> Call:
+        """How decodings are measured that begin now; of no pixels."""
+        dtype = name_of(self._decoder.dtype)
+        return (
+            self._vae_call
+            if dtype == self._vae_call.dtype
+            else replace(self._vae_call, dtype=dtype)
+        )
 
-    def encode_call(self, pixels: int) -> Call:
-        """How the encoding of so many pixels is measured."""
+    def decode_call(self, pixels: int, *, strict: bool = False) -> Call:
+        """How the decoding of so many pixels that begins now is measured; see :class:`Decoder`."""
+        call = self._vae_call if strict else self.vae_call
+        mode = "tiles" if pixels > self.tile_over else call.mode
+        return replace(call, mode=mode, pixels=pixels)
+
+    def encode_call(self, pixels: int, *, strict: bool = False) -> Call:
+        """How the encoding of so many pixels that begins now is measured."""
+        call = self._vae_call if strict else self.vae_call
         mode = "encode-tiles" if pixels > self.encode_tile_over else "encode"
-        return replace(self.vae_call, mode=mode, pixels=pixels)
+        return replace(call, mode=mode, pixels=pixels)
 
     @property
     def encode_tile_over(self) -> int:

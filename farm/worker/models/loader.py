@@ -8,9 +8,10 @@ name and shape, so that a bad file is known before anything resident is given up
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 
 from farm.errors import CheckpointError
+from farm.worker.memory.pictures import vae_dtype
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.architecture import Architecture, read_config
 from farm.worker.models.betas import alphas_cumprod
@@ -46,6 +48,7 @@ class Prepared:
         seconds: what the checks took.
         streams: whether its UNet and text encoders stay in host memory.
         tiny: the file of a TAESD decoder that makes its pictures.
+        saved: see :class:`farm.worker.models.decoder.Decoder`.
     """
 
     file: AssetFile
@@ -58,6 +61,13 @@ class Prepared:
     seconds: float
     streams: bool = False
     tiny: Path | None = None
+    saved: Counter[torch.dtype] = field(default_factory=Counter)
+
+    @property
+    def vae_marks(self) -> object:
+        """What its VAE was read from; another one has others."""
+        plan = next(plan for plan in self.plans if plan.part.name == "vae")
+        return tuple((each.header.path, each.header.identity) for each in plan.sources)
 
     @property
     def bytes(self) -> int:
@@ -129,6 +139,7 @@ class Prepared:
             streams=self.streams,
             tiny=read_decoder(self.tiny, self.device) if self.tiny else None,
             marks=self.file.marks,
+            saved=self.saved,
         )
         if self.prediction is None:
             checkpoint.prediction = measured_prediction(checkpoint)
@@ -238,7 +249,7 @@ def _placement(
     part: Part, profile: MemoryProfile, device: torch.device
 ) -> tuple[torch.dtype, torch.device]:
     """Where the part's weights live; offloaded text encoders wait in host memory."""
-    own = profile.vae_dtype if part.name == "vae" and profile.vae_dtype != "auto" else profile.dtype
+    own = vae_dtype(profile) if part.name == "vae" else profile.dtype
     offloaded = profile.offload != "none" and part.name.startswith("text_encoder")
     return getattr(torch, own), torch.device("cpu") if offloaded else device
 

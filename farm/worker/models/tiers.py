@@ -6,8 +6,10 @@ import logging
 import threading
 import time
 import traceback
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -62,6 +64,7 @@ class Tiers:
         self._device = device
         # By their files, as others may go by the same name some day.
         self._too_large: set[tuple[str, object]] = set()
+        self._saved: defaultdict[object, Counter[torch.dtype]] = defaultdict(Counter)
         self._vacated = False
         self.device = DeviceTier(profile)
         self.host = HostTier(host_bytes)
@@ -204,6 +207,7 @@ class Tiers:
         vae = external_vae(file.path, [one.path for one in files if one.kind == VAE])
         tiny = needed_decoder(files, file) if self._profile.vae == "taesd" else None
         prepared = prepare(file, self._profile, self._device, vae=vae, tiny=tiny)
+        prepared = replace(prepared, saved=self._saved[prepared.vae_marks])
         return prepared.streamed() if (name, file.marks) in self._too_large else prepared
 
     @property

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from farm.errors import CheckpointError, UpscalerError
+from farm.spec.measurement import Call
+from farm.worker.models.calls import name_of
 from farm.worker.models.catalogue import AssetFile
 from farm.worker.models.header import file_identity, read_header
 from farm.worker.models.kinds import SUFFIX, UPSCALER
@@ -48,6 +50,20 @@ class Upscaler:
         self.scale = model.scale
         self.bytes = sum(weight.nbytes for weight in model.model.state_dict().values())
 
+    def bytes_in(self, dtype: torch.dtype) -> int:
+        """What its weights take in a precision."""
+        weights = self._model.model.state_dict().values()
+        return sum(
+            weight.numel() * dtype.itemsize if weight.is_floating_point() else weight.nbytes
+            for weight in weights
+        )
+
+    def call(self, dtype: torch.dtype) -> Call:
+        """How its tiles are measured in a precision; of no pixels."""
+        mode, family = f"enlarge x{self.scale}", str(self._model.architecture.id)
+        numbers = sum(weight.numel() for weight in self._model.model.parameters())
+        return Call("decode", family, numbers, name_of(dtype), mode, pixels=0, rows=1)
+
     def precision(self, wanted: torch.dtype) -> torch.dtype:
         """That, or float32 where the model does not stand it."""
         stands = {
@@ -69,6 +85,7 @@ class PlacedUpscaler:
     Attributes:
         of: what it is a copy of.
         dtype: what it computes in.
+        bytes: of its weights.
     """
 
     def __init__(
@@ -80,6 +97,7 @@ class PlacedUpscaler:
     ) -> None:
         self.of = of
         self.dtype = dtype
+        self.bytes = of.bytes_in(dtype)
         self._model = model
         self._device = device
 

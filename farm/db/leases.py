@@ -116,6 +116,17 @@ def claim(db: Database, claims: Sequence[Claim]) -> list[Lease]:
     return sorted(placed, key=lambda lease: (order[lease.batch_id, lease.ord], lease.ord))
 
 
+def set_aside(db: Database, batch_id: int, *, spans: int, jobs: int) -> int:
+    """SET ASIDE the shortest so many spans of unclaimed jobs, or fewer; how many jobs.
+
+    Args:
+        jobs: that there are in them at most.
+    """
+    values = {"batch_id": batch_id, "spans": spans, "jobs": jobs}
+    with db.connection() as connection:
+        return connection.execute(queries.SET_ASIDE, values).rowcount
+
+
 def start(db: Database, lease: Lease, *, again: bool = False) -> Started | None:
     """START one: stamp the lease; None when the message was stale or came twice.
 

@@ -45,6 +45,37 @@ RETURNING batch_id, ord, attempt, session_id
 the other; its cursor goes to the first that is left, what is claimed beyond it is noted as ahead.
 No job may be asked for twice."""
 
+SET_ASIDE = f"""
+WITH batch AS MATERIALIZED (
+    SELECT id, total, {spans.UNCLAIMED} AS unclaimed FROM batches b
+    WHERE id = %(batch_id)s AND state = 'open' FOR NO KEY UPDATE SKIP LOCKED
+), shortest AS (
+    SELECT s.ords, sum(upper(s.ords) - lower(s.ords))
+                   OVER (ORDER BY upper(s.ords) - lower(s.ords), s.ords) AS jobs
+    FROM batch b CROSS JOIN LATERAL unnest(b.unclaimed) AS s (ords)
+    ORDER BY jobs LIMIT %(spans)s
+), gone AS MATERIALIZED (
+    SELECT range_agg(ords) AS ords FROM shortest WHERE jobs <= %(jobs)s
+), rest AS (
+    SELECT id, total, unclaimed, coalesce(lower(unclaimed), total) AS cursor
+    FROM (SELECT b.id, b.total, b.unclaimed - g.ords AS unclaimed
+          FROM batch b CROSS JOIN gone g WHERE g.ords IS NOT NULL) r
+), moved AS (
+    UPDATE batches b
+    SET cursor = r.cursor,
+        ahead = int8multirange(int8range(r.cursor, r.total)) - r.unclaimed
+    FROM rest r WHERE b.id = r.id
+)
+INSERT INTO requeue (batch_id, ord, attempt, failures, crashes, not_before, reason)
+SELECT b.id, g.ord, 0, 0, 0, now(), 'others of its batch went ahead of it'
+FROM batch b CROSS JOIN gone
+CROSS JOIN LATERAL unnest(gone.ords) AS s (ords)
+CROSS JOIN LATERAL generate_series(lower(s.ords), upper(s.ords) - 1) AS g (ord)
+WHERE NOT EXISTS (SELECT FROM outcomes o WHERE o.batch_id = b.id AND o.ord = g.ord OFFSET 0)
+"""
+"""SET ASIDE jobs of a batch that nobody has claimed, those of its shortest spans, so that it has
+fewer: each of them waits by itself from now on."""
+
 RECLAIM = """
 WITH picked AS (
     DELETE FROM requeue

@@ -117,6 +117,7 @@ class Dispatcher:
         self._accounts.give_back(self._reaper.look(self._db))
         health.tend(self._db)
         self._survey.refresh(self._own_db)
+        self._survey.set_aside(self._db)
         spent = backlog.spent(self._db, seconds=_LOOK_BACK)
         self._accounts.settle(spent)
         self._finish({attempt.batch_id for attempt in spent})

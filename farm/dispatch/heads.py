@@ -8,23 +8,28 @@ from functools import partial
 from itertools import islice
 from math import ceil
 
-from farm.db import backlog
+from farm.db import backlog, leases
 from farm.db.backlog import OpenBatch
 from farm.db.database import Database
 from farm.db.leases import Claim, Lease
 from farm.db.spans import Span, without
 from farm.dispatch.further import MOST, Further, Idle, Make, Signature, idle, merged
-from farm.dispatch.snapshot import Run, Seat
+from farm.dispatch.queues import Run
+from farm.dispatch.snapshot import Seat
 
 MANY = 2000
 """Batches that are looked at."""
 EACH = 64
 """Of them, those of one user at most."""
 DEPTH = 8
-"""Runs of a batch that are looked at, so that those which wait for one host hide none from another.
-It never has more spans than that."""
+"""Runs of a batch that are looked at, so that those which wait for one host hide none from
+another."""
 MORE = 512
 """Runs that are looked at in all beside the first of each batch: lest placing takes longer."""
+FRAYED = 256
+"""Spans that a batch has at most: beyond that the shortest are set aside, job by job."""
+_AT_ONCE = 10_000
+"""Jobs that are set aside in one go; longer spans are not."""
 ASIDE = 10_000
 """Batches that are left aside, at most."""
 
@@ -77,6 +82,15 @@ class Heads:
         if self._aside:
             self._aside.clear()
             self.look_again()
+
+    def set_aside(self, db: Database) -> None:
+        """Let no batch have too many spans: they are a part of its row, which is written with every
+        claim of it."""
+        for batch in self._open.values():
+            if len(batch.spans) > FRAYED:
+                spans = len(batch.spans) - FRAYED // 2
+                leases.set_aside(db, batch.id, spans=spans, jobs=_AT_ONCE)
+                self.look_again()
 
     def look_again(self) -> None:
         """Read them again next time."""
@@ -148,7 +162,8 @@ class Heads:
     def claimed(self, claims: Sequence[Claim], placed: Sequence[Lease]) -> None:
         """Follow what was claimed. Who got less than was asked for has changed, and behind a batch
         of which nothing is left there may be another."""
-        got = Counter(lease.batch_id for lease in placed if lease.attempt == 1)
+        waited = {(claim.batch_id, ord) for claim in claims for ord in claim.ords}
+        got = Counter(one.batch_id for one in placed if (one.batch_id, one.ord) not in waited)
         for claim in claims:
             batch = self._open.get(claim.batch_id)
             if batch is not None and not claim.ords:

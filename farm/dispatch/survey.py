@@ -75,6 +75,10 @@ class Survey:
         self._parted = {}
         self._heads.forget()
 
+    def set_aside(self, db: Database) -> None:
+        """See :meth:`farm.dispatch.heads.Heads.set_aside`."""
+        self._heads.set_aside(db)
+
     def forget(self, batch_id: int) -> None:
         """The batch has ended."""
         self._needs.forget(batch_id)

@@ -23,6 +23,7 @@ class State(StrEnum):
 
 class Move(StrEnum):
     CLAIM = "claim"  # dispatcher: the cursor passes it or its requeue row goes, a lease appears
+    SET_ASIDE = "set aside"  # dispatcher: the cursor passes it, a requeue row appears
     START = "start"  # worker: stamps its lease
     SUCCEED = "succeed"  # worker: lease -> outcome and image
     FAIL = "fail"  # worker: lease -> outcome with error
@@ -37,6 +38,7 @@ class Move(StrEnum):
 
 TABLE: dict[Move, dict[State, State]] = {
     Move.CLAIM: {State.PENDING: State.ASSIGNED, State.WAITING: State.ASSIGNED},
+    Move.SET_ASIDE: {State.PENDING: State.WAITING},
     Move.START: {State.ASSIGNED: State.RUNNING},
     Move.SUCCEED: {State.RUNNING: State.SUCCEEDED},
     Move.FAIL: {State.RUNNING: State.FAILED},

@@ -8,20 +8,24 @@ from typing import Any
 import pytest
 
 from farm.broker.queue import Publisher
-from farm.db import assets, batches, inputs, sessions
+from farm.db import assets, backlog, batches, inputs, leases, sessions
 from farm.db import users as people
 from farm.db.assets import Asset
 from farm.db.batches import NewBatch
 from farm.db.database import Database
+from farm.db.leases import Ending, Lease
 from farm.db.sessions import NewSession
+from farm.dispatch import dispatcher as dispatching
 from farm.dispatch import heads
 from farm.dispatch.dispatcher import Dispatcher
 from farm.dispatch.sorts import Sorts
 from farm.spec.batch import BatchSpec
 from farm.spec.job import JobSpec
-from tests.records import TEMPLATE
+from farm.spec.moves import Move
+from tests.records import IMAGE, TEMPLATE
 
 FAR = 4096
+HELD = "SELECT batch_id, ord, attempt, session_id FROM leases"
 
 
 @pytest.fixture
@@ -125,6 +129,44 @@ def test_of_more_batches_than_have_several_heads_none_is_forgotten(
         submit(db, listed("ab"))
     work_off(leader)
     assert placed(db, only) == [1] * 12
+
+
+def test_what_others_went_ahead_of_is_set_aside_and_made_in_time(
+    db: Database, leader: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the row of a batch would grow with all that a free card takes here and there."""
+    monkeypatch.setattr(heads, "FRAYED", 6)
+    monkeypatch.setattr(dispatching, "_TIDY", 0.0)
+    worker(db, "b")
+    batch = submit(db, listed("ab" * 30))
+
+    def make_all() -> int:
+        leader.cycle()
+        held = [Lease(**row) for row in db.all(HELD)]
+        for lease in held:
+            leases.start(db, lease)
+            ending = Ending(*lease[:3], Move.SUCCEED, image=IMAGE)
+            assert leases.end(db, lease.session_id, lease.session_id, [ending])
+        [row] = db.all("SELECT ahead::text AS ahead FROM batches")
+        assert row["ahead"].count(",") < 6 + 4 + 4, "what a cycle adds is more at most"
+        return len(held)
+
+    while make_all():
+        pass
+    only = {row["ord"] for row in db.all("SELECT ord FROM outcomes")}
+    assert only == {*range(1, 60, 2)}
+    found = batches.fetch(db, batch)
+    assert found
+    assert found.counts["pending"] == 30
+    worker(db, "a")
+    while make_all():
+        pass
+    done = db.all("SELECT ord, attempt FROM outcomes ORDER BY ord")
+    assert [(row["ord"], row["attempt"]) for row in done] == [(ord, 1) for ord in range(60)]
+    backlog.finish(db)
+    found = batches.fetch(db, batch)
+    assert found
+    assert found.state == "done"
 
 
 def test_who_may_have_no_more_in_flight_hides_nothing_of_others(

@@ -171,6 +171,7 @@ def test_the_life_of_a_job(full: Database, said: dict[str, Any]) -> None:
         for lease, move in zip(held, moves, strict=False)
     ]
     leases.end(full, "new", "gpu99", endings)
+    leases.set_aside(full, batch, spans=1, jobs=2)
     leases.end(full, "new", "gpu99", endings)  # whose answer was lost
     failures.repeat(full, batch)
     failures.repeat(full, batch, 1)

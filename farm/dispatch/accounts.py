@@ -10,7 +10,8 @@ from farm.db.leases import Lease, Returned
 from farm.db.rates import Measured
 from farm.dispatch.cost import Costs
 from farm.dispatch.fairness import Shares
-from farm.dispatch.snapshot import Claimant, Queue, Run, Seat, Snapshot
+from farm.dispatch.queues import Queue, Run
+from farm.dispatch.snapshot import Claimant, Seat, Snapshot
 from farm.dispatch.waiting import contenders
 
 _MANY = 200_000

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from math import copysign
 from statistics import median_low
 
-from farm.dispatch.snapshot import INTERACTIVE, Claimant, Queue
+from farm.dispatch.queues import INTERACTIVE, Queue
+from farm.dispatch.snapshot import Claimant
 
 LEVEL = 60.0
 """Seconds behind or ahead that are as good as level: no checkpoint is loaded for them."""

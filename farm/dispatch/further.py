@@ -15,7 +15,8 @@ from typing import NamedTuple, TypeAlias
 
 from farm.db.backlog import OpenBatch
 from farm.db.spans import Span, count
-from farm.dispatch.snapshot import Run, Seat
+from farm.dispatch.queues import Run
+from farm.dispatch.snapshot import Seat
 from farm.dispatch.sorts import PAGE, Sort, Sorts
 from farm.errors import Unavailable
 

@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 from farm.db import batches, jobs
 from farm.db.database import Database
 from farm.dispatch.cost import units, upscaled
-from farm.dispatch.snapshot import Kind
+from farm.dispatch.queues import Kind
 from farm.spec import networks
 from farm.spec.batch import BatchSpec
 from farm.spec.cells import DECISIVE, largest, upscalers

@@ -32,7 +32,8 @@ from typing import NamedTuple
 from farm.db.leases import Claim
 from farm.dispatch.demand import LITTLE_WORTH
 from farm.dispatch.places import Place, claims
-from farm.dispatch.snapshot import INTERACTIVE, Head, Key, Run, Snapshot
+from farm.dispatch.queues import INTERACTIVE, Head, Key, Run
+from farm.dispatch.snapshot import Snapshot
 from farm.dispatch.supply import Supply
 from farm.dispatch.waiting import Waiting, closest
 from farm.spec.batch import INTERACTIVE_EXTRA

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from farm.db.leases import Claim
-from farm.dispatch.snapshot import Head, Run, Seat
+from farm.dispatch.queues import Head, Run
+from farm.dispatch.snapshot import Seat
 
 AHEAD = 20.0
 """Seconds of work that are enough for a session; beyond them it is sent no more than half of what

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from farm.db import batches, inputs
 from farm.db.database import Database
-from farm.dispatch.snapshot import Run
+from farm.dispatch.queues import Run
 from farm.spec.batch import BatchSpec
 from farm.spec.cells import DECISIVE
 from farm.spec.job import JobSpec

@@ -21,8 +21,8 @@ from farm.dispatch.heads import Heads
 from farm.dispatch.needs import Need, Needs
 from farm.dispatch.placement import Placed
 from farm.dispatch.places import Place
-from farm.dispatch.queues import Queues
-from farm.dispatch.snapshot import Head, Kind, Queue, Run, Seat, Snapshot
+from farm.dispatch.queues import Head, Kind, Queue, Queues, Run
+from farm.dispatch.snapshot import Seat, Snapshot
 from farm.dispatch.sorts import Sorts
 from farm.errors import Unavailable
 from farm.spec.batch import INTERACTIVE_EXTRA, INTERACTIVE_FROM
@@ -63,6 +63,7 @@ class Survey:
         self._crowd: set[tuple[object, ...]] = set()
         self._free: set[str] = set()
         self._full: frozenset[int] = frozenset()
+        self._idle: Sequence[Seat] = ()
         self._passed_by = 0.0
 
     def refresh(self, db: Database) -> None:
@@ -120,6 +121,8 @@ class Survey:
             seconds: since places were last given out, which does not count for who gives way for
                 the first time: they may have come a moment ago.
         """
+        if not found.claims and self._idle:
+            self._retries.turn()
         for head in found.passed:
             before = self._passed.get(head)
             self._passed[head] = 0.0 if before is None else before + seconds
@@ -143,9 +146,9 @@ class Survey:
                 self._heads.forget()
             self._free, self._passed_by = free, time.monotonic()
             self._heads.take_back()
-        idle = [seat for seat in seats if seat.session_id in free]
+        self._idle = [seat for seat in seats if seat.session_id in free]
         for _ in range(_ROUNDS):
-            self._heads.reach(db, idle, full=self._full)
+            self._heads.reach(db, self._idle, full=self._full)
             heads = self._heads.runs(db, least=0)
             if not self._heads.news:
                 return

@@ -10,16 +10,8 @@ from math import inf
 from statistics import median_low
 
 from farm.dispatch.demand import wanted
-from farm.dispatch.snapshot import (
-    INTERACTIVE,
-    Claimant,
-    Head,
-    Key,
-    Kind,
-    Queue,
-    Run,
-    Snapshot,
-)
+from farm.dispatch.queues import INTERACTIVE, Head, Key, Kind, Queue, Run
+from farm.dispatch.snapshot import Claimant, Snapshot
 
 BURST = 600.0
 """GPU-seconds ahead of those who take turns at which a user's interactive jobs count as normal."""

@@ -11,8 +11,8 @@ from farm.db.leases import Lease
 from farm.db.rates import Measured
 from farm.dispatch.accounts import Accounts
 from farm.dispatch.cost import FIRST_RATE
-from farm.dispatch.queues import Queues
-from farm.dispatch.snapshot import Run, Seat, Snapshot
+from farm.dispatch.queues import Queues, Run
+from farm.dispatch.snapshot import Seat, Snapshot
 
 RUNS = [Run(user, "a", 50, 1, user=user, cost=10.0, size=20.0) for user in (1, 2)]
 USERS = [Entitled(1, 1.0, None, 0), Entitled(2, 2.0, 5, 3)]

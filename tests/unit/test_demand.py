@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.dispatch.demand import CATCH_UP, LEVEL, MOST, WORTH, shared
-from farm.dispatch.queues import Queues
-from farm.dispatch.snapshot import Claimant, Run, Seat, Snapshot
+from farm.dispatch.queues import Queues, Run
+from farm.dispatch.snapshot import Claimant, Seat, Snapshot
 from farm.dispatch.supply import Supply
 from farm.dispatch.waiting import Waiting
 

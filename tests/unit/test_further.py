@@ -19,7 +19,8 @@ from farm.dispatch import further, heads, sorts
 from farm.dispatch.accounts import Accounts
 from farm.dispatch.further import merged
 from farm.dispatch.placement import place
-from farm.dispatch.snapshot import Run, Seat, Snapshot
+from farm.dispatch.queues import Run
+from farm.dispatch.snapshot import Seat, Snapshot
 from farm.dispatch.sorts import following
 from farm.dispatch.survey import Survey
 from farm.spec.batch import BatchSpec

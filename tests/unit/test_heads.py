@@ -15,8 +15,8 @@ from farm.db.spans import Span, count, without
 from farm.dispatch import heads
 from farm.dispatch.further import Further
 from farm.dispatch.heads import DEPTH, Heads
-from farm.dispatch.queues import Queues
-from farm.dispatch.snapshot import Run, Seat, Snapshot
+from farm.dispatch.queues import Queues, Run
+from farm.dispatch.snapshot import Seat, Snapshot
 
 NO_DATABASE: Any = None
 NOTHING_ELSE: Any = None

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from farm.db.leases import Claim
 from farm.dispatch.demand import LITTLE_WORTH
 from farm.dispatch.placement import PATIENCE, SLACK, place
-from farm.dispatch.queues import Queues
-from farm.dispatch.snapshot import Claimant, Kind, Run, Seat, Snapshot
+from farm.dispatch.queues import Kind, Queues, Run
+from farm.dispatch.snapshot import Claimant, Seat, Snapshot
 from farm.dispatch.waiting import BURST
 from farm.spec.batch import INTERACTIVE_EXTRA, INTERACTIVE_FROM
 

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from farm.dispatch.queues import Queues
-from farm.dispatch.snapshot import INTERACTIVE, NORMAL, Key, Queue, Run
+from farm.dispatch.queues import INTERACTIVE, NORMAL, Key, Queue, Queues, Run
 
 RED = (("red", 1.0),)
 

@@ -12,8 +12,9 @@ from itertools import count
 
 from farm.dispatch.placement import Placed, place
 from farm.dispatch.places import Place, claims
+from farm.dispatch.queues import Run
 from farm.dispatch.simulator.trace import Trace
-from farm.dispatch.snapshot import Run, Snapshot
+from farm.dispatch.snapshot import Snapshot
 
 LOOKAHEAD = 32
 """Jobs of a user that InvokeAI looks through for one whose model is warm."""

@@ -10,9 +10,9 @@ from math import ceil
 
 from farm.db.users import WINDOW
 from farm.dispatch.fairness import jain
+from farm.dispatch.queues import INTERACTIVE, NORMAL
 from farm.dispatch.simulator.trace import Batch, Trace
 from farm.dispatch.simulator.worker import Turn
-from farm.dispatch.snapshot import INTERACTIVE, NORMAL
 from farm.spec.batch import rank
 
 

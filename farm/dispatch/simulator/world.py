@@ -13,12 +13,12 @@ from farm.db.backlog import Entitled, Spent
 from farm.db.leases import Claim, Lease
 from farm.dispatch.accounts import Accounts
 from farm.dispatch.heads import DEPTH, EACH
-from farm.dispatch.queues import Queues
+from farm.dispatch.queues import Kind, Queues, Run
 from farm.dispatch.simulator.policies import Policy
 from farm.dispatch.simulator.results import Record
 from farm.dispatch.simulator.trace import Batch, Part, Trace
 from farm.dispatch.simulator.worker import Job, Worker
-from farm.dispatch.snapshot import Kind, Run, Seat, Snapshot
+from farm.dispatch.snapshot import Seat, Snapshot
 from farm.spec.batch import rank
 
 IDLE = 1.0

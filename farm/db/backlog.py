@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NamedTuple
 
 from farm.db import queries
@@ -119,13 +121,17 @@ WITH RECURSIVE waiting AS (
             ORDER BY r.batch_id LIMIT 1), number + 1
     FROM waiting w WHERE w.batch_id IS NOT NULL AND number < %(batches)s
 )
-SELECT w.batch_id, w.number, r.ord, b.user_id, b.priority, r.crashes, r.avoid, b.tags
+SELECT w.batch_id, w.number, r.ord, b.user_id, b.priority, r.crashes, r.avoid, b.tags,
+       r.not_before, %(jobs)s / (SELECT count(*) FROM waiting) AS share
 FROM waiting w
+LEFT JOIN unnest(%(batch_ids)s::bigint[], %(times)s::timestamptz[], %(ords)s::bigint[])
+          AS a (batch_id, not_before, ord) ON a.batch_id = w.batch_id
 LEFT JOIN LATERAL (
     SELECT * FROM batches WHERE id = w.batch_id AND state = 'open' AND priority >= %(least)s
     OFFSET 0) b ON true
 LEFT JOIN LATERAL (
     SELECT * FROM requeue WHERE batch_id = b.id AND not_before <= now()
+      AND (not_before, ord) > (coalesce(a.not_before, '-infinity'), coalesce(a.ord, -1))
     ORDER BY not_before, ord LIMIT %(jobs)s / (SELECT count(*) FROM waiting)) r ON true
 WHERE w.batch_id IS NOT NULL
 ORDER BY w.number, r.not_before, r.ord
@@ -159,7 +165,8 @@ class Retries:
     """Reads the jobs that may be tried again, a bounded number at a time.
 
     Where more batches have such jobs than are looked at, others have their turn the next time: each
-    is seen once in so many looks as the batches fill.
+    is seen once in so many looks as the batches fill. Where a batch has more than are looked at,
+    those behind have their turn when nobody takes the first.
 
     Args:
         batches: most batches that are looked at.
@@ -169,20 +176,32 @@ class Retries:
     def __init__(self, *, batches: int, jobs: int) -> None:
         self._limits = {"batches": batches, "jobs": jobs}
         self._after = 0
+        self._from: dict[int, tuple[datetime, int]] = {}
+        self._last: dict[int, tuple[datetime, int]] = {}
+
+    def turn(self) -> None:
+        """Look at the next ones of each batch from now on; behind the last, at the first again."""
+        self._from, self._last = self._last, {}
 
     def look(self, db: Database, *, least: int) -> list[Retry]:
         """Those of priority ``least`` and up whose time has come."""
-        values = {**self._limits, "least": least}
+        places = {
+            "batch_ids": list(self._from),
+            "times": [due for due, _ in self._from.values()],
+            "ords": [ord for _, ord in self._from.values()],
+        }
+        values = {**self._limits, **places, "least": least}
         rows = db.all(_RETRIES, {**values, "after": self._after})
         if not rows and self._after:
             rows = db.all(_RETRIES, {**values, "after": 0})
         more = rows and rows[-1]["number"] == self._limits["batches"]
         self._after = rows[-1]["batch_id"] if more else 0
-        return [
-            Retry(**{name: row[name] for name in Retry.__match_args__})
-            for row in rows
-            if row["ord"] is not None
-        ]
+        found = [row for row in rows if row["ord"] is not None]
+        seen = Counter(row["batch_id"] for row in found)
+        for row in found:
+            if seen[row["batch_id"]] >= row["share"]:
+                self._last[row["batch_id"]] = row["not_before"], row["ord"]
+        return [Retry(**{name: row[name] for name in Retry.__match_args__}) for row in found]
 
 
 def suspects(db: Database, *, crashes: int) -> set[str]:

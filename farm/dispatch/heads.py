@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from functools import partial
-from itertools import islice
 from math import ceil
 
 from farm.db import backlog, leases
@@ -31,7 +30,7 @@ FRAYED = 256
 _AT_ONCE = 10_000
 """Jobs that are set aside in one go; longer spans are not."""
 ASIDE = 10_000
-"""Batches that are left aside, at most."""
+"""Batches that are left aside, at most; each user may have as many of them."""
 
 
 class Heads:
@@ -58,7 +57,7 @@ class Heads:
         self._found: dict[int, dict[Signature, list[Run]]] = {}
         self._merged: dict[int, list[Run]] = {}
         self._unsure: set[int] = set()
-        self._aside: set[int] = set()
+        self._aside: dict[int, int] = {}
 
     @property
     def waiting_behind(self) -> set[int]:
@@ -71,10 +70,16 @@ class Heads:
     def leave_aside(self, batches: Iterable[int]) -> None:
         """Look at others instead of these from the next time on, as long as they are not many, but
         not of those that a session may still find something of."""
-        sure = (batch for batch in batches if batch not in self._unsure)
-        more = set(islice(sure, max(0, ASIDE - len(self._aside))))
-        if more:
-            self._aside |= more
+        users = {*self._aside.values(), *(one.user_id for one in self._open.values())}
+        each = ASIDE // max(1, len(users))
+        taken, before = Counter(self._aside.values()), len(self._aside)
+        for batch_id in batches:
+            user = self._open[batch_id].user_id
+            known = batch_id in self._unsure or batch_id in self._aside
+            if not known and taken[user] < each:
+                self._aside[batch_id] = user
+                taken[user] += 1
+        if len(self._aside) > before:
             self.look_again()
 
     def take_back(self) -> None:

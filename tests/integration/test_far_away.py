@@ -169,6 +169,18 @@ def test_what_others_went_ahead_of_is_set_aside_and_made_in_time(
     assert found.state == "done"
 
 
+def test_a_job_to_try_again_is_found_behind_others_that_nobody_can_make(
+    db: Database, leader: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backlog, "_RETRIES", backlog._RETRIES.replace("%(jobs)s", "6"))
+    only = worker(db, "b")
+    batch = submit(db, listed("a" * 20 + "bb" + "a" * 5))
+    assert leases.set_aside(db, batch, spans=1, jobs=27) == 27
+    for _ in range(12):
+        leader.cycle()
+    assert placed(db, only) == [20, 21]
+
+
 def test_who_may_have_no_more_in_flight_hides_nothing_of_others(
     db: Database, leader: Dispatcher
 ) -> None:

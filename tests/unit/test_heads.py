@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -118,6 +119,29 @@ def test_they_are_read_again_when_something_else_has_changed(
     known.claimed(claims, [Lease(1, ord, attempt, "s") for ord in jobs])
     known.runs(NO_DATABASE, least=0)
     assert len(read) == 1 + again
+
+
+def test_one_user_has_no_more_than_their_share_left_aside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(heads, "ASIDE", 6)
+    batches = [OpenBatch(id, 1 + id // 8, 50, [], ((0, 5),)) for id in range(1, 11)]
+
+    def open_batches(*_: Any, aside: Collection[int], **__: Any) -> list[OpenBatch]:
+        return [batch for batch in batches if batch.id not in aside]
+
+    monkeypatch.setattr(backlog, "open_batches", open_batches)
+
+    def make(batch: OpenBatch, span: Span, _: bool) -> Run | None:
+        return Run(batch.id, "a", 50, 5, 0)
+
+    known = Heads(make, Further(NOTHING_ELSE, make))
+    for _ in range(2):
+        shown = [run.batch_id for run in known.runs(NO_DATABASE, least=0)]
+        known.leave_aside(shown)
+    assert [run.batch_id for run in known.runs(NO_DATABASE, least=0)] == [4, 5, 6, 7]
+    known.take_back()
+    assert len(known.runs(NO_DATABASE, least=0)) == 10
 
 
 def numbers(spans: tuple[Span, ...]) -> list[int]:

@@ -175,7 +175,8 @@ def _apart(found: Iterable[Run]) -> list[Run]:
 
 def _first(most: int, sorts: Iterable[Iterator[Run]]) -> list[Run]:
     """Of as many sorts as there is room for the first run each, and then what follows."""
-    begun, found = [], []
+    begun: list[Iterator[Run]] = []
+    found: list[Run] = []
     for runs in sorts:
         if len(found) == most:
             break

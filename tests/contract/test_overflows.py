@@ -108,6 +108,26 @@ def test_what_overflows_in_half_precision_is_saved_alone(tmp_path: Path, overflo
     assert models.get("demo")._decoder.dtype == torch.float16
 
 
+def test_what_a_vae_needs_is_known_after_its_weights_left_but_not_to_strict_jobs(
+    tmp_path: Path,
+) -> None:
+    planted(tmp_path, "hot", times(VAE_IN, 3e4))
+    models = cache(tmp_path, HALF)
+    first, second, strict = (job("hot", seed, steps=1) for seed in (1, 2, 1))
+    strict = strict.model_copy(update={"strict": True})
+    with Engine(models, HALF, CPU) as engine:
+        before = engine.submit("0", strict).result(60)
+        engine.submit("1", first).result(60)
+        engine.submit("2", second).result(60)
+        models.evict("hot")
+        decoder = models.get("hot")._decoder
+        assert decoder.dtype == torch.bfloat16
+        assert next(decoder._vae.parameters()).dtype == torch.float16
+        again = engine.submit("3", strict).result(60)
+    assert np.array_equal(before.image, again.image)
+    assert decoder._ladder(strict=True)[0] == torch.float16
+
+
 @pytest.mark.parametrize(
     ("attention", "query", "key"),
     [

@@ -30,6 +30,7 @@ class Enlarging:
         model: None while others need its place on the device.
         coming: the tile that the host is at work on, and the seconds it took; None where the
             device does the work.
+        alone: whether others have left for its sake.
     """
 
     upscaler: Upscaler
@@ -38,6 +39,7 @@ class Enlarging:
     tile: int
     model: PlacedUpscaler | None = None
     coming: Future[tuple[Tensor, float]] | None = None
+    alone: bool = False
 
     def begin_tile(self, picture: Tensor) -> None:
         """Have the host make the next tile while the device goes on with other work.

@@ -143,7 +143,9 @@ class Upscales:
         with self._pulse.doing("encode", jobs=[job.key]):
             watch = Stopwatch(self._device)
             try:
-                self._step(request, job)
+                # Lest its checkpoint leaves for it, and is loaded for its next tile.
+                with self._models.use(request.checkpoint):
+                    self._step(request, job)
             finally:
                 self._at_work = None
                 watch.stop()
@@ -259,7 +261,7 @@ class Upscales:
             self._tiles[upscaler] = min(smaller, self._tiles.get(upscaler, TILE))
             log.warning("no memory for tiles; those of %s are now %d wide", job.key, smaller)
             del self._under_way[job]
-        elif self._models.shed_idle():
+        elif self._alone(under_way):
             return
         elif self._device.type == "cpu":
             raise error
@@ -268,6 +270,15 @@ class Upscales:
             self._too_large[upscaler] = monotonic() + RELENT
             del self._under_way[job]
             job.aside = True
+
+    def _alone(self, under_way: Enlarging) -> bool:
+        """Whether others left. Once for a picture: those that come back need their place as much,
+        and would be loaded and sent away in turns."""
+        before, under_way.alone = under_way.alone, True
+        left = 0
+        while not before and self._models.shed_idle():
+            left += 1
+        return left > 0
 
     def _weaker(self, request: Upscale, job: Job) -> None:
         """Begin anew in float32, if that is not what it was."""

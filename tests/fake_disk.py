@@ -65,6 +65,11 @@ class Prepared:
     file: AssetFile
     bytes: int
     streams: bool = False
+    saved: object = None
+
+    @property
+    def vae_marks(self) -> object:
+        return self.file.marks
 
     @property
     def may_stream(self) -> bool:

@@ -18,7 +18,7 @@ from farm.spec.measurement import Call
 from farm.spec.networks import Loras
 from farm.worker.memory.profiles import MemoryProfile, by_name
 from farm.worker.models.decoder import Draft
-from farm.worker.models.text import TextEncoding
+from farm.worker.models.text import TextEncoding, Words
 
 ALPHAS = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).tolist()
 """Stable Diffusion's own noise schedule."""
@@ -60,6 +60,7 @@ class FakeCheckpoint:
         self.bytes = 1000
         self.forwards: list[int] = []
         self.encoded: list[str] = []
+        self.texts_together: list[int] = []
         self.decoded = self.decoded_again = self.encoded_pictures = 0
         self.wholes: list[bool] = []
         self.paints = False
@@ -133,6 +134,12 @@ class FakeCheckpoint:
         means = torch.tensor([mean_of(text) + self._moved("text") for text in texts])
         tokens = means.view(-1, 1, 1).expand(-1, 77 * blocks, 8)
         return TextEncoding(tokens, tokens[:, 0] if self.family == "sdxl" else None)
+
+    def encode_together(
+        self, prompts: Sequence[Words], *, reading: Any = None, embeddings: Any = None
+    ) -> list[TextEncoding]:
+        self.texts_together.append(len(prompts))
+        return [self.encode(*each.texts, negative=each.negative) for each in prompts]
 
     def predict(
         self,

@@ -14,6 +14,7 @@ from farm.worker.memory.profiles import by_name
 from farm.worker.models.catalogue import builtin_folder, scan
 from farm.worker.models.checkpoint import Checkpoint
 from farm.worker.models.loader import load
+from farm.worker.models.text import Words
 from tests.checkpoints import diffusers_pipeline, tiny_file
 
 CPU = torch.device("cpu")
@@ -109,6 +110,25 @@ def test_long_prompts_are_their_chunks_in_a_row(pair: Pair) -> None:
     assert whole.tokens.shape[1] == 3 * 77
     same(whole.tokens, torch.cat([part.tokens for part in parts], dim=1))
     same(whole.pooled, parts[0].pooled)
+
+
+TOGETHER = [
+    Words(("a red apple",)),
+    Words(("", "a (blue:1.3) car", "red " * 80)),
+    Words(("",), negative=True),
+    Words(("(blurry:0.7), ugly",), negative=True),
+    Words(("word " * 160,)),
+]
+
+
+def test_prompts_encoded_together_are_what_each_is_alone(pair: Pair) -> None:
+    made = pair.ours.encode_together(TOGETHER)
+    for words, one in zip(TOGETHER, made, strict=True):
+        alone = pair.ours.encode(*words.texts, negative=words.negative)
+        same(one.tokens, alone.tokens)
+        same(one.pooled, alone.pooled)
+        assert one.score == alone.score
+        assert one.tokens.untyped_storage().nbytes() == one.tokens.nbytes
 
 
 @pytest.mark.parametrize(

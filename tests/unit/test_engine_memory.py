@@ -104,7 +104,8 @@ class Case:
 
 CASES = [
     Case("load", EncodeText, loading),
-    Case("read a text", EncodeText, model("encode")),
+    # Several are tried one by one first.
+    Case("read texts", EncodeText, model("encode"), tries=2),
     Case("put LoRAs on", Denoise, model("wear"), spec("a cat <lora:style:0.8>", 1)),
     Case("first noise", Denoise, before(slot, "ImageNoise"), host=True),
     Case("begin", Denoise, before(slot, "upload")),

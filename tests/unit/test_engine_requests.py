@@ -26,8 +26,8 @@ def play(job: Any, value: object = None) -> list[Request]:
 def test_txt2img_reads_both_prompts_samples_and_decodes() -> None:
     job = spec("a cat", 5, negative_prompt="fog", cfg_scale=3.0, width=128, strict=True)
     prompt, negative, denoise, decode = play(job)
-    assert prompt == EncodeText("fake", ("a cat",))
-    assert negative == EncodeText("fake", ("fog",), negative=True)
+    assert prompt == EncodeText("fake", ("a cat",), strict=True)
+    assert negative == EncodeText("fake", ("fog",), negative=True, strict=True)
     assert denoise == Denoise(
         checkpoint="fake",
         width=128,

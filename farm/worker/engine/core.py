@@ -206,17 +206,18 @@ class Core:
             relieved(self._models, lambda: self._models.get(checkpoint))
 
     def _encode(self, job: Job) -> None:
-        """Encode a picture, or enlarge it, or a text once for all who wait for it."""
+        """Encode a picture, or enlarge it, or texts for all who wait for them."""
         request = job.request
         if not isinstance(request, EncodeText):
             self._decodes.settle()  # One at a time: memory is planned for that.
             with self._spending(job), self.jobs.blame([job]):
                 self._picture(request, job)
             return
-        jobs = [other for other in self.jobs if other.request == request]
+        requests = self._encodes.along(request)
+        jobs = self._encodes.waiting(requests)
         with self.jobs.blame(jobs), self._models.use(request.checkpoint) as checkpoint:
             self._wear(checkpoint, "text", request.loras, jobs)
-            self._encodes.encode(request, checkpoint, jobs)
+            self._encodes.encode(requests, checkpoint)
 
     def _picture(self, request: Request, job: Job) -> None:
         if isinstance(request, Upscale):

@@ -1,12 +1,16 @@
-"""Texts that jobs wait for: each is encoded once for all of them."""
+"""Texts that jobs wait for: each is encoded once for all of them, and several together."""
 
 from __future__ import annotations
 
+import logging
+import traceback
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
+from farm.worker.engine.failures import device_lost
 from farm.worker.engine.job import Job
 from farm.worker.engine.jobs import Jobs
 from farm.worker.engine.pulse import Pulse
@@ -17,6 +21,9 @@ from farm.worker.engine.texts import TextCache
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.checkpoint import Checkpoint
 from farm.worker.models.embeddings import EmbeddingShelf
+from farm.worker.models.text import AT_ONCE, TextEncoding, Words
+
+log = logging.getLogger(__name__)
 
 
 class Encodes:
@@ -41,24 +48,50 @@ class Encodes:
         self._device = device
         self._queued: deque[tuple[Stopwatch, Sequence[Job], str]] = deque()
 
-    def encode(self, request: EncodeText, checkpoint: Checkpoint, jobs: Sequence[Job]) -> None:
-        """Encode a text for these jobs; raises what the device raises."""
-        with self._pulse.doing("encode", jobs=[job.key for job in jobs]):
-            watch = Stopwatch(self._device)
-            text = relieved(
-                self._models,
-                lambda: checkpoint.encode(
-                    *request.texts,
-                    negative=request.negative,
-                    reading=request.reading,
-                    embeddings=self._embeddings,
-                ),
-            )
-            watch.stop()
-        self._texts.put(request, text)
-        self._queued.append((watch, jobs, request.checkpoint))
-        for job in jobs:
-            self._jobs.send(job, text)
+    def along(self, request: EncodeText) -> list[EncodeText]:
+        """A text, and those that other jobs wait for and that can be encoded with it: the model's
+        weights are read once for all of them."""
+        waiting = (job.request for job in self._jobs.active)
+        texts = [each for each in waiting if isinstance(each, EncodeText) and each.along(request)]
+        return list(dict.fromkeys([request, *texts]))[:AT_ONCE]
+
+    def waiting(self, requests: Sequence[EncodeText]) -> list[Job]:
+        """The jobs that wait for these."""
+        return [job for job in self._jobs if job.request in requests]
+
+    def encode(self, requests: Sequence[EncodeText], checkpoint: Checkpoint) -> None:
+        """Encode texts that go along with each other for all who wait for them. What goes wrong
+        with several is tried again with each, so that it ends nobody else's job; with a single
+        one it is raised."""
+        jobs = self.waiting(requests)
+        work = partial(self._made, requests, checkpoint)
+        try:
+            with self._pulse.doing("encode", jobs=[job.key for job in jobs]):
+                watch = Stopwatch(self._device)
+                made = work() if len(requests) > 1 else relieved(self._models, work)
+                watch.stop()
+        except Exception as error:
+            if len(requests) == 1 or device_lost(error):
+                raise
+            traceback.clear_frames(error.__traceback__)
+            log.info("%d texts are encoded one by one: %r", len(requests), error)
+            self._one_by_one(requests, checkpoint)
+            return
+        self._queued.append((watch, jobs, requests[0].checkpoint))
+        for request, text in zip(requests, made, strict=True):
+            self._texts.put(request, text)
+            for job in self.waiting([request]):
+                self._jobs.send(job, text)
+
+    def _made(self, requests: Sequence[EncodeText], checkpoint: Checkpoint) -> list[TextEncoding]:
+        prompts = [Words(each.texts, each.negative) for each in requests]
+        reading = requests[0].reading
+        return checkpoint.encode_together(prompts, reading=reading, embeddings=self._embeddings)
+
+    def _one_by_one(self, requests: Sequence[EncodeText], checkpoint: Checkpoint) -> None:
+        for request in requests:
+            with self._jobs.blame(self.waiting([request])):
+                self.encode([request], checkpoint)
 
     def book(self) -> None:
         """Charge the jobs for what the device is done with. Waits for nothing."""

@@ -39,6 +39,7 @@ class EncodeText:
 
     Attributes:
         loras: on the text encoders.
+        strict: by itself, as how many are encoded together changes how numbers are rounded.
     """
 
     checkpoint: str
@@ -46,6 +47,14 @@ class EncodeText:
     negative: bool = False
     reading: ReadingOptions = field(default_factory=ReadingOptions)
     loras: Loras = ()
+    strict: bool = False
+
+    def along(self, other: EncodeText) -> bool:
+        """Whether it can be encoded together with another one."""
+        return not (self.strict or other.strict) and (
+            (self.checkpoint, self.reading, self.loras)
+            == (other.checkpoint, other.reading, other.loras)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ from farm.worker.models.lora import LoraFile
 from farm.worker.models.patches import Patches, Side
 from farm.worker.models.predictor import Predictor
 from farm.worker.models.residence import TEXT_ENCODERS, Residence, lay_out
-from farm.worker.models.text import PLAINLY, TextEncoder, TextEncoding
+from farm.worker.models.text import PLAINLY, TextEncoder, TextEncoding, Words
 
 
 class Checkpoint:
@@ -240,6 +240,16 @@ class Checkpoint:
     ) -> TextEncoding:
         """Encode what a prompt says, at any length; see :meth:`TextEncoder.encode`."""
         return self._text.encode(*texts, negative=negative, reading=reading, embeddings=embeddings)
+
+    def encode_together(
+        self,
+        prompts: Sequence[Words],
+        *,
+        reading: ReadingOptions = PLAINLY,
+        embeddings: EmbeddingShelf | None = None,
+    ) -> list[TextEncoding]:
+        """Encode several at once; see :meth:`TextEncoder.encode_together`."""
+        return self._text.encode_together(prompts, reading=reading, embeddings=embeddings)
 
     def predict(
         self,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any, Literal
+from itertools import accumulate, chain
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from farm.spec.prompt.tokens import COMMA
 from farm.spec.reading import ReadingOptions
 from farm.worker.models.chunks import Chunk, Frame, frame
 from farm.worker.models.embeddings import Embedding, EmbeddingShelf
+from farm.worker.models.hidden import Hidden, queued
 from farm.worker.models.offload import streamed
 from farm.worker.models.tokenizer import LENGTH, clip_tokenizer
 
@@ -42,6 +43,13 @@ class TextEncoding:
     tokens: Tensor
     pooled: Tensor | None
     score: float | None = None
+
+
+class Words(NamedTuple):
+    """What a prompt says at its different times, at least one text."""
+
+    texts: tuple[str, ...]
+    negative: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,35 +102,66 @@ class TextEncoder:
         reading: ReadingOptions = PLAINLY,
         embeddings: EmbeddingShelf | None = None,
     ) -> TextEncoding:
-        """Encode what a prompt says at its different times, at any length.
+        """Encode one prompt; see :meth:`encode_together`."""
+        words = [Words(texts, negative)]
+        return self.encode_together(words, reading=reading, embeddings=embeddings)[0]
+
+    def encode_together(
+        self,
+        prompts: Sequence[Words],
+        *,
+        reading: ReadingOptions = PLAINLY,
+        embeddings: EmbeddingShelf | None = None,
+    ) -> list[TextEncoding]:
+        """Encode prompts of any length in as few calls of the models as they take, each as it is
+        alone but for rounding.
 
         As in webui, texts of one prompt are encoded side by side: shorter ones get empty chunks,
         and the mean that emphasis restores is that of all of them. Empty negative texts are all
         zeros on SDXL.
 
         Args:
-            texts: at least one.
             embeddings: whose words are replaced by their vectors.
 
         Raises:
             CheckpointError: a text has an embedding's word that is unusable here.
             InvalidInput: emphasis beyond all bounds, or ``clip_skip`` beyond the layers there are.
         """
-        score = (NEGATIVE_SCORE if negative else SCORE) if self._readout.scores else None
-        if self._readout.summary and negative and not any(text.strip() for text in texts):
-            return self._zeros(len(texts), score)
-        chunks = [self._chunks(text, reading, embeddings) for text in texts]
-        longest = max(map(len, chunks))
-        rows = [chunk for text in chunks for chunk in text + [[]] * (longest - len(text))]
+        rows = [self._rows(prompt, reading, embeddings) for prompt in prompts]
+        frames = list(chain.from_iterable(rows))
         read = [
-            self._read(model, [frame(row, clip_tokenizer(pad)) for row in rows], reading)
+            self._read(model, [frame(row, clip_tokenizer(pad)) for row in frames], reading)
             for model, pad in zip(self._models, self._readout.pads, strict=True)
+            if frames
         ]
-        weighed = [each.weighed(len(texts), reading.emphasis) for each in read]
+        ends = list(accumulate(map(len, rows)))
+        return [
+            self._encoding(prompt, [each.part(end - len(own), end) for each in read], reading)
+            for prompt, own, end in zip(prompts, rows, ends, strict=True)
+        ]
+
+    def _rows(
+        self, prompt: Words, reading: ReadingOptions, embeddings: EmbeddingShelf | None
+    ) -> list[Chunk]:
+        """As many chunks for each text; none for a prompt that is not read."""
+        if self._readout.summary and prompt.negative and not any(t.strip() for t in prompt.texts):
+            return []
+        chunks = [self._chunks(text, reading, embeddings) for text in prompt.texts]
+        longest = max(map(len, chunks))
+        return [chunk for text in chunks for chunk in text + [[]] * (longest - len(text))]
+
+    def _encoding(
+        self, prompt: Words, read: Sequence[Hidden], reading: ReadingOptions
+    ) -> TextEncoding:
+        score = (NEGATIVE_SCORE if prompt.negative else SCORE) if self._readout.scores else None
+        count = len(prompt.texts)
+        if not read or not len(read[0].hidden):
+            return self._zeros(count, score)
+        weighed = [each.weighed(count, reading.emphasis) for each in read]
         summary = read[-1].summary if self._readout.summary else None
         return TextEncoding(
             torch.cat(weighed, dim=-1).flatten(1, 2),
-            None if summary is None else summary[::longest],
+            None if summary is None else summary[:: len(summary) // count].clone(),
             score,
         )
 
@@ -143,7 +182,7 @@ class TextEncoder:
         comma = tokenizer.convert_tokens_to_ids(COMMA)
         return divide((chain.from_iterable(map(tokens, section)) for section in found), comma=comma)
 
-    def _read(self, model: nn.Module, frames: Sequence[Frame], reading: ReadingOptions) -> _Read:
+    def _read(self, model: nn.Module, frames: Sequence[Frame], reading: ReadingOptions) -> Hidden:
         parts = [frames[first : first + AT_ONCE] for first in range(0, len(frames), AT_ONCE)]
         outputs = [self._run(model, part, output_hidden_states=True) for part in parts]
         if self._readout.summary:
@@ -153,7 +192,7 @@ class TextEncoder:
         else:
             hidden = [output.last_hidden_state for output in outputs]
         summaries = [output.text_embeds for output in outputs if "text_embeds" in output]
-        return _Read(
+        return Hidden(
             torch.cat(hidden),
             [each.weights for each in frames],
             torch.cat(summaries) if summaries else None,
@@ -175,7 +214,7 @@ class TextEncoder:
         return functional.layer_norm(hidden, norm.normalized_shape, weight, bias, norm.eps)
 
     def _run(self, model: nn.Module, frames: Sequence[Frame], **options: Any) -> Any:
-        ids = _queued([each.ids for each in frames], self._device)
+        ids = queued([each.ids for each in frames], self._device)
         try:
             with _spliced_in(model, frames):
                 return model(ids, **options)
@@ -190,43 +229,6 @@ class TextEncoder:
         dtype = next(self._models[0].parameters()).dtype
         tokens = torch.zeros(texts, LENGTH, width, dtype=dtype, device=self._device)
         return TextEncoding(tokens, tokens.new_zeros(texts, configs[-1].projection_dim), score)
-
-
-@dataclass(frozen=True)
-class _Read:
-    """What one text encoder makes of chunks.
-
-    Attributes:
-        hidden: [chunks, 77, C].
-        weights: 77 for each chunk.
-        summary: [chunks, P]; None where the encoder makes none.
-    """
-
-    hidden: Tensor
-    weights: Sequence[Sequence[float]]
-    summary: Tensor | None
-
-    def weighed(self, texts: int, emphasis: str) -> Tensor:
-        """[texts, chunks of each, 77, C], times the weights of the tokens."""
-        hidden = self.hidden.view(texts, -1, *self.hidden.shape[1:])
-        if emphasis not in ("Original", "No norm") or all(set(row) == {1} for row in self.weights):
-            return hidden
-        plain = hidden.float()
-        factors = _queued(self.weights, hidden.device).view(*hidden.shape[:3], 1)
-        weighed = plain * factors
-        if emphasis == "Original":
-            each_chunk = (0, 2, 3)
-            before = plain.mean(each_chunk, keepdim=True)
-            after = weighed.mean(each_chunk, keepdim=True)
-            weighed = weighed * torch.where(after == 0, 1.0, before / after)
-        return weighed.to(hidden.dtype)
-
-
-def _queued(numbers: Sequence[Sequence[float]], device: torch.device) -> Tensor:
-    """Numbers on the device. Out of pinned memory their copy is queued behind the steps under way;
-    otherwise the host would wait for those."""
-    pinned = device.type == "cuda"
-    return torch.tensor(numbers, pin_memory=pinned).to(device, non_blocking=pinned)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ def denoise(
     Returns:
         [4, height/8, width/8], clean.
     """
-    prompt, negative = yield from read_prompts(own, spec.reading)
+    prompt, negative = yield from read_prompts(own, spec.reading, strict=spec.strict)
     return (
         yield Denoise(
             checkpoint=own.checkpoint,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def read_prompts(
-    own: Pass, reading: ReadingOptions
+    own: Pass, reading: ReadingOptions, *, strict: bool
 ) -> Generator[Request, Made[Any], tuple[tuple[Condition, ...], Condition | None]]:
     """Encode all that the prompts of a pass ever say.
 
@@ -25,18 +25,19 @@ def read_prompts(
     """
     prompt = []
     for course in compile_prompt(own.asked.text, own.timeline):
-        prompt.append((yield from _read(own, reading, course)))
+        prompt.append((yield from _read(own, reading, course, strict=strict)))
     if not own.guided:
         return tuple(prompt), None
     course = Course(1.0, schedule(without_comments(own.negative_prompt), own.timeline))
-    return tuple(prompt), (yield from _read(own, reading, course, negative=True))
+    away = yield from _read(own, reading, course, strict=strict, negative=True)
+    return tuple(prompt), away
 
 
 def _read(
-    own: Pass, reading: ReadingOptions, course: Course, *, negative: bool = False
+    own: Pass, reading: ReadingOptions, course: Course, *, strict: bool, negative: bool = False
 ) -> Generator[Request, Made[TextEncoding], Condition]:
     rows = {text: row for row, text in enumerate(dict.fromkeys(e.text for e in course.schedule))}
-    request = EncodeText(own.checkpoint, tuple(rows), negative, reading, own.asked.te)
+    request = EncodeText(own.checkpoint, tuple(rows), negative, reading, own.asked.te, strict)
     made = yield request
     entries = tuple((entry.first, rows[entry.text]) for entry in course.schedule)
     return Condition(made, entries, course.weight)

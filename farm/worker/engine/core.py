@@ -21,6 +21,7 @@ from farm.worker.engine.decisions import Decode, Encode, Forward, Load
 from farm.worker.engine.decodes import Decodes
 from farm.worker.engine.denoiser import Denoiser
 from farm.worker.engine.encodes import Encodes
+from farm.worker.engine.heap import Heap
 from farm.worker.engine.job import Job
 from farm.worker.engine.jobs import Jobs
 from farm.worker.engine.limits import RowLimits
@@ -86,6 +87,7 @@ class Core:
 
         self._texts = TextCache(text_cache_bytes, made_with, text_bytes)
         obey(profile, device)
+        self._heap = Heap() if device.type == "cpu" else None
         meter, experience = Meter(device), experience or Experience()
         shared = Shared(shared_bytes, made_with)
         check = partial(check_job, family=partial(family_of, assets))
@@ -153,6 +155,7 @@ class Core:
         if self._decodes.busy:
             waiting = [each for each in waiting if each.stage != "decode"]
         resident = self._models.resident
+        self._tidy()
         decision = self._batcher.decide(waiting, resident, monotonic())
         here = {*resident, decision.checkpoint} if isinstance(decision, Load) else resident
         coming = dict.fromkeys(each.checkpoint for each in waiting)
@@ -186,7 +189,12 @@ class Core:
             self.upscales.forget()
             self._reports.rest()
         self._models.need(())
+        self._tidy()
         self.pulse.accountant.rest()
+
+    def _tidy(self) -> None:
+        if self._heap:
+            self._heap.tidy(self._models.resident)
 
     def _relent(self) -> None:
         """Have those leave that memory ran out beside, long ago: they come back whole."""

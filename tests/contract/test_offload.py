@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from farm.spec.networks import Lora
-from farm.worker.memory.weights import STREAM_WINDOW
 from farm.worker.memory.profiles import MemoryProfile, by_name
+from farm.worker.memory.weights import STREAM_WINDOW
 from farm.worker.models import offload
 from farm.worker.models.catalogue import BUNDLES
 from farm.worker.models.checkpoint import Checkpoint

@@ -94,7 +94,6 @@ class Core:
         self.jobs = Jobs(self._texts, shared, meter, models=models, check=check)
         self.pulse = Pulse(accountant)
         self._limits = limits = RowLimits(models, profile, experience=experience, meter=meter)
-        passes = limits.pictures
         self.calibration = Calibration(models, profile, device, experience=experience, meter=meter)
         self._batcher = Batcher(
             limits.allowed, profile.buckets, rows_pinned=limits.pinned, seconds=limits.seconds
@@ -107,12 +106,14 @@ class Core:
             embeddings=EmbeddingShelf(assets),
             device=device,
         )
-        self._pictures = Pictures(self.jobs, models, self.pulse, limits=passes, device=device)
+        self._pictures = Pictures(
+            self.jobs, models, self.pulse, limits=limits.pictures, device=device
+        )
         self.upscales = Upscales(
             self.jobs,
             models,
             self.pulse,
-            limits=passes,
+            limits=limits.pictures,
             shelf=UpscalerShelf(assets),
             device=device,
         )
@@ -120,7 +121,7 @@ class Core:
             self.jobs,
             models,
             self.pulse,
-            limits=passes,
+            limits=limits.pictures,
             device=device,
             room_beside=self._room_beside,
         )

@@ -94,6 +94,7 @@ class Core:
         self.jobs = Jobs(self._texts, shared, meter, models=models, check=check)
         self.pulse = Pulse(accountant)
         self._limits = limits = RowLimits(models, profile, experience=experience, meter=meter)
+        passes = limits.pictures
         self.calibration = Calibration(models, profile, device, experience=experience, meter=meter)
         self._batcher = Batcher(
             limits.allowed, profile.buckets, rows_pinned=limits.pinned, seconds=limits.seconds
@@ -106,22 +107,15 @@ class Core:
             embeddings=EmbeddingShelf(assets),
             device=device,
         )
-        self._pictures = Pictures(
-            self.jobs, models, self.pulse, limits=limits.pictures, device=device
-        )
+        self._pictures = Pictures(self.jobs, models, self.pulse, limits=passes, device=device)
         self.upscales = Upscales(
-            self.jobs,
-            models,
-            self.pulse,
-            limits=limits.pictures,
-            shelf=UpscalerShelf(assets),
-            device=device,
+            self.jobs, models, self.pulse, limits=passes, shelf=UpscalerShelf(assets), device=device
         )
         self._decodes = Decodes(
             self.jobs,
             models,
             self.pulse,
-            limits=limits.pictures,
+            limits=passes,
             device=device,
             room_beside=self._room_beside,
         )

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from farm.worker.memory.profiles import MemoryProfile
-from farm.worker.models import attention
+from farm.worker.models import attention, channels
 from farm.worker.models.offload import Streamed, streamed
 from farm.worker.models.patches import patch_of
 
@@ -123,6 +123,8 @@ def lay_out(modules: Mapping[str, nn.Module], profile: MemoryProfile) -> None:
         attention.lay(model, profile.attention)
         if not profile.channels_last:
             nn.Module.to(model, memory_format=torch.contiguous_format)
+    if profile.channels_last:
+        channels.keep_last(modules["unet"])
 
 
 def _stream(module: nn.Module, device: torch.device) -> None:

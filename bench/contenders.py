@@ -30,7 +30,8 @@ class Farm:
         self, files: Sequence[AssetFile], profile: MemoryProfile, device: torch.device
     ) -> None:
         self.device = device
-        self.engine = Engine(ModelCache(files, profile, device), profile, device)
+        self.models = ModelCache(files, profile, device)
+        self.engine = Engine(self.models, profile, device)
         self.engine.start()
         self._number = 0
 

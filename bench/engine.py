@@ -9,7 +9,8 @@ the same weights in the same precision with the same attention (torch's
 
 - loop: a diffusers pipeline called once for each image;
 - batch: called once for all of them, as far as they are alike;
-- compiled: the loop with ``torch.compile`` on its UNet (with ``--compiled``).
+- compiled: the loop with ``torch.compile`` on its UNet (with ``--compiled``);
+- bound: Farm's own models in full batches and nothing else (with ``--bound``).
 
 For images in two passes peers call the pipeline, enlarge its latent as Farm does, and call the
 image-to-image pipeline of the same models. In the stream they stand behind a queue.
@@ -41,6 +42,7 @@ import psutil  # noqa: E402
 import torch  # noqa: E402
 
 from bench import arrivals, beside, card, full_size, peaks, workloads  # noqa: E402
+from bench.bound import Bound  # noqa: E402
 from bench.contenders import Farm, Pipeline  # noqa: E402
 from bench.failures import told_if_it_fails  # noqa: E402
 from bench.field import Field  # noqa: E402
@@ -60,6 +62,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=40, help="of the stream")
+    parser.add_argument("--bound", action="store_true", help="what the models alone take, too")
     parser.add_argument("--compiled", action="store_true", help="a compiled peer too")
     parser.add_argument(
         "--only",
@@ -98,7 +101,8 @@ def run(told: argparse.Namespace, folder: Path) -> list[str]:
         with told_if_it_fails(family, failed):
             file = next(file for file in files if file.name == family)
             peers, farm = _peers(file, told, device, dtype), Farm(files, profile, device)
-            field = Field(farm, peers, told.repeats, limit, failed)
+            bound = Bound(farm.models, profile) if told.bound else None
+            field = Field(farm, peers, told.repeats, limit, failed, bound)
             for work in (each for each in chosen if each.family == family):
                 with told_if_it_fails(work.name, failed):
                     field.compare(work)
@@ -107,7 +111,7 @@ def run(told: argparse.Namespace, folder: Path) -> list[str]:
                     specs = workloads.mixed(family, told.jobs, STREAMED[device.type][family])
                     arrivals.stream(farm, peers, specs, told.repeats)
             farm.engine.stop()
-            del farm, peers, field
+            del farm, peers, bound, field
     if asked("overhead"):
         with told_if_it_fails("overhead", failed):
             beside.overhead()

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from bench import card
+from bench.bound import Bound
 from bench.contenders import Farm, Pipeline
 from bench.failures import told_if_it_fails
 from bench.workloads import Workload
@@ -49,6 +50,7 @@ class Field:
     repeats: int
     limit: float | None
     failed: list[str]
+    bound: Bound | None = None
 
     def compare(self, work: Workload) -> None:
         """One workload by everybody, in turn."""
@@ -80,6 +82,8 @@ class Field:
         }
         if work.alike and len(work.jobs) > 1:
             methods["batch"] = lambda: loop.batch(work.jobs)
+        if bound := self.bound:
+            methods["bound"] = lambda: bound.render(work.jobs)
         farm = partial(self.farm.render, work.jobs)
         ready: dict[str, tuple[Callable[[], object], float]] = {}
         ready["farm"] = farm, timed(farm, device).clock

@@ -134,7 +134,7 @@ def _compiled(unet: torch.nn.Module) -> torch.nn.Module:
     """Anew for each kind of timestep, for one row and for two, and for sizes that vary."""
     torch.compiler.reset()
     torch._dynamo.config.recompile_limit = 64
-    return torch.compile(unet)
+    return torch.compile(unet, dynamic=False)
 
 
 def _files(device: torch.device, folder: Path) -> list[AssetFile]:

@@ -121,6 +121,10 @@ class FakeCheckpoint:
         self.switches.append((side, loras))
         self._worn[side] = loras
 
+    def bare(self) -> None:
+        """As it was read."""
+        self._worn.clear()
+
     def _moved(self, side: str) -> float:
         return sum(lora.strength for lora in self.worn(side))
 
@@ -236,7 +240,8 @@ class FakeModels:
         """It leaves, and comes back as it was loaded."""
         self.resident = tuple(other for other in self.resident if other != name)
         self.known[name].mode = "resident"
-        self.squeezed.remove(name)
+        self.known[name].bare()
+        self.squeezed = [other for other in self.squeezed if other != name]
 
     def need(self, names: Collection[str]) -> None:
         """Notes it."""

@@ -151,6 +151,35 @@ def test_after_files_change_loras_are_put_on_anew_and_texts_read_anew() -> None:
     assert ("unet", ()) in bench.checkpoint.switches
 
 
+@pytest.mark.parametrize(
+    ("failures", "idle", "loads"), [(1, 1, 1), (10**9, 1, 2)], ids=["once", "always"]
+)
+def test_without_memory_to_take_loras_off_nobody_s_job_ends(
+    failures: int, idle: int, loads: int
+) -> None:
+    """Others leave first; a checkpoint that nothing helps is read anew, and wears none."""
+    left, files = [0], [lora_file(size=1)]
+
+    def fault(what: str, seen: Any) -> None:
+        if what == "wear" and not seen and left[0]:
+            left[0] -= 1
+            raise torch.OutOfMemoryError
+
+    bench = Bench(FakeCheckpoint("fake", fault=fault), assets=files)
+    jobs = bench.add(*CROWD[:3])
+    bench.run(turns=6)
+    assert bench.core.jobs
+    files[0], left[0], bench.models.idle = lora_file(size=2), failures, idle
+    bench.core.turn()
+    assert bench.models.idle < idle
+    left[0] = 0
+    bench.run()
+    assert len(bench.models.loads) == loads
+    for job in jobs:
+        image = job.future.result(0).image
+        np.testing.assert_allclose(image, alone(job.spec), rtol=0, atol=1e-5)
+
+
 def test_a_library_is_looked_through_when_it_changes_and_not_at_every_step(
     tmp_path: Path,
 ) -> None:

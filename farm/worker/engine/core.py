@@ -139,7 +139,8 @@ class Core:
         """Do the one thing that is best done next."""
         if self._wardrobe.changed():
             self._denoiser.settle()
-            relieved(self._models, self._wardrobe.clear)
+            self._decodes.settle()
+            self._wardrobe.clear()
         self._relent()
         self._reports.deliver()
         self._encodes.book()

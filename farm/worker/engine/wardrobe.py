@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 
 from farm.errors import FarmError
 from farm.spec.networks import Loras
+from farm.worker.engine.relief import relieved
+from farm.worker.memory.exhaustion import out_of_memory
 from farm.worker.memory.profiles import MemoryProfile
 from farm.worker.models.cache import ModelCache
 from farm.worker.models.catalogue import AssetFile
@@ -51,9 +55,20 @@ class Wardrobe:
         return self._known != before
 
     def clear(self) -> None:
-        """Have no checkpoint wear any; nothing may be under way on the device."""
+        """Have no checkpoint wear any; nothing may be under way on the device. One that there is no
+        memory to take them off leaves: read anew it wears none."""
         for name in self._models.resident:
             # It may have been let go of meanwhile, and its file be gone.
-            with suppress(FarmError), self._models.use(name) as checkpoint:
-                for side in SIDES:
-                    checkpoint.wear(side, (), self._loras.get, spare=0)
+            with suppress(FarmError):
+                try:
+                    relieved(self._models, partial(self._undress, name))
+                except Exception as error:
+                    if not out_of_memory(error):
+                        raise
+                    traceback.clear_frames(error.__traceback__)
+                    self._models.evict(name)
+
+    def _undress(self, name: str) -> None:
+        with self._models.use(name) as checkpoint:
+            for side in SIDES:
+                checkpoint.wear(side, (), self._loras.get, spare=0)

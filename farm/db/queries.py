@@ -67,7 +67,7 @@ WITH batch AS MATERIALIZED (
     FROM rest r WHERE b.id = r.id
 )
 INSERT INTO requeue (batch_id, ord, attempt, failures, crashes, not_before, reason)
-SELECT b.id, g.ord, 0, 0, 0, now(), 'others of its batch went ahead of it'
+SELECT b.id, g.ord, 0, 0, 0, now(), 'set aside'
 FROM batch b CROSS JOIN gone
 CROSS JOIN LATERAL unnest(gone.ords) AS s (ords)
 CROSS JOIN LATERAL generate_series(lower(s.ords), upper(s.ords) - 1) AS g (ord)

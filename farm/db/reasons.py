@@ -19,7 +19,7 @@ class Facts:
         batch_state: ``open``, ``paused``, ``cancelled`` or ``done``.
         user: whose it is.
         retry_seconds: until it may be tried again; None unless it waits for that.
-        retry_reason: why the last attempt ended.
+        retry_reason: why the last attempt ended; None before there was one.
         cap, in_flight: most jobs of the user in flight, None for any number, and how many are.
         before_in_batch: jobs of its batch that are placed before it: of the span that it is in.
         before_of_user: jobs of the user's other batches that are.
@@ -75,7 +75,8 @@ SELECT job.state AS batch_state, job.user, job.cap, job.tags,
                  WHERE w.user_id <> job.user_id AND w.class > job.class), 0)::bigint AS higher,
        (SELECT count(DISTINCT w.user_id) FROM waiting w
         WHERE w.user_id <> job.user_id AND w.class = job.class) AS others,
-       extract(epoch FROM r.not_before - now())::float AS retry_seconds, r.reason AS retry_reason,
+       extract(epoch FROM r.not_before - now())::float AS retry_seconds,
+       CASE WHEN r.attempt > 0 THEN r.reason END AS retry_reason,
        (SELECT count(*) FROM leases l JOIN leases own
             ON own.batch_id = %(batch_id)s AND own.ord = %(ord)s
            AND l.session_id = own.session_id AND l.assigned_at < own.assigned_at) AS queued

@@ -52,9 +52,9 @@ def explain(place: Place, facts: Facts, reach: Reach) -> Why:
         return Why(f"{place.worker} is making it.")
     if place.state == "assigned":
         return _assigned(place, facts, reach)
-    if place.state == "waiting":
+    if place.state == "waiting" and facts.retry_reason is not None:
         return _blocked(place, facts, reach) or _waiting(facts)
-    if place.state == "pending":
+    if place.state in ("waiting", "pending"):
         return _blocked(place, facts, reach) or _pending(place, facts, reach)
     return Why(f"It has ended: {place.state}.")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from farm.broker.queue import Publisher
-from farm.db import assets, backlog, batches, inputs, leases, sessions
+from farm.db import assets, backlog, batches, inputs, leases, reasons, sessions
 from farm.db import users as people
 from farm.db.assets import Asset
 from farm.db.batches import NewBatch
@@ -176,6 +176,9 @@ def test_a_job_to_try_again_is_found_behind_others_that_nobody_can_make(
     only = worker(db, "b")
     batch = submit(db, listed("a" * 20 + "bb" + "a" * 5))
     assert leases.set_aside(db, batch, spans=1, jobs=27) == 27
+    told = reasons.facts(db, batch, 0, "a")
+    assert told
+    assert told.retry_reason is None, "it was never tried"
     for _ in range(12):
         leader.cycle()
     assert placed(db, only) == [20, 21]

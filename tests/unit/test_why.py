@@ -112,6 +112,7 @@ REACH = Reach(
         ("pending", {}, {"free": 2}, "A place is free; it is about to be placed.", None),
         ("pending", {"others": 1}, {"free": 2, "holding": ()}, "No worker holds demo", None),
         ("pending", {}, {}, "All places of gpu0, gpu1 are taken.", None),
+        ("waiting", {"retry_seconds": -1.0}, {}, "All places of gpu0, gpu1 are taken.", None),
         (
             "pending",
             {"before_in_batch": 40, "before_of_user": 1, "others": 2},

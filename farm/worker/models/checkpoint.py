@@ -238,8 +238,9 @@ class Checkpoint:
         reading: ReadingOptions = PLAINLY,
         embeddings: EmbeddingShelf | None = None,
     ) -> TextEncoding:
-        """Encode what a prompt says, at any length; see :meth:`TextEncoder.encode`."""
-        return self._text.encode(*texts, negative=negative, reading=reading, embeddings=embeddings)
+        """Encode what a prompt says, at any length; see :meth:`TextEncoder.encode_together`."""
+        words = [Words(texts, negative)]
+        return self.encode_together(words, reading=reading, embeddings=embeddings)[0]
 
     def encode_together(
         self,

@@ -95,17 +95,6 @@ class TextEncoder:
         self._readout = READOUTS[family]
         self._device = device
 
-    def encode(
-        self,
-        *texts: str,
-        negative: bool = False,
-        reading: ReadingOptions = PLAINLY,
-        embeddings: EmbeddingShelf | None = None,
-    ) -> TextEncoding:
-        """Encode one prompt; see :meth:`encode_together`."""
-        words = [Words(texts, negative)]
-        return self.encode_together(words, reading=reading, embeddings=embeddings)[0]
-
     def encode_together(
         self,
         prompts: Sequence[Words],

@@ -131,7 +131,7 @@ def _peers(
 
 
 def _compiled(unet: torch.nn.Module) -> torch.nn.Module:
-    """Anew for each kind of timestep, for one row and for two, and for sizes that vary."""
+    """Anew for each kind of timestep, for one row and for two, and for each size."""
     torch.compiler.reset()
     torch._dynamo.config.recompile_limit = 64
     return torch.compile(unet, dynamic=False)

@@ -57,14 +57,16 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_the_engine_s_table_is_printed_whatever_fails(
     card: Card, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = argparse.Namespace(device="cuda", repeats=1, jobs=2, compiled=True, only=None)
+    told = argparse.Namespace(
+        device="cuda", repeats=1, jobs=2, compiled=True, bound=True, only=None
+    )
     failed = engine.run(told, tmp_path)
     said = capsys.readouterr().out
     assert failed == ["breaks", *(f"nothing 64 in {name}gb" for name in (24, 12, 8, 4))]
     assert "Pretended 3090, driver" in said
     assert "TFLOP/s" in said
     assert "two jobs: 2 forwards of 4.0 rows; a loop takes 4; busy" in said
-    for line in ("farm", "loop", "compiled", "batch"):
+    for line in ("farm", "loop", "compiled", "batch", "bound"):
         assert any(each.split()[:1] == [line] and "of peak" in each for each in said.splitlines())
     assert all(f"95%   {who}" in said for who in ("farm", "loop", "compiled"))
     assert all(f"{name}gb" in said.partition("ratio")[2] for name in (24, 12, 8, 4))

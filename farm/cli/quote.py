@@ -66,7 +66,9 @@ def _memory(told: dict[str, Any]) -> None:
 def _times(told: dict[str, Any]) -> None:
     screen, eta = output.console(), told["eta"]
     if eta is None:
-        screen.print("No live worker has all of its checkpoints; `farm model ls` shows them.")
+        screen.print(
+            "No live worker could make some of its jobs; `farm model ls` shows which host has what."
+        )
         return
     workers = "1 worker" if told["workers"] == 1 else f"{told['workers']} workers"
     likely, late = output.duration(eta["p50_seconds"]), output.duration(eta["p90_seconds"])

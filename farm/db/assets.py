@@ -224,17 +224,6 @@ def forget_hosts(db: Database, *, days: float) -> int:
         ).rowcount
 
 
-def loadable(db: Database, kind: str = CHECKPOINT) -> dict[str, frozenset[str]]:
-    """The usable files of a kind, by name, of each host that has registered any file."""
-    rows = db.all(
-        """SELECT host, coalesce(array_agg(name) FILTER (WHERE kind = %(kind)s AND error IS NULL),
-                                 '{}') AS names
-           FROM asset_files GROUP BY host""",
-        {"kind": kind},
-    )
-    return {row["host"]: frozenset(row["names"]) for row in rows}
-
-
 def hashes(db: Database, host: str) -> dict[str, str]:
     """Path to ``sha256`` of the files of ``host`` that were hashed; a LoRA's of its weights."""
     rows = db.all(

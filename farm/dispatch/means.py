@@ -9,9 +9,10 @@ from math import inf
 from time import monotonic
 from typing import NamedTuple
 
-from farm.db import assets, cards
+from farm.db import assets, cards, stock
 from farm.db.cards import Card
 from farm.db.database import Database
+from farm.db.stock import Stock
 from farm.dispatch.fit import Fit, fit, nearest
 from farm.errors import DoesNotFit, FarmError, InvalidInput
 from farm.spec.hires import UPSCALERS
@@ -57,21 +58,19 @@ class Means:
     """What a farm of these workers could make of batches that ask for these tags.
 
     Args:
-        loadable, upscalers: checkpoints by host, and models that enlarge pictures.
+        there: what their hosts have.
     """
 
     def __init__(
         self,
         known: Sequence[Card],
-        loadable: Mapping[str, frozenset[str]],
+        there: Stock,
         sizes: Mapping[str, assets.Size],
         *,
-        upscalers: Mapping[str, frozenset[str]],
         tags: Sequence[str],
     ) -> None:
         self.known = known
-        self._upscalers = upscalers
-        self._loadable = loadable
+        self._there = there
         self._sizes = sizes
         self._tags = frozenset(tags)
         self._makers: dict[str, Makers] = {}
@@ -90,18 +89,18 @@ class Means:
             where: the field that names one of the models.
         """
         for name in upscalers:
-            if not any({name} <= self._enlarge(card, {name}) for card in self.known):
+            if not any(self._there.has(card.host, (), [name]) for card in self.known):
                 return self._no_upscaler(name, where(name))
         for checkpoint in checkpoints if upscalers else ():
             having = self._of(checkpoint).having
-            if having and not any(
-                {*upscalers} <= self._enlarge(card, upscalers) for card in having
-            ):
+            if having and not any(self._there.has(card.host, (), upscalers) for card in having):
                 return self._apart(checkpoint, upscalers, having, where(upscalers[0]))
         return None
 
     def _no_upscaler(self, name: str, where: str) -> FarmError:
-        there = sorted({one for card in self.known for one in self._upscalers.get(card.host, ())})
+        there = sorted(
+            {one for card in self.known for one in self._there.upscalers.get(card.host, ())}
+        )
         models = f", or a model: {', '.join(there)}" if there else ""
         return InvalidInput(
             f"{where}: there is no upscaler {name!r}.",
@@ -123,10 +122,6 @@ class Means:
             remedy=f"Put them into the ESRGAN folder of {names(having)}, or submit a batch for "
             f"each. {_LATER}",
         )
-
-    def _enlarge(self, card: Card, upscalers: Iterable[str]) -> frozenset[str]:
-        """The models that a worker's host has; of one that does not say, these."""
-        return self._upscalers.get(card.host, frozenset(upscalers))
 
     def obstacle(self, shape: Shape, where: Callable[[str], str], concerned: str = "") -> FarmError:
         """Why no worker could make jobs of that shape, and the nearest change with which one could.
@@ -152,11 +147,7 @@ class Means:
     def _of(self, checkpoint: str) -> Makers:
         if checkpoint not in self._makers:
             size = self._sizes.get(checkpoint)
-            having = [
-                card
-                for card in self.known
-                if checkpoint in self._loadable.get(card.host, (checkpoint,))
-            ]
+            having = [card for card in self.known if self._there.has(card.host, [checkpoint])]
             tagged = [card for card in having if self._tags <= card.tags]
             fits = [fit(card.fits, size) if size else None for card in tagged]
             self._makers[checkpoint] = Makers(having, tagged, fits)
@@ -188,13 +179,7 @@ class Means:
 def look(db: Database, tags: Sequence[str], *, away: bool) -> Means:
     """What the farm could make now; by all workers that it has seen, those ``away`` included."""
     known = cards.seen(db) if away else cards.live(db)
-    return Means(
-        known,
-        assets.loadable(db),
-        assets.sizes(db),
-        upscalers=assets.loadable(db, assets.UPSCALER),
-        tags=tags,
-    )
+    return Means(known, stock.stock(db), assets.sizes(db), tags=tags)
 
 
 class Glance:

@@ -7,16 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from time import monotonic
-from typing import TypeAlias
+from typing import NamedTuple
 
-from farm.db import assets, forecasts, rates, sessions
+from farm.db import forecasts, rates, sessions, stock
 from farm.db.database import Database
 from farm.db.forecasts import Left
 from farm.db.sessions import Session
 from farm.db.spans import Span
+from farm.db.stock import Stock
 from farm.dispatch.cost import Costs
 from farm.dispatch.forecast import NEW, Cards, Eta, TrackRecord, Work, finish_times
 from farm.dispatch.parts import Part, stored_parts
+from farm.spec.job import Models
 
 FRESH = 2.0
 """Seconds for which a picture of the farm will do."""
@@ -26,9 +28,19 @@ UNDER_WAY = 0.5
 """Of a job in flight, what is left of it on average."""
 _MANY = 5000
 
-Needs: TypeAlias = tuple[frozenset[str], frozenset[str]]
-"""Checkpoints that a worker must have, and tags."""
 _JUDGED = 3000
+
+
+class Asked(NamedTuple):
+    """What a batch asks of workers: that each of its jobs finds one with its models, in each way
+    there is, and all the tags."""
+
+    models: frozenset[Models]
+    tags: frozenset[str]
+
+    @property
+    def checkpoints(self) -> frozenset[str]:
+        return frozenset(name for each in self.models for name in each.checkpoints)
 
 
 @dataclass(frozen=True)
@@ -37,20 +49,20 @@ class Picture:
 
     Attributes:
         left, works: what is left of each open batch, in jobs and in seconds.
-        needs: checkpoints and tags that each of them asks of a worker.
+        asked: what each of them asks of workers.
         weights: of users.
         live: sessions that take jobs.
-        loadable: checkpoints by host.
+        there: what hosts have.
         measured: checkpoints whose jobs have been timed.
         record: of forecasts.
     """
 
     left: Sequence[Left]
     works: Sequence[Work]
-    needs: Mapping[int, Needs]
+    asked: Mapping[int, Asked]
     weights: Mapping[int, float]
     live: Sequence[Session]
-    loadable: Mapping[str, frozenset[str]]
+    there: Stock
     costs: Costs
     measured: frozenset[str]
     record: TrackRecord
@@ -64,22 +76,29 @@ class Picture:
         """Checkpoints that some session holds."""
         return frozenset(name for session in self.live for name in session.resident)
 
-    def able(self, names: Iterable[str], tags: Iterable[str] = ()) -> list[Session]:
-        """The sessions that have all these tags, and whose hosts have all these checkpoints."""
-        wanted, asked = frozenset(names), frozenset(tags)
+    def able(self, asked: Asked) -> list[Session]:
+        """The sessions that could make some of a batch's jobs."""
         return [
             session
             for session in self.live
-            if wanted <= self.loadable.get(session.host, wanted) and asked <= {*session.tags}
+            if asked.tags <= {*session.tags}
+            and any(self.there.has(session.host, *each) for each in asked.models)
         ]
+
+    def can_end(self, asked: Asked) -> bool:
+        """Whether there is a session for each of a batch's jobs."""
+        able = self.able(asked)
+        return all(
+            any(self.there.has(session.host, *each) for session in able) for each in asked.models
+        )
 
     @cached_property
     def models(self) -> Mapping[float, float]:
         """Seconds until each open batch ends, as costs add up; nothing of those that cannot."""
         if not self.live:
             return {}
-        able = {needs: bool(self.able(*needs)) for needs in set(self.needs.values())}
-        works = [work for work in self.works if able[self.needs[int(work.batch_id)]]]
+        ending = {asked for asked in set(self.asked.values()) if self.can_end(asked)}
+        works = [work for work in self.works if self.asked[int(work.batch_id)] in ending]
         return finish_times(works, self.weights, self.cards)
 
     @cached_property
@@ -90,8 +109,7 @@ class Picture:
     def timed(self, batch_id: int) -> bool:
         """Whether jobs of all checkpoints of an open batch have been timed; else when it ends is
         guessed."""
-        names, _ = self.needs[batch_id]
-        return names <= self.measured
+        return self.asked[batch_id].checkpoints <= self.measured
 
     def with_new(self, work: Work) -> float:
         """Seconds until one more batch would end, as costs add up; the farm must have cards."""
@@ -152,10 +170,10 @@ class Outlook:
         return Picture(
             left=left,
             works=[self._work(one, held) for one in left],
-            needs={one.id: _needs(one, self._parts[one.id]) for one in left},
+            asked={one.id: _left(one, self._parts[one.id]) for one in left},
             weights={one.user_id: one.weight for one in left},
             live=live,
-            loadable=assets.loadable(self._db),
+            there=stock.stock(self._db),
             costs=self._costs,
             measured=self._measured,
             record=self._record,
@@ -209,11 +227,16 @@ def cards(live: Sequence[Session], costs: Costs) -> Cards:
     return Cards(len(live), sum(costs.speed(session.card) for session in live))
 
 
-def _needs(left: Left, parts: Sequence[Part]) -> Needs:
+def asked_of(parts: Iterable[Part], tags: Iterable[str]) -> Asked:
+    """What these jobs ask of workers."""
+    return Asked(frozenset(each for part in parts for each in part.models), frozenset(tags))
+
+
+def _left(left: Left, parts: Sequence[Part]) -> Asked:
     """Of the jobs that nobody has claimed, or of all where only the last are left."""
-    ahead = _checkpoints(part for part in parts if part.among(left.spans))
-    return ahead or _checkpoints(parts), frozenset(left.tags)
+    ahead = [part for part in parts if part.among(left.spans)]
+    return asked_of(ahead or parts, left.tags)
 
 
 def _checkpoints(parts: Iterable[Part]) -> frozenset[str]:
-    return frozenset(name for part in parts for name in (part.checkpoint, *part.others))
+    return frozenset(name for part in parts for name in part.checkpoints)

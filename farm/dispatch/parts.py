@@ -15,8 +15,8 @@ from farm.db.spans import Span
 from farm.dispatch.cost import units, upscaled
 from farm.errors import Unavailable
 from farm.spec.batch import BatchSpec
-from farm.spec.cells import SHAPE_FIELDS, largest, shapes
-from farm.spec.job import JobSpec
+from farm.spec.cells import SHAPE_FIELDS, models, shapes
+from farm.spec.job import JobSpec, Models
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Part:
     Attributes:
         size: units of work of one of them, on average.
         pixels: of one of their images, on average.
-        others: checkpoints that some of them need beside it.
+        models: that one worker must have to make one of them, in each way there is.
         upscales: what models that enlarge pictures do for one of them, on average, see
             :func:`farm.dispatch.cost.upscaled`.
     """
@@ -43,12 +43,17 @@ class Part:
     end: int
     size: float
     pixels: float
-    others: frozenset[str] = frozenset()
+    models: frozenset[Models]
     upscales: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def jobs(self) -> int:
         return self.end - self.first
+
+    @property
+    def checkpoints(self) -> frozenset[str]:
+        """All that some of them need."""
+        return frozenset(name for each in self.models for name in each.checkpoints)
 
     def among(self, spans: Iterable[Span]) -> int:
         """How many of them are in these spans."""
@@ -66,9 +71,8 @@ def parts_of(batch: BatchSpec | Sequence[JobSpec], *, sampled: int = SAMPLED) ->
         looked = [batch.job(ord) for ord in ords]
         size, pixels, number = sum(map(units, looked)), sum(map(_pixels, looked)), len(looked)
         name = looked[0].checkpoint
-        others = frozenset(largest(batch.template, dict(batch.axes), name)) - {name}
-        shown = _upscales(looked)
-        parts.append(Part(name, first, end, size / number, pixels / number, others, shown))
+        needed, shown = models(batch.template, dict(batch.axes), name), _upscales(looked)
+        parts.append(Part(name, first, end, size / number, pixels / number, needed, shown))
         first = end
     return parts
 
@@ -121,9 +125,8 @@ def _stretches(looked: Sequence[tuple[int, JobSpec]], total: int) -> list[Part]:
     ends = [ord for ord, _ in looked[1:]] + [total]
     parts: list[Part] = []
     for (ord, job), end in zip(looked, ends, strict=True):
-        others = frozenset(job.checkpoints[1:])
-        shown = upscaled(job)
-        parts.append(Part(job.checkpoint, ord, end, units(job), _pixels(job), others, shown))
+        needed, shown = frozenset([job.models]), upscaled(job)
+        parts.append(Part(job.checkpoint, ord, end, units(job), _pixels(job), needed, shown))
     return parts
 
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 from farm.db import assets, sessions, users
 from farm.db.database import Database
-from farm.db.sessions import Session
 from farm.dispatch.fit import Fit, fit, nearest
 from farm.dispatch.forecast import NEW, Eta, Work, alone
-from farm.dispatch.outlook import Outlook, Picture, cards, slowest_load, work_of
+from farm.dispatch.outlook import Asked, Outlook, Picture, asked_of, cards, slowest_load, work_of
 from farm.dispatch.parts import Part, parts_of, shapes_of
 from farm.spec.batch import BatchSpec
-from farm.spec.job import JobSpec
+from farm.spec.job import JobSpec, Models
 from farm.spec.output import PNG, Output
 from farm.spec.sheet import sheet_size
 
@@ -29,7 +28,7 @@ photographs take more of what keeps them, larger images less."""
 
 
 @dataclass(frozen=True)
-class Shape:
+class ShapeQuote:
     """The jobs of a batch on one checkpoint that have one size.
 
     Attributes:
@@ -58,8 +57,9 @@ class Quote:
         gpu_seconds: of all jobs, loads not counted, on the first card the farm has known.
         measured: whether jobs of all its checkpoints have been timed, and its upscalers; else it
             is a guess.
-        workers: live ones with its tags whose hosts have all its checkpoints.
-        eta: seconds until it has ended, beside all that waits now; None without workers.
+        workers: live ones with its tags whose hosts have what some of its jobs need.
+        eta: seconds until it has ended, beside all that waits now; None where some of its jobs have
+            no worker.
         seconds_alone: the same if it had the farm for itself.
         shapes: what fits and what does not, the most jobs first.
         unfit: jobs that fit no live worker.
@@ -75,7 +75,7 @@ class Quote:
     workers: int
     eta: Eta | None
     seconds_alone: float | None
-    shapes: Sequence[Shape]
+    shapes: Sequence[ShapeQuote]
     unfit: int
     sheet: tuple[int, int]
     disk_bytes: int
@@ -95,12 +95,12 @@ def quote(
     parts = parts_of(batch)
     names: dict[str, int] = {}
     for part in parts:
-        for name in (part.checkpoint, *part.others):
+        for name in part.checkpoints:
             names[name] = names.get(name, 0) + part.jobs
     picture = outlook.now(names.keys())
     jobs = sum(part.jobs for part in parts)
-    able = picture.able(names, tags)
-    eta, by_itself = _times(picture, parts, able, user=user.id, priority=priority)
+    asked = asked_of(parts, tags)
+    eta, by_itself = _times(picture, parts, asked, user=user.id, priority=priority)
     shapes = _shapes(db, picture, batch, tags)
     return Quote(
         jobs=jobs,
@@ -109,7 +109,7 @@ def quote(
         gpu_seconds=work_of(parts, picture.costs),
         measured=set(names) <= picture.measured
         and all(picture.costs.knows(name) for part in parts for name in part.upscales),
-        workers=len(able),
+        workers=len(picture.able(asked)),
         eta=eta,
         seconds_alone=by_itself,
         shapes=shapes,
@@ -125,37 +125,41 @@ def _disk_bytes(parts: Sequence[Part], output: Output) -> int:
 
 
 def _times(
-    picture: Picture, parts: Sequence[Part], able: Sequence[Session], *, user: int, priority: int
+    picture: Picture, parts: Sequence[Part], asked: Asked, *, user: int, priority: int
 ) -> tuple[Eta | None, float | None]:
     """When it ends beside all else, and with the farm for itself."""
-    if not able:
+    if not picture.can_end(asked):
         return None, None
     seconds = work_of(parts, picture.costs, picture.held)
     jobs, load = sum(part.jobs for part in parts), slowest_load(parts, picture.costs)
     work = Work(NEW, user, priority, seconds, jobs, load)
-    least = alone(work, cards(able, picture.costs))
+    least = alone(work, cards(picture.able(asked), picture.costs))
     model = max(picture.with_new(work), least)
     return picture.record.eta(model), least
 
 
 def _shapes(
     db: Database, picture: Picture, batch: BatchSpec | Sequence[JobSpec], tags: Sequence[str]
-) -> list[Shape]:
+) -> list[ShapeQuote]:
     sizes, told = assets.sizes(db), sessions.fits(db)
     shapes = shapes_of(batch)
     known = {
         name: [
             fit(told.get(session.id, {}), sizes[name]) if name in sizes else None
-            for session in picture.able([name], tags)
+            for session in picture.able(_having(name, tags))
         ]
         for name, _, _ in shapes
     }
     return [_shape(picture, known[shape[0]], shape, jobs) for shape, jobs in shapes.most_common()]
 
 
+def _having(checkpoint: str, tags: Sequence[str]) -> Asked:
+    return Asked(frozenset([Models(frozenset([checkpoint]), frozenset())]), frozenset(tags))
+
+
 def _shape(
     picture: Picture, fits: Sequence[Fit | None], shape: tuple[str, int, int], jobs: int
-) -> Shape:
+) -> ShapeQuote:
     """Whether jobs of a shape fit, and what would if they do not.
 
     Args:
@@ -168,16 +172,16 @@ def _shape(
     vram = min((each.peak(pixels) for each in fitting or known), default=None)
     if picture.live and not fits:
         remedy = f"Give a live worker {name}, and the tags that the batch asks for."
-        return Shape(*shape, jobs, False, None, remedy)
+        return ShapeQuote(*shape, jobs, False, None, remedy)
     if fitting or len(known) < len(fits) or not known:
-        return Shape(*shape, jobs, True if fitting else None, vram, None)
+        return ShapeQuote(*shape, jobs, True if fitting else None, vram, None)
     other = nearest(size[0], size[1], max(each.most for each in known))
     remedy = (
         f"The nearest size that fits is {other[0]}x{other[1]}."
         if other
         else "Use a smaller checkpoint or a card with more memory."
     )
-    return Shape(*shape, jobs, False, vram, remedy)
+    return ShapeQuote(*shape, jobs, False, vram, remedy)
 
 
 def _sheet(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from farm.db import assets, sessions
+from farm.db import assets, sessions, stock
 from farm.db.database import Database
 from farm.db.sessions import Session
 from farm.dispatch.fit import Fit, fit, nearest
@@ -44,14 +44,8 @@ class Reach:
 def reach(db: Database, spec: JobSpec, tags: Sequence[str]) -> Reach:
     """Which workers could make a job of a batch with these tags."""
     live = [session for session in sessions.live(db) if session.takes_jobs]
-    loadable, sizes, largest = assets.loadable(db), assets.sizes(db), spec.largest
-    upscalers, models = assets.loadable(db, assets.UPSCALER), {*spec.upscalers}
-    having = [
-        session
-        for session in live
-        if {*largest} <= {*loadable.get(session.host, largest)}
-        and models <= {*upscalers.get(session.host, models)}
-    ]
+    there, sizes, largest = stock.stock(db), assets.sizes(db), spec.largest
+    having = [session for session in live if there.has(session.host, *spec.models)]
     tagged = [session for session in having if set(tags) <= set(session.tags)]
     told = sessions.fits(db)
     # By the checkpoint of the largest picture there is something to say of how it does not fit.

@@ -8,12 +8,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from farm.db import assets, backlog, sessions
+from farm.db import assets, backlog, sessions, stock
 from farm.db.backlog import OpenBatch, Retries, Retry
 from farm.db.database import Database
 from farm.db.leases import Claim, Lease
 from farm.db.sessions import Session
 from farm.db.spans import Span
+from farm.db.stock import Stock
 from farm.dispatch.accounts import Accounts
 from farm.dispatch.fit import fit
 from farm.dispatch.further import Further
@@ -48,8 +49,7 @@ class Survey:
         self._accounts = accounts
         self._needs = Needs(db)
         self._retries = Retries(batches=BATCHES, jobs=MANY)
-        self._loadable: Mapping[str, frozenset[str]] = {}
-        self._upscalers: Mapping[str, frozenset[str]] = {}
+        self._stock = Stock()
         self._sizes: Mapping[str, assets.Size] = {}
         self._told: Mapping[str, Mapping[str, Any]] = {}
         self._fits: dict[str, Mapping[str, int]] = {}
@@ -68,8 +68,7 @@ class Survey:
 
     def refresh(self, db: Database) -> None:
         """Read what changes seldom: which files there are, what fits where; think anew of costs."""
-        self._loadable = assets.loadable(db)
-        self._upscalers = assets.loadable(db, assets.UPSCALER)
+        self._stock = stock.stock(db)
         self._sizes = assets.sizes(db)
         self._told = sessions.fits(db)
         self._fits = {}
@@ -166,8 +165,8 @@ class Survey:
             capacity=session.capacity,
             held=session.running + session.assigned,
             warm=frozenset([*session.resident, *coming]),
-            can_load=self._loadable.get(session.host),
-            upscalers=self._upscalers.get(session.host),
+            can_load=self._stock.checkpoints.get(session.host),
+            upscalers=self._stock.upscalers.get(session.host),
             last=last,
             card=session.card,
             speed=self._accounts.costs.speed(session.card),

@@ -19,7 +19,7 @@ from farm.spec.hires import (
     in_vain,
     is_model,
 )
-from farm.spec.job import JobSpec
+from farm.spec.job import JobSpec, Models
 from farm.spec.sampling import LEVELS, MAX_SEED
 
 SHAPE_FIELDS = ("checkpoint", "hires_checkpoint", *SIZE_FIELDS)
@@ -147,6 +147,21 @@ def largest(template: Template, axes: Axes, checkpoint: str) -> dict[str, int]:
             for name in own:
                 has(name or checkpoint, target.width * target.height)
     return found
+
+
+def models(template: Template, axes: Axes, checkpoint: str) -> frozenset[Models]:
+    """What whoever makes one of the cells of ``checkpoint`` must have, in each way there is."""
+    own = given("hires_checkpoint", template, axes)
+    enlarging = given("hires_upscaler", template, axes)
+    found: set[Models] = set()
+    for cell in extreme_sizes(template, axes):
+        if _hires(cell).enlarged(cell["width"], cell["height"]) is None:
+            found.add(Models(frozenset([checkpoint]), frozenset()))
+            continue
+        for name, upscaler in product(own, enlarging):
+            needed = frozenset(filter(is_model, [upscaler]))
+            found.add(Models(frozenset([checkpoint, name or checkpoint]), needed))
+    return frozenset(found)
 
 
 def shapes(template: Template, axes: Axes) -> Iterator[list[tuple[str, int, int]]]:

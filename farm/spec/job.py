@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -34,6 +34,13 @@ from farm.spec.strength import Taken, taken
 
 Options = TypeVar("Options", bound=BaseModel)
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=SIDE_STEP)]
+
+
+class Models(NamedTuple):
+    """What a worker must have to make a job."""
+
+    checkpoints: frozenset[str]
+    upscalers: frozenset[str]
 
 
 class JobSpec(SamplingOptions, NoiseOptions, ReadingOptions, GuidanceOptions, HiresOptions):
@@ -95,6 +102,11 @@ class JobSpec(SamplingOptions, NoiseOptions, ReadingOptions, GuidanceOptions, Hi
         if self.target is None or not is_model(self.hires_upscaler):
             return ()
         return (self.hires_upscaler,)
+
+    @property
+    def models(self) -> Models:
+        """The same, as whoever makes it must have them."""
+        return Models(frozenset(self.checkpoints), frozenset(self.upscalers))
 
     @property
     def largest(self) -> dict[str, int]:

@@ -11,14 +11,15 @@ from typer.testing import CliRunner
 
 from farm.api.deps import Services
 from farm.cli.main import app
-from farm.db import backlog, batches, forecasts, sessions
+from farm.db import assets, backlog, batches, forecasts, sessions
+from farm.db.assets import Asset
 from farm.db.database import Database
 from farm.db.forecasts import Forecast
 from farm.db.sessions import NewSession
 from farm.dispatch import outlook
 from farm.dispatch.cost import FIRST_LOAD, FIRST_RATE
 from farm.dispatch.forecaster import Forecaster
-from tests.standin import StandIn
+from tests.standin import DEFAULTS, StandIn
 
 JOB = FIRST_RATE * 2.5
 """GPU-seconds of 20 steps at 128x128 with guidance, as long as nothing was measured."""
@@ -301,3 +302,43 @@ def test_errors_are_told_and_heeded(
     monkeypatch.setenv("FARM_URL", served)
     shown = CliRunner().invoke(app, ["usage", "--forecasts"]).stdout
     assert shown.splitlines()[1].split()[:4] == ["accepted", "10", "+50%", "50%"]
+
+
+def has(services: Services, host: str, name: str, *, kind: str = assets.CHECKPOINT) -> None:
+    """A host with a worker has one model."""
+    asset = Asset(name, "sdxl", 2**20, f"/models/{name}", DEFAULTS, None, kind=kind)
+    assets.register(services.db, host, [asset])
+    sessions.open(services.db, NewSession(host, host, host, 1, {}, "x", 8), lease=60)
+
+
+def test_a_batch_of_checkpoints_that_lie_on_different_hosts_ends(
+    api: TestClient, services: Services
+) -> None:
+    has(services, "here", "one")
+    has(services, "there", "two")
+    body = {"prompt": "a lion", "axes": {"checkpoint": ["one", "two"]}}
+    told = api.post("/v1/batches:quote", json=body).json()
+    assert told["workers"] == 2
+    assert told["eta"]
+    assert told["refusal"] is None
+    batch = api.post("/v1/batches", json=body).json()["id"]
+    assert likely(api, batch) > 0
+
+
+def test_a_batch_whose_upscaler_no_worker_has_does_not_end(
+    api: TestClient, services: Services
+) -> None:
+    has(services, "here", "one")
+    body = {
+        "prompt": "a lion",
+        "checkpoint": "one",
+        "hires_scale": 2,
+        "hires_upscaler": "4x",
+        "wait_for_worker": True,
+    }
+    assert api.post("/v1/batches:quote", json=body).json()["eta"] is None
+    batch = api.post("/v1/batches", json=body).json()["id"]
+    assert eta(api, batch) is None
+    has(services, "there", "4x", kind=assets.UPSCALER)
+    assert eta(api, batch) is None, "no host has both"
+    assert api.post("/v1/batches:quote", json=body).json()["workers"] == 0

@@ -6,6 +6,8 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from farm.db.assets import Size
 from farm.dispatch.cost import units, upscaled
@@ -18,6 +20,12 @@ from farm.worker.fits import fits
 from farm.worker.memory import planner, profiles
 
 TEMPLATE = {"checkpoint": "a", "prompt": "p", "width": 512, "height": 512, "steps": 10, "seed": 1}
+AXES = {
+    "hires_scale": st.sampled_from([1.0, 1.5, 2.0]),
+    "hires_height": st.sampled_from([0, 640, 768]),
+    "hires_checkpoint": st.sampled_from(["", "a", "b"]),
+    "hires_upscaler": st.sampled_from(["Latent", "4x", "8x"]),
+}
 
 
 def test_a_batch_is_counted_by_checkpoint() -> None:
@@ -80,9 +88,10 @@ def test_images_in_two_passes_count_as_large_as_they_become() -> None:
     assert shapes_of(batch) == shapes_of(jobs) == by_hand
     assert by_hand["b", 1024, 1024] == 6
     (part,) = parts_of(batch)
-    assert part.others == {"b"}
+    assert part.models == {job.models for job in jobs}
+    assert part.checkpoints == {"a", "b"}
     assert part.pixels == sum(job.size[0] * job.size[1] for job in jobs) / len(jobs)
-    assert [{*each.others} for each in parts_of(jobs)] == [{*job.checkpoints[1:]} for job in jobs]
+    assert [each.models for each in parts_of(jobs)] == [{job.models} for job in jobs]
 
 
 def test_what_upscalers_are_shown_is_counted_where_they_have_something_to_do() -> None:
@@ -196,3 +205,21 @@ def test_a_sheet_is_as_large_as_it_is_drawn(
 def test_the_sheet_of_millions_is_sized_without_being_laid_out() -> None:
     width, height = sheet_size((), 10_000_000, 10_000_000, [(512, 512)])
     assert width * height <= MAX_PIXELS
+
+
+@given(
+    axes=st.dictionaries(
+        st.sampled_from(["hires_scale", "hires_height", "hires_checkpoint", "hires_upscaler"]),
+        st.just(None),
+        min_size=1,
+    ).flatmap(
+        lambda names: st.fixed_dictionaries(
+            {name: st.lists(AXES[name], min_size=1, max_size=3, unique=True) for name in names}
+        )
+    )
+)
+def test_each_way_of_models_that_jobs_need_is_known_without_expanding(axes: dict[str, Any]) -> None:
+    named = tuple((name, tuple(values)) for name, values in axes.items())
+    batch = BatchSpec(template=TEMPLATE, axes=(("checkpoint", ("a", "c")), *named))
+    for part in parts_of(batch):
+        assert part.models == {batch.job(ord).models for ord in range(part.first, part.end)}

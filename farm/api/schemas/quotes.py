@@ -34,8 +34,10 @@ class Quotation(BaseModel):
     loads: int = Field(description="checkpoints that no worker holds yet")
     gpu_seconds: float
     measured: bool = Field(description="false: jobs of a checkpoint have never been timed")
-    workers: int = Field(description="live ones that can load all its checkpoints")
-    eta: Eta | None = Field(description="at today's load; null without such workers")
+    workers: int = Field(description="live ones that could make some of its jobs")
+    eta: Eta | None = Field(
+        description="at today's load; null where some of its jobs have no worker"
+    )
     seconds_alone: float | None = Field(description="the same with the farm to itself")
     unfit: int = Field(description="jobs that fit no live worker")
     shapes: list[Shape] = Field(description="by checkpoint and size, the most jobs first")

@@ -114,7 +114,7 @@ def test_a_crowd_of_edits_and_others_changes_nobody(case: Case) -> None:
     ]
     for job, made in zip(jobs, engine_s(case.models, *jobs), strict=True):
         (alone,) = engine_s(case.models, job)
-        torch.testing.assert_close(made.latent, alone.latent, rtol=0, atol=1e-4)
+        torch.testing.assert_close(made.latent, alone.latent, rtol=2e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("tenths", [0, 15])

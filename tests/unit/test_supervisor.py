@@ -160,9 +160,10 @@ def test_a_large_log_is_put_aside(tmp_path: Path, supervisor: Supervisor) -> Non
 
 
 PARENT = """
-    import pathlib, sys
+    import pathlib, signal, sys
     from farm.supervisor import Process, Supervisor
     here = pathlib.Path(sys.argv[1])
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if "nohup" in sys.argv else signal.SIG_DFL)
     supervisor = Supervisor(here / "logs")
     children = [
         Process(name, [sys.executable, "-c", sys.argv[2], str(here), name])
@@ -200,3 +201,23 @@ def test_however_the_parent_ends_no_child_stays(
 
     eventually(lambda: not any(psutil.pid_exists(pid) for pid in pids))
     assert code_of_parent == (-how if how == signal.SIGKILL else 0)
+
+
+def test_under_nohup_nothing_ends_when_the_terminal_does(tmp_path: Path) -> None:
+    code = [textwrap.dedent(PARENT), str(tmp_path), textwrap.dedent(GOOD_CHILD), "nohup"]
+    parent = subprocess.Popen(
+        [sys.executable, "-c", *code], env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    eventually(lambda: (tmp_path / "a.pid").exists() and (tmp_path / "b.pid").exists())
+    parent.send_signal(signal.SIGHUP)
+    ignored = int(_status(parent.pid, "SigIgn"), 16)
+    assert ignored & (1 << (signal.SIGHUP - 1))
+    assert not (tmp_path / "ended").exists()
+
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(30) == 0
+
+
+def _status(pid: int, field: str) -> str:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(line.split()[1] for line in lines if line.startswith(f"{field}:"))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from time import monotonic
 from typing import NamedTuple
 
@@ -67,6 +67,19 @@ class Picture:
     measured: frozenset[str]
     record: TrackRecord
 
+    @cached_property
+    def _somebody(self) -> Callable[[Models, frozenset[str]], bool]:
+        """Whether a session has these models and tags; batches ask for the same ones."""
+
+        @cache
+        def found(models: Models, tags: frozenset[str]) -> bool:
+            return any(
+                tags <= {*session.tags} and self.there.has(session.host, *models)
+                for session in self.live
+            )
+
+        return found
+
     @property
     def cards(self) -> Cards:
         return cards(self.live, self.costs)
@@ -87,10 +100,7 @@ class Picture:
 
     def can_end(self, asked: Asked) -> bool:
         """Whether there is a session for each of a batch's jobs."""
-        able = self.able(asked)
-        return all(
-            any(self.there.has(session.host, *each) for session in able) for each in asked.models
-        )
+        return all(self._somebody(each, asked.tags) for each in asked.models)
 
     @cached_property
     def models(self) -> Mapping[float, float]:

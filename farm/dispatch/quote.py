@@ -148,7 +148,7 @@ def _shapes(
             fit(told.get(session.id, {}), sizes[name]) if name in sizes else None
             for session in picture.able(_having(name, tags))
         ]
-        for name, _, _ in shapes
+        for name in {shape[0] for shape in shapes}
     }
     return [_shape(picture, known[shape[0]], shape, jobs) for shape, jobs in shapes.most_common()]
 

@@ -16,6 +16,7 @@ from farm.db.stock import Stock
 from farm.dispatch.fit import Fit, fit, nearest
 from farm.errors import DoesNotFit, FarmError, InvalidInput
 from farm.spec.hires import UPSCALERS
+from farm.spec.job import Models
 
 GIB = 2**30
 FRESH = 2.0
@@ -80,21 +81,23 @@ class Means:
         return self._of(checkpoint).most
 
     def without(
-        self, checkpoints: Iterable[str], upscalers: Sequence[str], where: Callable[[str], str]
+        self, upscalers: Iterable[str], models: Iterable[Models], where: Callable[[str], str]
     ) -> FarmError | None:
-        """What to answer who needs models that no worker's host has, or none all of them and a
-        checkpoint; one that does not say has all.
+        """What to answer who needs an upscaler that no worker's host has, or none beside the
+        checkpoints of the same job; one that does not say has all.
 
         Args:
-            where: the field that names one of the models.
+            upscalers: all of them.
+            models: that one worker must have, in each way there is.
+            where: the field that names one of the upscalers.
         """
         for name in upscalers:
             if not any(self._there.has(card.host, (), [name]) for card in self.known):
                 return self._no_upscaler(name, where(name))
-        for checkpoint in checkpoints if upscalers else ():
-            having = self._of(checkpoint).having
-            if having and not any(self._there.has(card.host, (), upscalers) for card in having):
-                return self._apart(checkpoint, upscalers, having, where(upscalers[0]))
+        for needed in models:
+            having = [card for card in self.known if self._there.has(card.host, needed.checkpoints)]
+            if having and not any(self._there.has(card.host, *needed) for card in having):
+                return self._apart(needed, having, where)
         return None
 
     def _no_upscaler(self, name: str, where: str) -> FarmError:
@@ -111,16 +114,15 @@ class Means:
         )
 
     def _apart(
-        self, checkpoint: str, upscalers: Sequence[str], having: Sequence[Card], where: str
+        self, needed: Models, having: Sequence[Card], where: Callable[[str], str]
     ) -> FarmError:
-        wanted = ", ".join(map(repr, upscalers))
+        first = min(needed.upscalers)
+        wanted = " and ".join(map(repr, [*sorted(needed.checkpoints), *sorted(needed.upscalers)]))
         return InvalidInput(
-            f"{where}: no worker's host has {checkpoint!r} and all of {wanted}, and the jobs of a "
-            "batch go only to one that does.",
-            field=where,
-            value=upscalers[0],
-            remedy=f"Put them into the ESRGAN folder of {names(having)}, or submit a batch for "
-            f"each. {_LATER}",
+            f"{where(first)}: no worker's host has {wanted}, which one job needs.",
+            field=where(first),
+            value=first,
+            remedy=f"Put {first!r} into the ESRGAN folder of {names(having)}. {_LATER}",
         )
 
     def obstacle(self, shape: Shape, where: Callable[[str], str], concerned: str = "") -> FarmError:

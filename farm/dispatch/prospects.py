@@ -15,7 +15,7 @@ from farm.dispatch.means import Glance, Means, Shape, look, names
 from farm.dispatch.parts import MAX_SHAPES
 from farm.errors import FarmError
 from farm.spec.batch import BatchSpec
-from farm.spec.cells import SHAPE_FIELDS, given, shapes, upscalers
+from farm.spec.cells import SHAPE_FIELDS, given, models, shapes, upscalers
 from farm.spec.hires import HIRES_SIZES
 from farm.spec.job import JobSpec
 
@@ -132,15 +132,16 @@ def _lacking(means: Means, batch: Jobs) -> FarmError | None:
     def where(name: str) -> str:
         return f"axes.hires_upscaler[{asked.index(name)}]" if asked else "hires_upscaler"
 
-    both = (given(field, batch.template, axes) for field in ("checkpoint", "hires_checkpoint"))
-    checkpoints = dict.fromkeys(name for values in both for name in values if name)
-    return means.without(checkpoints, upscalers(batch.template, axes), where)
+    asking = upscalers(batch.template, axes)
+    checkpoints = given("checkpoint", batch.template, axes) if asking else ()
+    needed = (one for name in checkpoints for one in models(batch.template, axes, name))
+    return means.without(asking, needed, where)
 
 
 def _without(means: Means, job: JobSpec, where: str) -> FarmError | None:
     if job.target is None:  # As most are, of a million lines.
         return None
-    return means.without(job.checkpoints, job.upscalers, lambda _: f"{where}.hires_upscaler")
+    return means.without(job.upscalers, [job.models], lambda _: f"{where}.hires_upscaler")
 
 
 def beyond(means: Means, batch: Jobs) -> Beyond | None:

@@ -304,10 +304,15 @@ def test_errors_are_told_and_heeded(
     assert shown.splitlines()[1].split()[:4] == ["accepted", "10", "+50%", "50%"]
 
 
-def has(services: Services, host: str, name: str, *, kind: str = assets.CHECKPOINT) -> None:
-    """A host with a worker has one model."""
-    asset = Asset(name, "sdxl", 2**20, f"/models/{name}", DEFAULTS, None, kind=kind)
-    assets.register(services.db, host, [asset])
+def has(services: Services, host: str, *names: str, upscaler: str | None = None) -> None:
+    """A host with a worker has these checkpoints, and a model that enlarges pictures."""
+    kinds = dict.fromkeys(names, assets.CHECKPOINT)
+    kinds |= {upscaler: assets.UPSCALER} if upscaler else {}
+    files = [
+        Asset(name, "sdxl", 2**20, f"/models/{name}", DEFAULTS, None, kind=kind)
+        for name, kind in kinds.items()
+    ]
+    assets.register(services.db, host, files)
     sessions.open(services.db, NewSession(host, host, host, 1, {}, "x", 8), lease=60)
 
 
@@ -339,6 +344,19 @@ def test_a_batch_whose_upscaler_no_worker_has_does_not_end(
     assert api.post("/v1/batches:quote", json=body).json()["eta"] is None
     batch = api.post("/v1/batches", json=body).json()["id"]
     assert eta(api, batch) is None
-    has(services, "there", "4x", kind=assets.UPSCALER)
+    has(services, "there", upscaler="4x")
     assert eta(api, batch) is None, "no host has both"
     assert api.post("/v1/batches:quote", json=body).json()["workers"] == 0
+
+
+def test_upscalers_on_an_axis_may_lie_on_different_hosts(
+    api: TestClient, services: Services
+) -> None:
+    has(services, "here", "one", upscaler="4x")
+    has(services, "there", "one", upscaler="8x")
+    axes = {"hires_upscaler": ["4x", "8x"]}
+    body = {"prompt": "p", "checkpoint": "one", "hires_scale": 2, "axes": axes}
+    told = api.post("/v1/batches:quote", json=body).json()
+    assert (told["refusal"], told["workers"]) == (None, 2)
+    assert told["eta"]
+    assert api.post("/v1/batches", json=body).status_code == 202

@@ -317,7 +317,7 @@ def test_a_model_that_enlarges_must_lie_where_a_worker_is(
         ({"hires_upscaler": "R-ESRGAN 4x+"}, "hires_upscaler"),
         ({"jobs": [{}, {"hires_upscaler": "R-ESRGAN 4x+"}]}, "jobs[1].hires_upscaler"),
         ({"axes": {"hires_upscaler": ["4x-UltraSharp", "R-ESRGAN 4x+"]}},
-         "axes.hires_upscaler[0]"),
+         "axes.hires_upscaler[1]"),
         ({"axes": {"checkpoint": ["far", "demo"]}, "hires_upscaler": "4x-UltraSharp"},
          "hires_upscaler"),
         ({"checkpoint": "far", "hires_upscaler": "R-ESRGAN 4x+"}, None),
@@ -325,7 +325,7 @@ def test_a_model_that_enlarges_must_lie_where_a_worker_is(
                    {"checkpoint": "far", "hires_upscaler": "R-ESRGAN 4x+"}]}, None),
     ],
 )  # fmt: skip
-def test_what_a_batch_needs_must_lie_on_one_host(
+def test_what_a_job_needs_must_lie_on_one_host(
     api: TestClient, upscaling: Database, fields: dict[str, Any], field: str | None
 ) -> None:
     """Else it would be accepted, and wait for ever."""
@@ -337,7 +337,7 @@ def test_what_a_batch_needs_must_lie_on_one_host(
     told = answer.json()
     assert (answer.status_code, told["field"]) == (422, field)
     assert told["detail"].startswith(f"{field}: no worker's host has ")
-    assert "or submit a batch for each" in told["remedy"]
+    assert "into the ESRGAN folder of gpu" in told["remedy"]
 
 
 def test_lines_are_judged_as_they_come(api: TestClient, upscaling: Database) -> None:

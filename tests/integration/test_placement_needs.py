@@ -265,3 +265,19 @@ def test_a_job_goes_where_the_model_is_that_enlarges_it(
     assert dispatcher.cycle() == 4
     assert placed(db) == {"gpu1": 4}
     assert Needs(db).of(batch, 0).upscalers == {"four"}
+
+
+def test_upscalers_on_an_axis_are_found_on_different_hosts(
+    db: Database, dispatcher: Dispatcher
+) -> None:
+    checkpoint = Asset(TEMPLATE["checkpoint"], "sd15", 100 * MIB, "/c", {}, None)
+    axes = (("hires_upscaler", ("four", "eight")),)
+    spec = BatchSpec(template={**TEMPLATE, "seed": 1, "hires_scale": 2}, axes=axes, count=2)
+    batches.accept(db, NewBatch(users.local(db).id, spec=spec))
+    for host, name in (("one", "four"), ("two", "eight")):
+        model = Asset(name, None, MIB, f"/{name}.pth", {}, None, "upscaler")
+        assets.register(db, host, [checkpoint, model])
+        sessions.open(db, NewSession(host, host, host, 1, {}, "cpu", 4), lease=60)
+    while dispatcher.cycle():
+        pass
+    assert placed(db) == {"one": 2, "two": 2}
